@@ -1,0 +1,100 @@
+"""Which implementation runs an op: by name, by environment, or the best one that can.
+
+Every backend is a module with one function per op and ``unavailable()``, which says in a sentence
+why it cannot run here, or None. A backend asked for by name runs or raises; only ``auto`` falls
+back, in the order of ``AUTO_ORDER``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from types import ModuleType
+
+import torch
+
+from adadagrad_kernels import _native
+from adadagrad_kernels.backends import cpu, reference
+from adadagrad_kernels.errors import BackendUnavailableError
+
+__all__ = ["AUTO_ORDER", "BACKENDS", "describe", "select", "use_backend"]
+
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "cpu": cpu}
+
+#: What ``auto`` tries on each device, in order.
+AUTO_ORDER = {"cpu": ("cpu", "reference")}
+
+#: The devices whose tensors a backend reads; ``None`` stands for all of them.
+_DEVICES = {"reference": None, "cpu": "cpu"}
+
+_VARIABLE = "ADADAGRAD_KERNELS_BACKEND"
+
+
+def _accepted(name: str, source: str) -> str:
+    if name != "auto" and name not in BACKENDS:
+        raise ValueError(f"{source} names the backend {name!r}; accepted are auto, {_names()}")
+    return name
+
+
+def _names() -> str:
+    return ", ".join(BACKENDS)
+
+
+_chosen = _accepted(os.environ.get(_VARIABLE, "auto"), _VARIABLE)
+_best: dict[str, ModuleType] = {}
+
+
+def select(device: str) -> ModuleType:
+    """The backend for tensors on ``device`` (a device type such as ``"cpu"``).
+
+    Raises:
+        BackendUnavailableError: where the backend asked for by name cannot run, with the reason.
+    """
+    if _chosen == "auto":
+        best = _best.get(device)
+        if best is None:
+            order = AUTO_ORDER.get(device, ("reference",))
+            best = next(BACKENDS[n] for n in order if BACKENDS[n].unavailable() is None)
+            _best[device] = best
+        return best
+    reason = BACKENDS[_chosen].unavailable()
+    if reason is None and _DEVICES[_chosen] not in (None, device):
+        reason = f"it reads {_DEVICES[_chosen]} tensors, and these are on {device}"
+    if reason is not None:
+        raise BackendUnavailableError(
+            f"the backend {_chosen!r} cannot run: {reason}; accepted are auto, {_names()}"
+        )
+    return BACKENDS[_chosen]
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run the ops inside the context on the backend called ``name``.
+
+    Raises:
+        ValueError: for a name that is no backend.
+
+    Example:
+        >>> import torch
+        >>> from adadagrad_kernels import ops, use_backend
+        >>> with use_backend("reference"):
+        ...     ops.batch_moments(torch.eye(2)).sq_norms
+        tensor([1., 1.], dtype=torch.float64)
+    """
+    global _chosen
+    previous, _chosen = _chosen, _accepted(name, "use_backend")
+    try:
+        yield
+    finally:
+        _chosen = previous
+
+
+def describe() -> dict[str, object]:
+    """What can run here: backends with the reason for a missing one, instruction sets, threads."""
+    return {
+        "backends": {name: module.unavailable() for name, module in BACKENDS.items()},
+        "isa": _native.instruction_sets(),
+        "threads": torch.get_num_threads(),
+        "openmp": _native.openmp_runtimes(),
+    }

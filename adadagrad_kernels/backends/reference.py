@@ -1,0 +1,131 @@
+"""Plain torch, on any device: the definition of every op, and in float64 the oracle of the tests.
+
+Written to be read. Each function here is what the kernels of the other backends must reproduce;
+arguments have passed the ops' checks. Sums of float32, bfloat16 and float16 are kept in float32,
+sums over samples and over tensors in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from adadagrad_kernels.checks import ACCUMULATION_DTYPES
+
+
+def unavailable() -> str | None:
+    """Why this backend cannot run here; always None."""
+    return None
+
+
+def batch_moments(
+    per_sample_grads: Tensor, variance: bool, inner_products: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean, variance, squared norms and inner products with the mean, of the rows of G.
+
+    What was not asked for comes back empty.
+    """
+    grads = per_sample_grads.to(ACCUMULATION_DTYPES[per_sample_grads.dtype])
+    samples = grads.shape[0]
+    mean = grads.sum(0) / samples
+    spread = mean.new_empty(0)
+    if variance:
+        spread = (grads - mean).square().sum(0) / (samples - 1)
+    sq_norms = grads.double().square().sum(1)
+    products = sq_norms.new_empty(0)
+    if inner_products:
+        products = grads.double() @ mean.double()
+    return mean, spread, sq_norms, products
+
+
+def batch_adagrad_step_(
+    param: Tensor,
+    state_sum: Tensor,
+    per_sample_grads: Tensor,
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    variance: bool,
+    inner_products: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The moments of G, and an AdaGrad step of ``param`` along their mean."""
+    moments = batch_moments(per_sample_grads, variance, inner_products)
+    mean = moments[0].view(param.shape)
+    _adagrad(param, mean, state_sum, lr, eps, weight_decay, maximize)
+    return moments
+
+
+def adagrad_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    state_sums: Sequence[Tensor],
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float,
+) -> Tensor:
+    """An AdaGrad step of every tensor; returns the squared norm of the whole gradient."""
+    sq_norm = torch.zeros((), dtype=torch.float64, device=params[0].device if params else None)
+    for param, grad, state_sum in zip(params, grads, state_sums, strict=True):
+        unscaled = grad.to(ACCUMULATION_DTYPES[grad.dtype]) / grad_scale
+        sq_norm += unscaled.double().square().sum()
+        _adagrad(param, unscaled, state_sum, lr, eps, weight_decay, maximize)
+    return sq_norm
+
+
+def _adagrad(
+    param: Tensor,
+    grad: Tensor,
+    state_sum: Tensor,
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+) -> None:
+    dtype = ACCUMULATION_DTYPES[param.dtype]
+    value = param.to(dtype)
+    direction = -grad if maximize else grad
+    if weight_decay:
+        direction = direction + weight_decay * value
+    total = state_sum.to(dtype) + direction.square()
+    param.copy_(value - lr * direction / (total.sqrt() + eps))
+    state_sum.copy_(total)
+
+
+def adagrad_norm_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    accumulators: Sequence[Tensor],
+    row_wise: bool,
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float,
+) -> Tensor:
+    """An AdaGrad-Norm step; one accumulator in all, or one for each row of each tensor."""
+    sq_norm = torch.zeros((), dtype=torch.float64, device=params[0].device if params else None)
+    directions = []
+    for param, grad in zip(params, grads, strict=True):
+        dtype = ACCUMULATION_DTYPES[param.dtype]
+        direction = grad.to(dtype) / grad_scale
+        sq_norm += direction.double().square().sum()
+        if maximize:
+            direction = -direction
+        if weight_decay:
+            direction = direction + weight_decay * param.to(dtype)
+        directions.append(direction)
+    if not row_wise:
+        accumulators[0] += sum(d.double().square().sum() for d in directions)
+    for index, (param, direction) in enumerate(zip(params, directions, strict=True)):
+        accumulator = accumulators[index if row_wise else 0]
+        if row_wise:
+            accumulator += direction.double().reshape(accumulator.numel(), -1).square().sum(1)
+        scale = (lr / (accumulator.sqrt() + eps)).to(direction.dtype)
+        rows = scale.view(-1, *[1] * (param.dim() - 1)) if param.dim() else scale.view(())
+        param.copy_(param.to(direction.dtype) - rows * direction)
+    return sq_norm

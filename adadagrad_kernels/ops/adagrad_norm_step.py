@@ -1,0 +1,163 @@
+"""AdaGrad-Norm's update of many tensors: one accumulator in all, or one for every row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from adadagrad_kernels import backends
+from adadagrad_kernels.checks import check_updated, require_no_graph, require_plain
+from adadagrad_kernels.ops._library import register
+
+
+def adagrad_norm_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    accumulators: Tensor | Sequence[Tensor],
+    *,
+    lr: float,
+    eps: float = 1e-10,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    grad_scale: float = 1.0,
+) -> Tensor:
+    r"""AdaGrad with a norm as its accumulator (Ward, Wu, Bottou 2019, algorithm 1).
+
+    With :math:`g` the gradient divided by ``grad_scale`` and :math:`d = \pm g + \lambda w` over
+    all tensors together,
+
+    .. math::
+        v \leftarrow v + \lVert d \rVert^2, \qquad w \leftarrow w - \alpha\, d / (\sqrt v + \epsilon)
+
+    where v is a single number, or, given a list, one number for each row of each tensor (its
+    first dimension), as in the code of Lau, Liu and Kolar (2024).
+
+    Args:
+        params: the tensors w, updated in place; any dense layout, contiguous where row-wise.
+        grads: their gradients, of the same shapes, dtypes and layouts.
+        accumulators: v, updated in place: one float64 tensor with one element, or a list of
+            contiguous float64 tensors ``[rows]``, where rows is ``param.shape[0]``, or one for a
+            0-dimensional parameter.
+        lr: the learning rate :math:`\alpha`.
+        eps: added to the root.
+        weight_decay: :math:`\lambda`.
+        maximize: ascend instead of descend.
+        grad_scale: the factor the gradients carry, as from ``torch.amp.GradScaler``.
+
+    Returns:
+        The squared norm of the whole gradient, :math:`\sum \lVert g \rVert^2` before weight decay
+        (0-dimensional, float64).
+
+    Raises:
+        ValueError: where lists, devices, dtypes, shapes or layouts differ, a tensor has holes or
+            overlaps, or requires grad outside no_grad. Nothing has been written then.
+
+    Example:
+        >>> import torch
+        >>> from adadagrad_kernels.ops import adagrad_norm_step_
+        >>> param, accumulator = torch.zeros(2), torch.zeros((), dtype=torch.float64)
+        >>> adagrad_norm_step_([param], [torch.tensor([3.0, 4.0])], accumulator, lr=1.0)
+        tensor(25., dtype=torch.float64)
+        >>> param
+        tensor([-0.6000, -0.8000])
+    """
+    row_wise = not isinstance(accumulators, Tensor)
+    lists = (list(params), list(grads), list(accumulators) if row_wise else [accumulators])
+    arguments = (*lists, row_wise, float(lr), eps, weight_decay, maximize, grad_scale)
+    result: Tensor
+    result = _operator(*arguments) if torch.compiler.is_compiling() else _run(*arguments)
+    return result
+
+
+def _run(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    accumulators: Sequence[Tensor],
+    row_wise: bool,
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float,
+) -> Tensor:
+    _check(params, grads, accumulators, row_wise)
+    backend = backends.select(params[0].device.type if params else "cpu")
+    sq_norm: Tensor = backend.adagrad_norm_step_(
+        params, grads, accumulators, row_wise, lr, eps, weight_decay, maximize, grad_scale
+    )
+    return sq_norm
+
+
+def _check(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    accumulators: Sequence[Tensor],
+    row_wise: bool,
+) -> None:
+    if len(params) != len(grads):
+        raise ValueError(
+            f"params and grads must have equal lengths, got {len(params)} and {len(grads)}"
+        )
+    if row_wise and len(accumulators) != len(params):
+        raise ValueError(
+            f"got {len(accumulators)} accumulators for {len(params)} params; accepted are one "
+            "tensor in all, or a list with one for each param"
+        )
+    for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
+        check_updated(("param", "grad"), (param, grad))
+        if param.device != params[0].device:
+            raise ValueError(
+                f"params are on {params[0].device} and {param.device}; call once per device"
+            )
+        if row_wise:
+            if not param.is_contiguous():
+                raise ValueError(
+                    f"param has strides {param.stride()}; row-wise accumulators need "
+                    "contiguous parameters"
+                )
+            rows = param.shape[0] if param.dim() else 1
+            _check_accumulator(accumulators[index], rows, param)
+    if not row_wise:
+        _check_accumulator(accumulators[0], 1, params[0] if params else accumulators[0])
+
+
+def _check_accumulator(accumulator: Tensor, rows: int, param: Tensor) -> None:
+    require_plain("accumulator", accumulator)
+    require_no_graph("accumulator", accumulator)
+    if (
+        accumulator.dtype != torch.float64
+        or accumulator.numel() != rows
+        or accumulator.device != param.device
+        or not accumulator.is_contiguous()
+    ):
+        raise ValueError(
+            f"the accumulator has shape {tuple(accumulator.shape)}, dtype {accumulator.dtype}, "
+            f"device {accumulator.device}; accepted is a contiguous float64 tensor with {rows} "
+            f"element(s) on {param.device}"
+        )
+
+
+def _fake(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    accumulators: Sequence[Tensor],
+    row_wise: bool,
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float,
+) -> Tensor:
+    device = params[0].device if params else None
+    return torch.empty((), dtype=torch.float64, device=device)
+
+
+_operator = register(
+    "adagrad_norm_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] accumulators, "
+    "bool row_wise, float lr, float eps, float weight_decay, bool maximize, float grad_scale)"
+    " -> Tensor",
+    _run,
+    _fake,
+)
