@@ -1,8 +1,152 @@
-"""The C++ kernels; filled in by the compiled module."""
+"""The C++ kernels: addresses, sizes and strides handed to the compiled module.
+
+Arguments have passed the ops' checks. The kernels allocate nothing that torch could own; outputs
+are made here. The compiled module writes behind autograd's back, so the version counters of what
+it has written are raised here, which is how autograd notices a saved tensor that has changed.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from adadagrad_kernels import _native
+from adadagrad_kernels.checks import ACCUMULATION_DTYPES, address
+
+# The order of ElementType in csrc/kernels.h.
+_TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+
+_C = _native.C
 
 
 def unavailable() -> str | None:
     """Why this backend cannot run here, or None."""
-    return "the compiled module is missing"
+    return _native.missing
+
+
+def batch_moments(
+    per_sample_grads: Tensor, variance: bool, inner_products: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean, variance, squared norms and inner products with the mean, of the rows of G."""
+    outputs = _empty_moments(per_sample_grads, variance, inner_products)
+    _C.batch_moments(*_moments_arguments(per_sample_grads, outputs), torch.get_num_threads())
+    return outputs
+
+
+def batch_adagrad_step_(
+    param: Tensor,
+    state_sum: Tensor,
+    per_sample_grads: Tensor,
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    variance: bool,
+    inner_products: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The moments of G, and an AdaGrad step of ``param`` along their mean."""
+    outputs = _empty_moments(per_sample_grads, variance, inner_products)
+    _C.batch_adagrad_step(
+        address(param),
+        address(state_sum),
+        *_moments_arguments(per_sample_grads, outputs),
+        lr,
+        eps,
+        weight_decay,
+        maximize,
+        torch.get_num_threads(),
+    )
+    increment_version([param, state_sum])
+    return outputs
+
+
+def _empty_moments(
+    grads: Tensor, variance: bool, inner_products: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    samples, features = grads.shape
+    mean = torch.empty(features, dtype=ACCUMULATION_DTYPES[grads.dtype])
+    sq_norms = torch.empty(samples, dtype=torch.float64)
+    return (
+        mean,
+        torch.empty_like(mean) if variance else mean.new_empty(0),
+        sq_norms,
+        torch.empty_like(sq_norms) if inner_products else sq_norms.new_empty(0),
+    )
+
+
+def _moments_arguments(
+    grads: Tensor, outputs: tuple[Tensor, Tensor, Tensor, Tensor]
+) -> tuple[int, ...]:
+    samples, features = grads.shape
+    mean, variance, sq_norms, inner_products = outputs
+    return (
+        address(grads),
+        _TYPE_CODES[grads.dtype],
+        samples,
+        features,
+        grads.stride(0),
+        mean.data_ptr(),
+        variance.data_ptr(),
+        sq_norms.data_ptr(),
+        inner_products.data_ptr(),
+    )
+
+
+def adagrad_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    state_sums: Sequence[Tensor],
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float,
+) -> Tensor:
+    """An AdaGrad step of every tensor; returns the squared norm of the whole gradient."""
+    tensors = [
+        (address(param), address(grad), address(state_sum), param.numel(), 1, _code(param))
+        for param, grad, state_sum in zip(params, grads, state_sums, strict=True)
+    ]
+    sq_norm = _C.adagrad_step(
+        tensors, lr, eps, weight_decay, maximize, grad_scale, torch.get_num_threads()
+    )
+    increment_version([*params, *state_sums])
+    return torch.tensor(sq_norm, dtype=torch.float64)
+
+
+def adagrad_norm_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    accumulators: Sequence[Tensor],
+    row_wise: bool,
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float,
+) -> Tensor:
+    """An AdaGrad-Norm step; one accumulator in all, or one for each row of each tensor."""
+    shared = 0 if row_wise else address(accumulators[0])
+    tensors = [
+        (
+            address(param),
+            address(grad),
+            address(accumulators[index]) if row_wise else 0,
+            param.numel(),
+            accumulators[index].numel() if row_wise else 1,
+            _code(param),
+        )
+        for index, (param, grad) in enumerate(zip(params, grads, strict=True))
+    ]
+    sq_norm = _C.adagrad_norm_step(
+        tensors, shared, lr, eps, weight_decay, maximize, grad_scale, torch.get_num_threads()
+    )
+    increment_version([*params, *accumulators])
+    return torch.tensor(sq_norm, dtype=torch.float64)
+
+
+def _code(tensor: Tensor) -> int:
+    return _TYPE_CODES[tensor.dtype]

@@ -1,0 +1,57 @@
+"""Types of the compiled module. Addresses are integers; nothing is checked on the other side."""
+
+def batch_moments(
+    grads: int,
+    type: int,
+    samples: int,
+    features: int,
+    row_stride: int,
+    mean: int,
+    variance: int,
+    sq_norms: int,
+    inner_products: int,
+    threads: int,
+) -> None: ...
+def batch_adagrad_step(
+    param: int,
+    state_sum: int,
+    grads: int,
+    type: int,
+    samples: int,
+    features: int,
+    row_stride: int,
+    mean: int,
+    variance: int,
+    sq_norms: int,
+    inner_products: int,
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    threads: int,
+) -> None: ...
+def adagrad_step(
+    tensors: list[tuple[int, int, int, int, int, int]],
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float,
+    threads: int,
+) -> float: ...
+def adagrad_norm_step(
+    tensors: list[tuple[int, int, int, int, int, int]],
+    shared: int,
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float,
+    threads: int,
+) -> float: ...
+def stream_read(data: int, bytes: int, threads: int) -> float: ...
+def compiled_isas() -> list[str]: ...
+def supported_isas() -> list[str]: ...
+def active_isa() -> str: ...
+def use_isa(name: str) -> None: ...
+def use_openmp(path: str) -> bool: ...

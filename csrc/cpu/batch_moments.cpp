@@ -1,0 +1,233 @@
+// Cuts G into tiles, and tiles into sweeps; the arithmetic is in ops/batch_moments.inl.
+//
+// The cut depends on the shape alone, never on the number of threads, and partial sums are added in
+// a fixed order: results are bitwise the same for any number of threads.
+#include "cpu/kernel_table.h"
+#include "cpu/parallel.h"
+
+namespace adak::cpu {
+namespace {
+
+constexpr std::int64_t alignment = 64;
+
+std::int64_t round_up(std::int64_t value, std::int64_t to) { return (value + to - 1) / to * to; }
+std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+
+std::int64_t element_bytes(ElementType type) {
+  constexpr std::int64_t bytes[element_types] = {4, 2, 2, 8};
+  return bytes[static_cast<int>(type)];
+}
+std::int64_t sum_bytes(ElementType type) { return type == ElementType::float64 ? 8 : 4; }
+
+// How a matrix is cut: `tiles` tiles of `columns` columns, and `bands` bands of `band_rows` rows.
+// Neighbouring tiles form `groups` groups; a group runs on one thread, tile after tile.
+struct Plan {
+  std::int64_t columns;
+  std::int64_t tiles;
+  std::int64_t groups;
+  std::int64_t band_rows;
+  std::int64_t bands;
+  bool products_in_cache;  // the second sweep of a tile finds it in cache
+
+  explicit Plan(const BatchMomentsArgs& args);
+
+  std::int64_t first_tile(std::int64_t group) const { return group * tiles / groups; }
+};
+
+#ifndef ADAK_TILE
+#define ADAK_TILE 4096
+#endif
+#ifndef ADAK_CACHE
+#define ADAK_CACHE (2 << 20)
+#endif
+Plan::Plan(const BatchMomentsArgs& args) {
+  // Wide tiles keep the memory streaming; their column sums still fit in the second-level cache.
+  constexpr std::int64_t widest = ADAK_TILE;
+  constexpr std::int64_t narrowest = 128;
+  // Two tiles, one being read and one in its second sweep, share this much cache.
+  constexpr std::int64_t cache_bytes = ADAK_CACHE;
+  columns = widest;
+  products_in_cache = args.inner_products != nullptr;
+  if (products_in_cache) {
+    const std::int64_t fits = cache_bytes / 2 / (args.samples * element_bytes(args.type));
+    if (fits < narrowest) {
+      products_in_cache = false;
+    } else {
+      columns = least(widest, fits / narrowest * narrowest);
+    }
+  }
+  tiles = most(1, (args.features + columns - 1) / columns);
+  groups = least(tiles, 64);
+  // Few columns: cut the rows as well, so that there is work for every thread.
+  constexpr std::int64_t shortest_band = 512;
+  bands = most(1, least(64 / tiles, args.samples / shortest_band));
+  if (bands > 1) products_in_cache = false;
+  band_rows = (args.samples + bands - 1) / bands;
+  bands = (args.samples + band_rows - 1) / band_rows;
+}
+
+// The parts of the workspace, in bytes from its start.
+struct Workspace {
+  std::int64_t norms;     // [groups, samples] double
+  std::int64_t products;  // [groups, samples] double
+  std::int64_t shift;     // [features] sum type, once for every band
+  std::int64_t means;     // [bands - 1, features] sum type
+  std::int64_t squares;   // [bands - 1, features] sum type
+  std::int64_t bytes;
+
+  Workspace(const BatchMomentsArgs& args, const Plan& plan) {
+    const std::int64_t partial = round_up(plan.groups * args.samples * 8, alignment);
+    const std::int64_t row = round_up(args.features * sum_bytes(args.type), alignment);
+    norms = 0;
+    products = norms + (plan.groups > 1 ? partial : 0);
+    shift = products + (plan.groups > 1 && args.inner_products ? partial : 0);
+    means = shift + (args.variance ? plan.bands * row : 0);
+    squares = means + (plan.bands - 1) * row;
+    bytes = squares + (args.variance ? (plan.bands - 1) * row : 0);
+  }
+};
+
+struct Run {
+  const BatchMomentsArgs& args;
+  Plan plan;
+  Workspace workspace;
+  const KernelTable& table;
+  int type;
+
+  explicit Run(const BatchMomentsArgs& arguments)
+      : args(arguments),
+        plan(arguments),
+        workspace(arguments, plan),
+        table(kernels()),
+        type(static_cast<int>(arguments.type)) {}
+
+  char* at(std::int64_t offset) const { return static_cast<char*>(args.workspace) + offset; }
+  char* column(void* row, std::int64_t start) const {
+    return row ? static_cast<char*>(row) + start * sum_bytes(args.type) : nullptr;
+  }
+  char* element(void* row, std::int64_t start) const {
+    return row ? static_cast<char*>(row) + start * element_bytes(args.type) : nullptr;
+  }
+  std::int64_t row_bytes() const {
+    return round_up(args.features * sum_bytes(args.type), alignment);
+  }
+
+  // Partial sums over one group's tiles; a single group writes the result itself.
+  double* partial(std::int64_t offset, double* result, std::int64_t group) const {
+    if (plan.groups == 1) return result;
+    return reinterpret_cast<double*>(at(offset)) + group * args.samples;
+  }
+  void* band_mean(std::int64_t band) const {
+    return band == 0 ? args.mean : at(workspace.means + (band - 1) * row_bytes());
+  }
+  void* band_squares(std::int64_t band) const {
+    if (args.variance == nullptr || band == 0) return args.variance;
+    return at(workspace.squares + (band - 1) * row_bytes());
+  }
+
+  Block block(std::int64_t tile, std::int64_t band) const {
+    const std::int64_t start = tile * plan.columns;
+    const std::int64_t row = band * plan.band_rows;
+    const char* grads = static_cast<const char*>(args.grads);
+    return {grads + (row * args.row_stride + start) * element_bytes(args.type), args.row_stride,
+            least(plan.band_rows, args.samples - row),
+            least(plan.columns, args.features - start)};
+  }
+  MomentsSweep moments(std::int64_t group, std::int64_t tile, std::int64_t band) const {
+    const std::int64_t start = tile * plan.columns;
+    char* shift = args.variance ? at(workspace.shift + band * row_bytes()) : nullptr;
+    return {block(tile, band), column(band_mean(band), start), column(band_squares(band), start),
+            column(shift, start),
+            partial(workspace.norms, args.sq_norms, group) + band * plan.band_rows};
+  }
+  ProductsSweep products(std::int64_t group, std::int64_t tile, std::int64_t band) const {
+    return {block(tile, band), column(args.mean, tile * plan.columns),
+            partial(workspace.products, args.inner_products, group) + band * plan.band_rows};
+  }
+
+  void finish(std::int64_t tile) const {
+    const std::int64_t start = tile * plan.columns;
+    for (std::int64_t band = 1; band < plan.bands; ++band) {
+      table.merge[type]({column(args.mean, start), column(args.variance, start),
+                         column(band_mean(band), start), column(band_squares(band), start),
+                         least(plan.columns, args.features - start), band * plan.band_rows,
+                         block(tile, band).rows});
+    }
+    table.finish[type]({column(args.mean, start), column(args.variance, start),
+                        element(args.param, start), element(args.state_sum, start),
+                        least(plan.columns, args.features - start), args.samples, args.scalars});
+  }
+
+  static void clear(double* values, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) values[i] = 0;
+  }
+  void clear(std::int64_t offset, double* result, std::int64_t group, std::int64_t band) const {
+    clear(partial(offset, result, group) + band * plan.band_rows, block(0, band).rows);
+  }
+
+  // All tiles of a group in turn; the second sweep of one beside the first sweep of the next.
+  void group(std::int64_t group, std::int64_t band) const {
+    clear(workspace.norms, args.sq_norms, group, band);
+    if (plan.products_in_cache) clear(workspace.products, args.inner_products, group, band);
+    const std::int64_t begin = plan.first_tile(group);
+    const std::int64_t end = plan.first_tile(group + 1);
+    ProductsSweep second{};
+    for (std::int64_t tile = begin; tile < end; ++tile) {
+      const MomentsSweep first = moments(group, tile, band);
+      table.moments[type](&first, plan.products_in_cache && tile > begin ? &second : nullptr);
+      if (plan.bands == 1) finish(tile);
+      second = products(group, tile, band);
+    }
+    if (plan.products_in_cache) table.moments[type](nullptr, &second);
+  }
+
+  // The second read of G, where no tile of it stays in cache.
+  void second_read(std::int64_t group, std::int64_t band) const {
+    clear(workspace.products, args.inner_products, group, band);
+    for (std::int64_t t = plan.first_tile(group); t < plan.first_tile(group + 1); ++t) {
+      const ProductsSweep second = products(group, t, band);
+      table.moments[type](nullptr, &second);
+    }
+  }
+
+  // Adds the groups' partial sums, in their order.
+  void add_groups(std::int64_t offset, double* result) const {
+    if (plan.groups == 1 || result == nullptr) return;
+    const double* partials = reinterpret_cast<const double*>(at(offset));
+    for (std::int64_t row = 0; row < args.samples; ++row) {
+      double total = 0;
+      for (std::int64_t g = 0; g < plan.groups; ++g) total += partials[g * args.samples + row];
+      result[row] = total;
+    }
+  }
+};
+
+// Below this many bytes of G, waking threads costs more than they save.
+constexpr std::int64_t serial_bytes = 128 << 10;
+
+}  // namespace
+
+std::int64_t batch_moments_workspace(const BatchMomentsArgs& args) {
+  return Workspace(args, Plan(args)).bytes;
+}
+
+void batch_moments(const BatchMomentsArgs& args) {
+  const Run run(args);
+  const Plan& plan = run.plan;
+  const std::int64_t bytes = args.samples * args.features * element_bytes(args.type);
+  const int threads = bytes < serial_bytes ? 1 : args.threads;
+  parallel_for(plan.groups * plan.bands, threads, [&](std::int64_t task) {
+    run.group(task % plan.groups, task / plan.groups);
+  });
+  if (plan.bands > 1)
+    parallel_for(plan.tiles, threads, [&](std::int64_t tile) { run.finish(tile); });
+  if (args.inner_products && !plan.products_in_cache)
+    parallel_for(plan.groups * plan.bands, threads, [&](std::int64_t task) {
+      run.second_read(task % plan.groups, task / plan.groups);
+    });
+  run.add_groups(run.workspace.norms, args.sq_norms);
+  run.add_groups(run.workspace.products, args.inner_products);
+}
+
+}  // namespace adak::cpu

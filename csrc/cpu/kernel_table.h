@@ -1,0 +1,102 @@
+// What one instruction set provides: the inner loops, for every element type. The drivers beside
+// this file cut an op into tiles and chunks; the loops in ops/*.inl work on one of them.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels.h"
+
+namespace adak::cpu {
+
+// A block of G: `rows` rows of `columns` adjacent elements, `row_stride` elements apart.
+struct Block {
+  const void* grads;
+  std::int64_t row_stride;
+  std::int64_t rows;
+  std::int64_t columns;
+};
+
+// First sweep over a block: its mean and, unless null, sums of squared deviations from it;
+// squared norms are added to sq_norms[rows].
+struct MomentsSweep {
+  Block block;
+  void* mean;     // [columns], sum type
+  void* squares;  // [columns], sum type, or null
+  void* shift;    // [columns], sum type: scratch
+  double* sq_norms;
+};
+
+// Second sweep: inner products with the mean are added to inner_products[rows].
+struct ProductsSweep {
+  Block block;
+  const void* mean;  // [columns], sum type
+  double* inner_products;
+};
+
+// Adds block `from` (of `from_rows` rows) to the mean and sums of squares of `into_rows` rows.
+struct MomentsMerge {
+  void* mean;
+  void* squares;  // or null
+  const void* from_mean;
+  const void* from_squares;
+  std::int64_t columns;
+  std::int64_t into_rows;
+  std::int64_t from_rows;
+};
+
+// squares / (rows - 1) in place, and the AdaGrad update along the mean where param is not null.
+struct MomentsFinish {
+  const void* mean;
+  void* squares;  // or null
+  void* param;    // or null
+  void* state_sum;
+  std::int64_t columns;
+  std::int64_t rows;
+  AdagradScalars scalars;
+};
+
+// An AdaGrad update of `size` elements; returns the squared norm of grad / grad_scale.
+struct AdagradChunk {
+  void* param;
+  const void* grad;
+  void* state_sum;
+  std::int64_t size;
+  AdagradScalars scalars;
+};
+
+// Sums of squares of `size` elements: of the gradient, and of the direction d.
+struct SquaresChunk {
+  const void* param;
+  const void* grad;
+  std::int64_t size;
+  AdagradScalars scalars;
+};
+struct Squares {
+  double grad;
+  double direction;
+};
+
+// param -= step * d for `size` elements.
+struct ScaledStepChunk {
+  void* param;
+  const void* grad;
+  std::int64_t size;
+  double step;
+  AdagradScalars scalars;
+};
+
+struct KernelTable {
+  // The products sweep of one block runs interleaved with the first sweep of another, which hides
+  // the memory's latency; either may be null. Blocks have equal numbers of rows.
+  void (*moments[element_types])(const MomentsSweep*, const ProductsSweep*);
+  void (*merge[element_types])(const MomentsMerge&);
+  void (*finish[element_types])(const MomentsFinish&);
+  double (*adagrad[element_types])(const AdagradChunk&);
+  Squares (*squares[element_types])(const SquaresChunk&);
+  void (*scaled_step[element_types])(const ScaledStepChunk&);
+  double (*read)(const void* data, std::int64_t bytes);
+};
+
+const KernelTable& kernels();
+
+}  // namespace adak::cpu

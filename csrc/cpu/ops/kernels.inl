@@ -1,0 +1,53 @@
+// Included once for every instruction set, inside its namespace, after its vector types: whatever
+// these files define exists once per instruction set and nowhere else. They use nothing of the
+// standard library, whose inline functions the linker would share between instruction sets.
+
+// Calls body(column) for every full vector of [0, columns) and body(column, lanes) for the rest.
+template <class Vec, class Body>
+inline void for_each_vector(std::int64_t columns, Body&& body) {
+  std::int64_t column = 0;
+  for (; column + Vec::width <= columns; column += Vec::width) body(column);
+  if (column < columns) body(column, columns - column);
+}
+
+// The vector type in which an element type is summed.
+template <class T>
+struct SumVec {
+  using type = VecFloat;
+};
+template <>
+struct SumVec<double> {
+  using type = VecDouble;
+};
+template <class T>
+using VecOf = typename SumVec<T>::type;
+
+// The direction of an AdaGrad step, d = +-grad / grad_scale + weight_decay * param.
+template <class Vec>
+struct Direction {
+  Vec scale;  // of the gradient, with its sign
+  Vec weight_decay;
+
+  explicit Direction(const AdagradScalars& s)
+      : scale(Vec::fill((s.maximize ? -1.0 : 1.0) / s.grad_scale)),
+        weight_decay(Vec::fill(s.weight_decay)) {}
+  Vec operator()(Vec grad, Vec param) const { return fma(weight_decay, param, scale * grad); }
+};
+
+#include "cpu/ops/adagrad_norm_step.inl"
+#include "cpu/ops/adagrad_step.inl"
+#include "cpu/ops/batch_moments.inl"
+#include "cpu/ops/stream_read.inl"
+
+// The order of ElementType.
+constexpr KernelTable make_table() {
+  return {
+      {moments<float>, moments<BFloat16>, moments<Float16>, moments<double>},
+      {merge<float>, merge<BFloat16>, merge<Float16>, merge<double>},
+      {finish<float>, finish<BFloat16>, finish<Float16>, finish<double>},
+      {adagrad<float>, adagrad<BFloat16>, adagrad<Float16>, adagrad<double>},
+      {squares<float>, squares<BFloat16>, squares<Float16>, squares<double>},
+      {scaled_step<float>, scaled_step<BFloat16>, scaled_step<Float16>, scaled_step<double>},
+      stream_read,
+  };
+}

@@ -1,0 +1,87 @@
+// The contract between kernels and whoever calls them: plain types, one struct of arguments and one
+// function for each op. Nothing here knows of tensors or of Python.
+//
+// Pointers are to elements of the named type; "sum type" is float for float, bfloat16 and float16
+// elements, and double for double. Nothing is allocated inside: workspaces are passed in.
+#pragma once
+
+#include <cstdint>
+
+namespace adak {
+
+enum class ElementType : int { float32 = 0, bfloat16 = 1, float16 = 2, float64 = 3 };
+inline constexpr int element_types = 4;
+
+// The scalars of an AdaGrad update: with d = sign * grad / grad_scale + weight_decay * param,
+// sum += d^2 and param -= lr * d / (sqrt(sum) + eps).
+struct AdagradScalars {
+  double lr;
+  double eps;
+  double weight_decay;
+  double grad_scale;
+  bool maximize;
+};
+
+namespace cpu {
+
+// mean, variance, squared norms and inner products with the mean of the rows of G, and optionally
+// an AdaGrad update along the mean.
+struct BatchMomentsArgs {
+  const void* grads;  // [samples, features], rows `row_stride` elements apart
+  ElementType type;
+  std::int64_t samples;
+  std::int64_t features;
+  std::int64_t row_stride;
+  void* mean;              // [features], sum type
+  void* variance;          // [features], sum type; null: not measured
+  double* sq_norms;        // [samples]
+  double* inner_products;  // [samples]; null: not measured
+  void* param;             // [features]; null: no update
+  void* state_sum;         // [features]
+  AdagradScalars scalars;
+  void* workspace;  // batch_moments_workspace() bytes, aligned to 64
+  int threads;
+};
+std::int64_t batch_moments_workspace(const BatchMomentsArgs& args);
+void batch_moments(const BatchMomentsArgs& args);
+
+struct UpdatedTensor {
+  void* param;
+  const void* grad;
+  void* accumulator;  // AdaGrad: like param; AdaGrad-Norm: double, one for each row
+  std::int64_t size;
+  std::int64_t rows;
+  ElementType type;
+};
+
+struct UpdateArgs {
+  const UpdatedTensor* tensors;
+  std::int64_t count;
+  AdagradScalars scalars;
+  double* workspace;  // update_workspace() doubles
+  int threads;
+};
+std::int64_t update_workspace(const UpdateArgs& args);
+
+// Both return the squared norm of grad / grad_scale over all tensors.
+double adagrad_step(const UpdateArgs& args);
+// `shared` is the one accumulator of all tensors; null: one for each row of each tensor.
+double adagrad_norm_step(const UpdateArgs& args, double* shared);
+
+// Reads `bytes` bytes once and returns a sum of them: the floor that benchmarks measure against.
+double stream_read(const void* data, std::int64_t bytes, int threads);
+
+enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2 };
+inline constexpr int isa_count = 3;
+const char* isa_name(Isa isa);
+bool isa_compiled(Isa isa);
+bool isa_supported(Isa isa);
+Isa active_isa();
+void use_isa(Isa isa);
+
+// Shares the OpenMP runtime at `path`, already loaded in this process; false if it is not loaded
+// or lacks the entry points. Without one, kernels run on the calling thread alone.
+bool use_openmp(const char* path);
+
+}  // namespace cpu
+}  // namespace adak

@@ -1,0 +1,40 @@
+"""Builds the native modules with CMake and ninja; all metadata is in pyproject.toml."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+
+
+class CMakeBuild(build_ext):
+    """Runs one CMake build, which installs every native module beside the Python package."""
+
+    def build_extension(self, ext: Extension) -> None:
+        build = Path(self.build_temp).resolve()
+        destination = Path(self.get_ext_fullpath(ext.name)).parent.resolve()
+        configure = [
+            *("cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
+            f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
+            f"-DCMAKE_INSTALL_PREFIX={destination}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+        ]
+        subprocess.run(configure, check=True)
+        subprocess.run(["cmake", "--build", str(build)], check=True)
+        subprocess.run(["cmake", "--install", str(build), "--component", "python"], check=True)
+
+
+setup(
+    ext_modules=[Extension("adadagrad_kernels._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)
