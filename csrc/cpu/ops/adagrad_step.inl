@@ -12,17 +12,15 @@ inline double update(T* param, const G* grad, T* state_sum, std::int64_t size,
   const Direction<Vec> direction(scalars);
   const Vec lr = Vec::fill(scalars.lr);
   const Vec eps = Vec::fill(scalars.eps);
-  Vec sq_norm = Vec::fill(0);
-  for_each_vector<Vec>(size, [&](std::int64_t i, auto... lanes) {
+  return add_up<Vec>(size, [&](std::int64_t i, Vec sq_norm, auto... lanes) {
     const Vec g = Vec::load(grad + i, lanes...);
     const Vec p = Vec::load(param + i, lanes...);
     const Vec d = direction(g, p);
     const Vec total = fma(d, d, Vec::load(state_sum + i, lanes...));
-    sq_norm = fma(g, g, sq_norm);
     (p - lr * d / (sqrt(total) + eps)).store(param + i, lanes...);
     total.store(state_sum + i, lanes...);
+    return fma(g, g, sq_norm);
   });
-  return sum(sq_norm);
 }
 
 template <class T>

@@ -14,8 +14,6 @@
 
 template <class Vec>
 inline constexpr int group_rows = Vec::registers >= 32 ? 8 : 4;
-template <class Vec>
-inline constexpr std::int64_t segment = 64 * Vec::width;
 
 // Adds up R values pairwise, so that the additions do not wait for one another.
 template <int R, class Vec>
@@ -27,116 +25,206 @@ inline Vec total(const Vec* values) {
   }
 }
 
-// Pools R rows into the column sums of a block, after `before` rows.
-template <int R, bool with_squares, class T, class Vec = VecOf<T>>
+// Rows that a later sweep reads. The two sweeps ask memory for them, half each, so that it is not
+// idle while the second works on what is in cache. `Nothing` asks for nothing.
+template <class T>
+struct Ahead {
+  const T* grads;
+  std::int64_t row_stride;
+  template <int rows>
+  void fetch(std::int64_t column) const {
+    for (int row = 0; row < rows; ++row)
+      __builtin_prefetch(grads + row * row_stride + column, 0, 3);
+  }
+};
+struct Nothing {
+  template <int rows>
+  void fetch(std::int64_t) const {}
+};
+
+// A cache line of T at a time: asks for the line ahead, then calls body for each of its vectors.
+template <int rows_ahead, class T, class Later, class Body>
+inline void for_each_line(std::int64_t columns, const Later& later, Body&& body) {
+  using Vec = VecOf<T>;
+  constexpr std::int64_t line = 64 / static_cast<std::int64_t>(sizeof(T));
+  std::int64_t column = 0;
+  for (; column + line <= columns; column += line) {
+    later.template fetch<rows_ahead>(column);
+    for (std::int64_t j = 0; j < line; j += Vec::width) body(column + j);
+  }
+  for_each_vector<Vec>(columns - column, [&](std::int64_t j, auto... lanes) {
+    body(column + j, lanes...);
+  });
+}
+
+// The sums of a block's columns so far; `rows` rows have been pooled.
+template <class Lane>
+struct Pool {
+  Lane* mean;     // relative to shift; a plain sum where squares are not wanted
+  Lane* squares;  // or null
+  Lane* shift;
+  std::int64_t rows;
+};
+
+// Pools the columns [0, columns) of R more rows; norms add up in vectors, which is why there are
+// at most `segment` columns.
+template <int R, bool begins, bool with_squares, class T, class Later, class Vec = VecOf<T>>
 inline void pool_rows(const T* grads, std::int64_t row_stride, std::int64_t columns,
-                      std::int64_t before, typename Vec::Lane* mean, typename Vec::Lane* squares,
-                      typename Vec::Lane* shift, double* sq_norms) {
+                      const Pool<typename Vec::Lane>& pool, double* sq_norms, const Later& later) {
+  const auto [mean, squares, shift, before] = pool;
   const double n = static_cast<double>(before);
   const Vec rate = Vec::fill(R / (n + R));
   const Vec pooled = Vec::fill(n * R / (n + R));
   const Vec inverse = Vec::fill(1.0 / R);
-  for (std::int64_t start = 0; start < columns; start += segment<Vec>) {
-    const std::int64_t length = columns - start < segment<Vec> ? columns - start : segment<Vec>;
-    Vec norms[R];
-    for (int k = 0; k < R; ++k) norms[k] = Vec::fill(0);
-    for_each_vector<Vec>(length, [&](std::int64_t offset, auto... lanes) {
-      const std::int64_t j = start + offset;
-      Vec rows[R];
-      for (int k = 0; k < R; ++k) {
-        rows[k] = Vec::load(grads + k * row_stride + j, lanes...);
-        norms[k] = fma(rows[k], rows[k], norms[k]);
-      }
-      if constexpr (!with_squares) {
-        const Vec sum = total<R>(rows);
-        (before == 0 ? sum : sum + Vec::load(mean + j, lanes...)).store(mean + j, lanes...);
-      } else {
-        const Vec origin =
-            before == 0 ? total<R>(rows) * inverse : Vec::load(shift + j, lanes...);
-        for (int k = 0; k < R; ++k) rows[k] = rows[k] - origin;
-        const Vec center = total<R>(rows) * inverse;
-        Vec spread = (rows[0] - center) * (rows[0] - center);
-        for (int k = 1; k < R; ++k) spread = fma(rows[k] - center, rows[k] - center, spread);
-        if (before == 0) {
-          origin.store(shift + j, lanes...);
-          center.store(mean + j, lanes...);
-          spread.store(squares + j, lanes...);
-        } else {
-          const Vec old = Vec::load(mean + j, lanes...);
-          const Vec delta = center - old;
-          fma(delta, rate, old).store(mean + j, lanes...);
-          spread = spread + Vec::load(squares + j, lanes...);
-          fma(delta * delta, pooled, spread).store(squares + j, lanes...);
-        }
-      }
-    });
-    for (int k = 0; k < R; ++k) sq_norms[k] += sum(norms[k]);
-  }
-}
-
-// Adds the inner products of R rows with the mean.
-template <int R, class T, class Vec = VecOf<T>>
-inline void product_rows(const T* grads, std::int64_t row_stride, std::int64_t columns,
-                         const typename Vec::Lane* mean, double* inner_products) {
-  for (std::int64_t start = 0; start < columns; start += segment<Vec>) {
-    const std::int64_t length = columns - start < segment<Vec> ? columns - start : segment<Vec>;
-    Vec products[R];
-    for (int k = 0; k < R; ++k) products[k] = Vec::fill(0);
-    for_each_vector<Vec>(length, [&](std::int64_t offset, auto... lanes) {
-      const std::int64_t j = start + offset;
-      const Vec m = Vec::load(mean + j, lanes...);
-      for (int k = 0; k < R; ++k)
-        products[k] = fma(Vec::load(grads + k * row_stride + j, lanes...), m, products[k]);
-    });
-    for (int k = 0; k < R; ++k) inner_products[k] += sum(products[k]);
-  }
-}
-
-template <bool with_squares, class T, class Vec = VecOf<T>>
-void sweep_block(const MomentsSweep* first, const ProductsSweep* second) {
-  using Lane = typename Vec::Lane;
-  constexpr int R = group_rows<Vec>;
-  const std::int64_t rows = first ? first->block.rows : second->block.rows;
-  const auto sweep_rows = [&]<int r>(std::int64_t row) {
-    if (first) {
-      const Block& block = first->block;
-      pool_rows<r, with_squares>(static_cast<const T*>(block.grads) + row * block.row_stride,
-                                 block.row_stride, block.columns, row,
-                                 static_cast<Lane*>(first->mean),
-                                 static_cast<Lane*>(first->squares),
-                                 static_cast<Lane*>(first->shift), first->sq_norms + row);
+  Vec norms[R];
+  for (int k = 0; k < R; ++k) norms[k] = Vec::fill(0);
+  for_each_line<R / 2, T>(columns, later, [&](std::int64_t j, auto... lanes) {
+    Vec rows[R];
+    for (int k = 0; k < R; ++k) {
+      rows[k] = Vec::load(grads + k * row_stride + j, lanes...);
+      norms[k] = fma(rows[k], rows[k], norms[k]);
     }
-    if (second) {
-      const Block& block = second->block;
-      product_rows<r>(static_cast<const T*>(block.grads) + row * block.row_stride,
-                      block.row_stride, block.columns, static_cast<const Lane*>(second->mean),
-                      second->inner_products + row);
-    }
-  };
-  std::int64_t row = 0;
-  for (; row + R <= rows; row += R) sweep_rows.template operator()<R>(row);
-  for (; row < rows; ++row) sweep_rows.template operator()<1>(row);
-
-  if (!first) return;
-  Lane* mean = static_cast<Lane*>(first->mean);
-  const Lane* shift = static_cast<const Lane*>(first->shift);
-  const Vec count = Vec::fill(static_cast<double>(rows));
-  for_each_vector<Vec>(first->block.columns, [&](std::int64_t j, auto... lanes) {
-    const Vec value = Vec::load(mean + j, lanes...);
-    if constexpr (with_squares) {
-      (value + Vec::load(shift + j, lanes...)).store(mean + j, lanes...);
+    if constexpr (!with_squares) {
+      Vec sum = total<R>(rows);
+      if constexpr (!begins) sum = sum + Vec::load(mean + j, lanes...);
+      sum.store(mean + j, lanes...);
     } else {
-      (value / count).store(mean + j, lanes...);
+      Vec origin;
+      if constexpr (begins) {
+        origin = total<R>(rows) * inverse;
+        origin.store(shift + j, lanes...);
+      } else {
+        origin = Vec::load(shift + j, lanes...);
+      }
+      for (int k = 0; k < R; ++k) rows[k] = rows[k] - origin;
+      const Vec center = total<R>(rows) * inverse;
+      for (int k = 0; k < R; ++k) rows[k] = rows[k] - center;
+      Vec spread = rows[0] * rows[0];
+      for (int k = 1; k < R; ++k) spread = fma(rows[k], rows[k], spread);
+      if constexpr (begins) {
+        center.store(mean + j, lanes...);
+        spread.store(squares + j, lanes...);
+      } else {
+        const Vec old = Vec::load(mean + j, lanes...);
+        const Vec delta = center - old;
+        fma(delta, rate, old).store(mean + j, lanes...);
+        spread = spread + Vec::load(squares + j, lanes...);
+        fma(delta * delta, pooled, spread).store(squares + j, lanes...);
+      }
     }
   });
+  for (int k = 0; k < R; ++k) sq_norms[k] += sum(norms[k]);
 }
+
+// Adds the inner products of R rows with the mean, over at most `segment` columns.
+template <int R, class T, class Later, class Vec = VecOf<T>>
+inline void product_rows(const T* grads, std::int64_t row_stride, std::int64_t columns,
+                         const typename Vec::Lane* mean, double* inner_products,
+                         const Later& later) {
+  Vec products[R];
+  for (int k = 0; k < R; ++k) products[k] = Vec::fill(0);
+  for_each_line<R - R / 2, T>(columns, later, [&](std::int64_t j, auto... lanes) {
+    const Vec m = Vec::load(mean + j, lanes...);
+    for (int k = 0; k < R; ++k)
+      products[k] = fma(Vec::load(grads + k * row_stride + j, lanes...), m, products[k]);
+  });
+  for (int k = 0; k < R; ++k) inner_products[k] += sum(products[k]);
+}
+
+// Both sweeps over blocks of equal rows: a group of rows after the other, and within a group a
+// segment of the first sweep beside a segment of the second.
+template <bool with_squares, class T>
+struct Sweeps {
+  using Vec = VecOf<T>;
+  using Lane = typename Vec::Lane;
+
+  const MomentsSweep* first;
+  const ProductsSweep* second;
+  std::int64_t rows;
+
+  static std::int64_t columns(const Block& block, std::int64_t start) {
+    const std::int64_t left = block.columns - start;
+    return left < segment<Vec> ? left : segment<Vec>;
+  }
+
+  template <int R>
+  void group(std::int64_t row) const {
+    const std::int64_t one = first ? first->block.columns : 0;
+    const std::int64_t two = second ? second->block.columns : 0;
+    for (std::int64_t start = 0; start < one || start < two; start += segment<Vec>) {
+      const bool pools = start < one;
+      const bool multiplies = start < two;
+      if (pools && multiplies && R > 1 && start + 2 * segment<Vec> <= one) {
+        const T* next = grads(first->block, row) + start + segment<Vec>;
+        const std::int64_t stride = first->block.row_stride;
+        pool<R>(row, start, Ahead<T>{next, stride});
+        product<R>(row, start, Ahead<T>{next + R / 2 * stride, stride});
+      } else {
+        if (pools) pool<R>(row, start, Nothing{});
+        if (multiplies) product<R>(row, start, Nothing{});
+      }
+    }
+  }
+
+  static const T* grads(const Block& block, std::int64_t row) {
+    return static_cast<const T*>(block.grads) + row * block.row_stride;
+  }
+
+  template <int R, class Later>
+  void pool(std::int64_t row, std::int64_t start, const Later& later) const {
+    const Block& block = first->block;
+    Lane* squares = with_squares ? static_cast<Lane*>(first->squares) + start : nullptr;
+    Lane* shift = with_squares ? static_cast<Lane*>(first->shift) + start : nullptr;
+    const Pool<Lane> sums{static_cast<Lane*>(first->mean) + start, squares, shift, row};
+    const T* from = grads(block, row) + start;
+    const std::int64_t width = columns(block, start);
+    double* sq_norms = first->sq_norms + row;
+    if (row == 0) {
+      pool_rows<R, true, with_squares>(from, block.row_stride, width, sums, sq_norms, later);
+    } else {
+      pool_rows<R, false, with_squares>(from, block.row_stride, width, sums, sq_norms, later);
+    }
+  }
+
+  template <int R, class Later>
+  void product(std::int64_t row, std::int64_t start, const Later& later) const {
+    const Block& block = second->block;
+    product_rows<R>(grads(block, row) + start, block.row_stride, columns(block, start),
+                    static_cast<const Lane*>(second->mean) + start, second->inner_products + row,
+                    later);
+  }
+
+  // The pooled mean, from relative to the shift, or from a sum.
+  void settle() const {
+    Lane* mean = static_cast<Lane*>(first->mean);
+    const Lane* shift = static_cast<const Lane*>(first->shift);
+    const Vec count = Vec::fill(static_cast<double>(rows));
+    for_each_vector<Vec>(first->block.columns, [&](std::int64_t j, auto... lanes) {
+      const Vec value = Vec::load(mean + j, lanes...);
+      if constexpr (with_squares) {
+        (value + Vec::load(shift + j, lanes...)).store(mean + j, lanes...);
+      } else {
+        (value / count).store(mean + j, lanes...);
+      }
+    });
+  }
+
+  void run() const {
+    constexpr int R = group_rows<Vec>;
+    std::int64_t row = 0;
+    for (; row + R <= rows; row += R) group<R>(row);
+    for (; row < rows; ++row) group<1>(row);
+    if (first) settle();
+  }
+};
 
 template <class T>
 void moments(const MomentsSweep* first, const ProductsSweep* second) {
+  const std::int64_t rows = first ? first->block.rows : second->block.rows;
   if (first && first->squares) {
-    sweep_block<true, T>(first, second);
+    Sweeps<true, T>{first, second, rows}.run();
   } else {
-    sweep_block<false, T>(first, second);
+    Sweeps<false, T>{first, second, rows}.run();
   }
 }
 
