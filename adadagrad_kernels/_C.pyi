@@ -1,5 +1,7 @@
 """Types of the compiled module. Addresses are integers; nothing is checked on the other side."""
 
+from torch import Tensor
+
 def batch_moments(
     grads: int,
     type: int,
@@ -39,6 +41,18 @@ def adagrad_step(
     grad_scale: float,
     threads: int,
 ) -> float: ...
+def adagrad_step_lists(
+    params: list[Tensor],
+    grads: list[Tensor],
+    state_sums: list[Tensor],
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float,
+    threads: int,
+) -> float | None: ...
+def use_tensor_exchange(capsule: object, types: tuple[type, ...]) -> None: ...
 def adagrad_norm_step(
     tensors: list[tuple[int, int, int, int, int, int]],
     shared: int,

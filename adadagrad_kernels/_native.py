@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 # Torch first: the kernels share its OpenMP runtime, which must be in the process by then.
-import torch  # noqa: F401
+import torch
 
 from adadagrad_kernels.errors import BackendUnavailableError
 
@@ -71,6 +71,9 @@ def _initialise() -> None:
     for path in openmp_runtimes():
         if C.use_openmp(path):
             break
+    exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # torch >= 2.10
+    if exchange is not None:
+        C.use_tensor_exchange(exchange, (torch.Tensor, torch.nn.Parameter))
     asked = os.environ.get(_VARIABLE)
     if asked:
         use_isa(asked)

@@ -8,6 +8,7 @@ it has written are raised here, which is how autograd notices a saved tensor tha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -114,6 +115,30 @@ def adagrad_step_(
         tensors, lr, eps, weight_decay, maximize, grad_scale, torch.get_num_threads()
     )
     increment_version([*params, *state_sums])
+    return torch.tensor(sq_norm, dtype=torch.float64)
+
+
+def quick_adagrad_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    state_sums: Sequence[Tensor],
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float,
+) -> Tensor | None:
+    """The same for unchecked lists, read as a whole; None where they need the checks."""
+    lists = [list(params), list(grads), list(state_sums)]
+    # The one property that reading a tensor's memory does not show: a lazy negation.
+    if any(map(Tensor.is_neg, chain(*lists))):
+        return None
+    sq_norm = _C.adagrad_step_lists(
+        *lists, lr, eps, weight_decay, maximize, grad_scale, torch.get_num_threads()
+    )
+    if sq_norm is None:
+        return None
+    increment_version(lists[0] + lists[2])
     return torch.tensor(sq_norm, dtype=torch.float64)
 
 

@@ -124,8 +124,10 @@ def adagrad_norm_step_(
     for index, (param, direction) in enumerate(zip(params, directions, strict=True)):
         accumulator = accumulators[index if row_wise else 0]
         if row_wise:
-            accumulator += direction.double().reshape(accumulator.numel(), -1).square().sum(1)
+            squares = direction.double().square()
+            rows = squares.flatten(1).sum(1) if param.dim() > 1 else squares
+            accumulator += rows.view_as(accumulator)
         scale = (lr / (accumulator.sqrt() + eps)).to(direction.dtype)
-        rows = scale.view(-1, *[1] * (param.dim() - 1)) if param.dim() else scale.view(())
-        param.copy_(param.to(direction.dtype) - rows * direction)
+        shape = (-1, *[1] * (param.dim() - 1)) if param.dim() and row_wise else ()
+        param.copy_(param.to(direction.dtype) - scale.view(shape) * direction)
     return sq_norm

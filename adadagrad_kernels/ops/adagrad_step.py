@@ -73,11 +73,17 @@ def _run(
     maximize: bool,
     grad_scale: float,
 ) -> Tensor:
+    arguments = (params, grads, state_sums, lr, eps, weight_decay, maximize, grad_scale)
+    # The checks below cost more than the update of a small tensor. Where all is plainly right a
+    # backend may settle it on its own, and where it is not, the checks find out what is wrong.
+    if params and isinstance(params[0], Tensor) and not torch.is_grad_enabled():
+        quick = getattr(backends.select(params[0].device.type), "quick_adagrad_step_", None)
+        settled: Tensor | None = quick and quick(*arguments)
+        if settled is not None:
+            return settled
     _check(params, grads, state_sums)
     backend = backends.select(params[0].device.type if params else "cpu")
-    sq_norm: Tensor = backend.adagrad_step_(
-        params, grads, state_sums, lr, eps, weight_decay, maximize, grad_scale
-    )
+    sq_norm: Tensor = backend.adagrad_step_(*arguments)
     return sq_norm
 
 

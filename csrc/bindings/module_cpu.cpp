@@ -6,11 +6,13 @@
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "bindings/tensor_lists.h"
 #include "kernels.h"
 
 namespace py = pybind11;
@@ -116,6 +118,22 @@ double adagrad_step(const std::vector<TensorTuple>& tensors, double lr, double e
                     [](const cpu::UpdateArgs& args) { return cpu::adagrad_step(args); });
 }
 
+adak::bindings::TensorLists& tensor_lists() {
+  static adak::bindings::TensorLists lists;
+  return lists;
+}
+
+// The same for whole lists of tensors; None where they need the checks in Python.
+std::optional<double> adagrad_step_lists(const py::list& params, const py::list& grads,
+                                         const py::list& state_sums, double lr, double eps,
+                                         double weight_decay, bool maximize, double grad_scale,
+                                         int threads) {
+  std::vector<cpu::UpdatedTensor> tensors;
+  if (!tensor_lists().read(params, grads, state_sums, tensors)) return std::nullopt;
+  return run_update(tensors, {lr, eps, weight_decay, grad_scale, maximize}, threads,
+                    [](const cpu::UpdateArgs& args) { return cpu::adagrad_step(args); });
+}
+
 double adagrad_norm_step(const std::vector<TensorTuple>& tensors, Address shared, double lr,
                          double eps, double weight_decay, bool maximize, double grad_scale,
                          int threads) {
@@ -147,7 +165,11 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("batch_moments", &batch_moments);
   m.def("batch_adagrad_step", &batch_adagrad_step);
   m.def("adagrad_step", &adagrad_step);
+  m.def("adagrad_step_lists", &adagrad_step_lists);
   m.def("adagrad_norm_step", &adagrad_norm_step);
+  m.def("use_tensor_exchange", [](const py::capsule& capsule, const py::tuple& types) {
+    tensor_lists().use(capsule, types);
+  });
   m.def(
       "stream_read",
       [](Address data, std::int64_t bytes, int threads) {

@@ -10,8 +10,13 @@
 namespace adak::cpu {
 namespace {
 
-// Elements of a task: many against the cost of handing it out, few against the caches.
-constexpr std::int64_t task_size = 1 << 14;
+// Elements of a task: enough tasks for every thread to have its share, and long ones where there are
+// many elements, because memory streams best in long runs.
+constexpr std::int64_t shortest_task = 1 << 14;
+std::int64_t task_size(std::int64_t size) {
+  const std::int64_t even = size / 64;
+  return even < shortest_task ? shortest_task : even;
+}
 // Below this many elements in all, waking threads costs more than they save.
 constexpr std::int64_t serial_size = 1 << 15;
 
@@ -45,15 +50,17 @@ Piece piece(const UpdatedTensor& tensor, std::int64_t begin, std::int64_t size) 
           static_cast<char*>(tensor.accumulator) + offset, size, static_cast<int>(tensor.type)};
 }
 
-std::int64_t size_tasks(std::int64_t size) { return (size + task_size - 1) / task_size; }
+std::int64_t size_tasks(std::int64_t size) {
+  return (size + task_size(size) - 1) / task_size(size);
+}
 
-// Lines up all tensors and cuts the line every `task_size` elements: a task is a run of small
+// Lines up all tensors and cuts the line every task_size(size) elements: a task is a run of small
 // tensors or a part of a large one. Calls body(piece, task) for the pieces of each task, in order.
 template <class Body>
 void for_each_piece(const UpdateArgs& args, std::int64_t size, Body&& body) {
   parallel_for(size_tasks(size), threads_for(args, size), [&](std::int64_t task) {
-    const std::int64_t from = task * task_size;
-    const std::int64_t until = from + task_size;
+    const std::int64_t from = task * task_size(size);
+    const std::int64_t until = from + task_size(size);
     std::int64_t start = 0;
     for (std::int64_t t = 0; t < args.count && start < until; ++t) {
       const std::int64_t end = start + args.tensors[t].size;
@@ -71,7 +78,7 @@ std::int64_t row_size(const UpdatedTensor& tensor) {
 // Rows of one task: whole ones, so that a row's sum has one owner.
 std::int64_t task_rows(const UpdatedTensor& tensor) {
   const std::int64_t size = row_size(tensor);
-  return size == 0 || size >= task_size ? 1 : task_size / size;
+  return size == 0 || size >= shortest_task ? 1 : shortest_task / size;
 }
 std::int64_t row_tasks(const UpdatedTensor& tensor) {
   const std::int64_t rows = task_rows(tensor);
