@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from adadagrad_kernels import _native
+from adadagrad_kernels.backends import BACKENDS, use_backend
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,3 +32,53 @@ def data_dir(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+#: The instruction sets with kernels of their own.
+ISAS = ("scalar", "avx2", "avx512")
+
+#: Element types of every op.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set of the compiled kernels; skips where this machine lacks it."""
+    name: str = request.param
+    with _running("cpu", name):
+        yield name
+
+
+@pytest.fixture(params=["reference", *(f"cpu-{isa}" for isa in ISAS)])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each way to run an op: every backend, the compiled one with every instruction set."""
+    name, _, isa = request.param.partition("-")
+    with _running(name, isa):
+        yield request.param
+
+
+@pytest.fixture(params=DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    """Each element type of the ops."""
+    given: torch.dtype = request.param
+    return given
+
+
+@contextlib.contextmanager
+def _running(backend: str, isa: str) -> Iterator[None]:
+    reason = BACKENDS[backend].unavailable()
+    if reason is not None:
+        pytest.skip(f"backend {backend}: {reason}")
+    if not isa:
+        with use_backend(backend):
+            yield
+        return
+    sets = _native.instruction_sets()
+    if isa not in sets["supported"]:
+        pytest.skip(f"this machine runs {', '.join(sets['supported'])}, not {isa}")
+    _native.use_isa(isa)
+    try:
+        with use_backend(backend):
+            yield
+    finally:
+        _native.use_isa(sets["active"])

@@ -18,7 +18,7 @@ std::int64_t task_size(std::int64_t size) {
   return even < shortest_task ? shortest_task : even;
 }
 // Below this many elements in all, waking threads costs more than they save.
-constexpr std::int64_t serial_size = 1 << 15;
+constexpr std::int64_t serial_size = 1 << 17;
 
 std::int64_t element_bytes(ElementType type) {
   constexpr std::int64_t bytes[element_types] = {4, 2, 2, 8};
