@@ -1,10 +1,7 @@
 // 512-bit vectors: 16 floats or 8 doubles, 32 registers, masks for the tails.
-// Needs AVX-512 F, BW, DQ and VL. ADAK_EMULATE_AVX512 compiles the same source against a library
-// that emulates the intrinsics, so that these kernels can be tested on a machine without them.
+// Needs AVX-512 F, BW, DQ and VL, or, to be tested without them, avx512_emulated.h.
 #if ADAK_EMULATE_AVX512
-#define SIMDE_ENABLE_NATIVE_ALIASES
-#include <simde/x86/avx512.h>
-#include <simde/x86/f16c.h>
+#include "cpu/isa/avx512_emulated.h"
 #else
 #include <immintrin.h>
 #endif
