@@ -1,0 +1,112 @@
+"""What a batch-size test is, and what it decides."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from adadagrad_kernels.statistics import GradientStatistics
+
+#: Squared norm of the mean gradient below which it tells nothing about the batch size.
+NEGLIGIBLE_SQ_NORM = 1e-12
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The batch size that a test asks for.
+
+    Attributes:
+        criterion: name of the test.
+        batch_size: T, the least batch size with which the test would have held for the measured
+            variance: a real number, before rounding; infinite or NaN where the statistics are.
+        passed: whether the test holds, T <= b. False for NaN.
+        smallest_constants: for each constant of the test, the smallest value with which it would
+            still hold on this batch: worth a plot beside the batch size.
+
+    Example:
+        >>> from adadagrad_kernels.criteria import Decision
+        >>> Decision("norm_test", 375.03, passed=False, smallest_constants={"eta": 0.68}).passed
+        False
+    """
+
+    criterion: str
+    batch_size: float
+    passed: bool
+    smallest_constants: dict[str, float]
+
+
+class BatchSizeCriterion(Protocol):
+    """A batch-size test: a callable from statistics to a decision.
+
+    Attributes:
+        name: snake_case name, for logs.
+        needs_variance: whether it reads the coordinate-wise variance.
+        needs_inner_products: whether it reads the inner products with the mean gradient.
+
+    Example:
+        >>> from adadagrad_kernels.criteria import BatchSizeCriterion, NormTest
+        >>> criterion: BatchSizeCriterion = NormTest(eta=0.5)
+        >>> criterion.name, criterion.needs_variance, criterion.needs_inner_products
+        ('norm_test', False, False)
+    """
+
+    @property
+    def name(self) -> str:
+        """snake_case name, for logs."""
+
+    @property
+    def needs_variance(self) -> bool:
+        """Whether it reads the coordinate-wise variance."""
+
+    @property
+    def needs_inner_products(self) -> bool:
+        """Whether it reads the inner products with the mean gradient."""
+
+    def __call__(self, statistics: GradientStatistics) -> Decision:
+        """Decide on the statistics of one batch."""
+
+
+def check_constant(name: str, value: float) -> None:
+    """Refuse constants for which a test has no meaning.
+
+    Raises:
+        ValueError: unless 0 < value < infinity.
+    """
+    if not 0.0 < value < math.inf:
+        raise ValueError(f"{name} must be a finite number greater than 0, got {value}")
+
+
+def keep_size(criterion: str, statistics: GradientStatistics, *constants: str) -> Decision:
+    """The decision where the mean gradient vanishes: the test holds, whatever its constants."""
+    return Decision(
+        criterion, float(statistics.batch_size), True, {constant: 0.0 for constant in constants}
+    )
+
+
+def decide(
+    criterion: str,
+    statistics: GradientStatistics,
+    noise_to_signal: dict[str, float],
+    constants: dict[str, float],
+) -> Decision:
+    """Require noise / (b signal) <= constant^2 of every part of a test.
+
+    T is the largest noise / (signal constant^2); a constant of sqrt(noise / (b signal)) would
+    just do.
+
+    Args:
+        criterion: name of the test.
+        statistics: the batch.
+        noise_to_signal: the measured ratio of each part.
+        constants: the constant of each part.
+    """
+    # Divided twice, because the square of a small constant can vanish.
+    sizes = [ratio / constants[part] / constants[part] for part, ratio in noise_to_signal.items()]
+    size = math.nan if any(map(math.isnan, sizes)) else max(sizes)
+    return Decision(
+        criterion,
+        size,
+        size <= statistics.batch_size,
+        {part: math.sqrt(ratio / statistics.batch_size) for part, ratio in noise_to_signal.items()},
+    )

@@ -1,0 +1,112 @@
+"""The inner-product tests: the variance along the mean gradient, and that orthogonal to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from adadagrad_kernels.criteria.decision import (
+    NEGLIGIBLE_SQ_NORM,
+    Decision,
+    check_constant,
+    decide,
+    keep_size,
+)
+from adadagrad_kernels.statistics import GradientStatistics
+
+
+@dataclass(frozen=True)
+class InnerProductTest:
+    r"""Holds when the gradients' component along their mean varies little.
+
+    .. math::
+        \frac{V_{\mathrm{ip}}}{b} \le \vartheta^2 N^2, \qquad
+        T = \frac{V_{\mathrm{ip}}}{\vartheta^2 N^2}
+
+    (Bollapragada, Byrd, Nocedal 2018, eq. 2.6; for AdaGrad: Lau, Liu, Kolar, arXiv 2402.11215).
+    The inner products are those of the whole gradient, all parameters together. With N below 1e-12
+    the size is kept: T = b.
+
+    Attributes:
+        theta: finite and greater than 0, usually below 1. A smaller one makes larger batches.
+
+    Raises:
+        ValueError: for another theta; when called, for a batch of one.
+        MissingStatisticError: when called, where the source did not measure inner products.
+
+    Example:
+        >>> from adadagrad_kernels.criteria import InnerProductTest
+        >>> from adadagrad_kernels.statistics import GradientStatistics
+        >>> batch = GradientStatistics(
+        ...     batch_size=2, mean_sq_norm=1.0, sum_sq_norms=4.0, sum_sq_inner_products=3.0
+        ... )
+        >>> InnerProductTest(theta=0.5)(batch).batch_size
+        4.0
+    """
+
+    theta: float
+    name: ClassVar[str] = "inner_product_test"
+    needs_variance: ClassVar[bool] = False
+    needs_inner_products: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_constant("theta", self.theta)
+
+    def __call__(self, statistics: GradientStatistics) -> Decision:
+        """Decide on the statistics of one batch."""
+        variance, signal = statistics.inner_product_variance, statistics.mean_sq_norm
+        if signal < NEGLIGIBLE_SQ_NORM:
+            return keep_size(self.name, statistics, "theta")
+        ratios = {"theta": variance / signal / signal}
+        return decide(self.name, statistics, ratios, {"theta": self.theta})
+
+
+@dataclass(frozen=True)
+class AugmentedInnerProductTest:
+    r"""The inner-product test, and a bound on the variance orthogonal to the mean gradient.
+
+    .. math::
+        \frac{V_{\mathrm{ip}}}{b} \le \vartheta^2 N^2 \quad\text{and}\quad
+        \frac{V_{\mathrm{orth}}}{b} \le \nu^2 N, \qquad
+        T = \max\Bigl( \frac{V_{\mathrm{ip}}}{\vartheta^2 N^2},
+                       \frac{V_{\mathrm{orth}}}{\nu^2 N} \Bigr)
+
+    (Bollapragada, Byrd, Nocedal 2018, eqs. 2.6 and 3.3, who use theta = 0.9 and nu = 5.84; for
+    AdaGrad: Lau, Liu, Kolar, arXiv 2402.11215). With N below 1e-12 the size is kept: T = b.
+
+    Attributes:
+        theta: finite and greater than 0, usually below 1. A smaller one makes larger batches.
+        nu: finite and greater than 0. A smaller one makes larger batches.
+
+    Raises:
+        ValueError: for another theta or nu; when called, for a batch of one.
+        MissingStatisticError: when called, where the source did not measure inner products.
+
+    Example:
+        >>> from adadagrad_kernels.criteria import AugmentedInnerProductTest
+        >>> from adadagrad_kernels.statistics import GradientStatistics
+        >>> batch = GradientStatistics(
+        ...     batch_size=2, mean_sq_norm=1.0, sum_sq_norms=9.0, sum_sq_inner_products=3.0
+        ... )
+        >>> AugmentedInnerProductTest(theta=0.5, nu=1.0)(batch).batch_size
+        6.0
+    """
+
+    theta: float
+    nu: float
+    name: ClassVar[str] = "augmented_inner_product_test"
+    needs_variance: ClassVar[bool] = False
+    needs_inner_products: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_constant("theta", self.theta)
+        check_constant("nu", self.nu)
+
+    def __call__(self, statistics: GradientStatistics) -> Decision:
+        """Decide on the statistics of one batch."""
+        along, across = statistics.inner_product_variance, statistics.orthogonal_variance
+        signal = statistics.mean_sq_norm
+        if signal < NEGLIGIBLE_SQ_NORM:
+            return keep_size(self.name, statistics, "theta", "nu")
+        ratios = {"theta": along / signal / signal, "nu": across / signal}
+        return decide(self.name, statistics, ratios, {"theta": self.theta, "nu": self.nu})

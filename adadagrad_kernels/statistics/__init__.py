@@ -1,0 +1,17 @@
+"""What the gradients of a batch say: the mergeable record, and the sources that fill it."""
+
+from adadagrad_kernels.statistics.accumulator import StatisticsAccumulator
+from adadagrad_kernels.statistics.micro_batches import MicroBatchGradients
+from adadagrad_kernels.statistics.per_sample import (
+    PerSampleGradients,
+    backward_with_statistics,
+)
+from adadagrad_kernels.statistics.record import GradientStatistics
+
+__all__ = [
+    "GradientStatistics",
+    "MicroBatchGradients",
+    "PerSampleGradients",
+    "StatisticsAccumulator",
+    "backward_with_statistics",
+]

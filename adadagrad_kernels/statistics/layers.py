@@ -1,0 +1,48 @@
+"""Layers for which a sample has no gradient of its own, or none that vmap can compute."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from adadagrad_kernels.errors import UnsupportedModelError
+
+
+def require_per_sample_gradients(model: nn.Module) -> None:
+    """Refuse models whose samples influence one another, or with gradients that have no rows.
+
+    Raises:
+        UnsupportedModelError: naming the layer and the ways out.
+    """
+    for path, module in model.named_modules():
+        problem = _problem(module)
+        if problem:
+            where = f"layer '{path}'" if path else "the model"
+            raise UnsupportedModelError(f"{where} ({type(module).__name__}) {problem}")
+
+
+def _problem(module: nn.Module) -> str | None:
+    if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+        way_out = (
+            "call .eval() on the layer to freeze its statistics"
+            if module.track_running_stats
+            else "let it track running statistics and freeze them with .eval()"
+        )
+        return (
+            "normalises each sample by the whole batch, so that a sample has no gradient of its "
+            f"own. Ways out: replace it with GroupNorm; {way_out}; or estimate the variance from "
+            "micro-batches with MicroBatchGradients"
+        )
+    if isinstance(module, _InstanceNorm) and module.training and module.track_running_stats:
+        return (
+            "updates running statistics in place, which vmap cannot do. Ways out: "
+            "track_running_stats=False; call .eval() on the layer; or estimate the variance from "
+            "micro-batches with MicroBatchGradients"
+        )
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+        return (
+            "has sparse gradients, which vmap cannot stack. Ways out: sparse=False; or estimate "
+            "the variance from micro-batches with MicroBatchGradients"
+        )
+    return None

@@ -1,0 +1,158 @@
+"""The variance estimated from the gradients of micro-batches, for any model at hardly any cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from adadagrad_kernels.statistics.record import GradientStatistics
+from adadagrad_kernels.statistics.sums import squared_norm
+
+
+class MicroBatchGradients:
+    r"""Estimates V_norm from the gradients of a step's micro-batches, without per-sample gradients.
+
+    With micro-batches :math:`c = 1, \dots, C` of :math:`m_c` samples, mean gradients
+    :math:`g_c`, :math:`b = \sum_c m_c` and :math:`\bar g = \frac{1}{b} \sum_c m_c g_c`,
+
+    .. math::
+        \hat V_{\mathrm{norm}} = \frac{1}{C-1} \sum_c m_c \lVert g_c - \bar g \rVert^2
+            = \frac{1}{C-1} \Bigl( \sum_c m_c \lVert g_c \rVert^2 - b N \Bigr),
+
+    whose expectation is that of :math:`V_{\mathrm{norm}}` for any sizes; for equal ones it is
+    :math:`\frac{b}{C} \mathrm{Var}_C`, the estimator of DDP-Norm (Lau, Li, Xu, Liu, Kolar,
+    arXiv 2412.21124) and of the gradient noise scale (McCandlish et al. 2018, appendix A.1).
+
+    What is exact: ``batch_size``, ``mean_sq_norm`` and the gradient in ``.grad``. What is
+    estimated: ``sum_sq_norms``, given as :math:`(b-1) \hat V_{\mathrm{norm}} + b N`, which is
+    unbiased for :math:`\sum_i \lVert g_i \rVert^2`, so that ``variance_norm`` of the record is the
+    estimate. With C - 1 degrees of freedom it is much noisier than the variance over samples: use
+    four micro-batches or more. Inner products, coordinate-wise variance and single norms are not
+    measured.
+
+    It works for every model, BatchNorm, recurrent and attention layers included: the gradients
+    are those of training itself. Its cost is one dot product of each micro-batch's gradient with
+    itself, seen by a hook on its way into ``.grad``, and one of ``.grad`` at the end. No gradient
+    is kept. Under data parallelism the hooks see the rank's own gradient, before it is averaged.
+
+    Scale each loss by the micro-batch's share, so that ``.grad`` becomes the mean gradient, as
+    gradient accumulation does anyway. All parameters that require grad when ``micro_batch`` is
+    entered are observed; gradients that reach them otherwise are not.
+
+    Args:
+        model: the module in training.
+
+    Example:
+        >>> import torch
+        >>> from adadagrad_kernels.statistics import MicroBatchGradients
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+        >>> source = MicroBatchGradients(model)
+        >>> batch = torch.randn(32, 3)
+        >>> for inputs in batch.split(8):
+        ...     with source.micro_batch(samples=len(inputs)):
+        ...         (model(inputs).square().mean() * len(inputs) / len(batch)).backward()
+        >>> source.result().batch_size
+        32
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._samples: list[int] = []
+        self._sq_norms: list[Tensor] = []
+
+    @contextmanager
+    def micro_batch(self, samples: int) -> Iterator[None]:
+        """Observe the backward pass of one micro-batch, run inside this context.
+
+        Nothing is recorded where the body raises: the micro-batch can be repeated once the
+        gradients are as they were before it.
+
+        Args:
+            samples: number of samples of the micro-batch.
+
+        Raises:
+            ValueError: for no samples; where ``.grad`` is not clear before the first micro-batch
+                of a step; where the body ran no backward pass, or two.
+        """
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, got {samples}")
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        if not self._samples and any(p.grad is not None and p.grad.any() for p in parameters):
+            raise ValueError(
+                "gradients of an earlier step are left in .grad and would count as this step's; "
+                "call optimizer.zero_grad() before the first micro-batch"
+            )
+        sq_norms: dict[Tensor, Tensor] = {}
+        handles = [
+            parameter.register_hook(partial(_observe, sq_norms, parameter))  # type: ignore[no-untyped-call]
+            for parameter in parameters
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not sq_norms:
+            raise ValueError(
+                "no gradient reached the model's parameters; run loss.backward() inside "
+                "micro_batch()"
+            )
+        self._samples.append(samples)
+        self._sq_norms.append(torch.stack(list(sq_norms.values())).sum())
+
+    def result(self, *, grad_scale: float = 1.0) -> GradientStatistics:
+        """The record of the micro-batches since the last call.
+
+        Call it before gradients are clipped, unscaled or used: it reads ``.grad``.
+
+        Args:
+            grad_scale: factor by which the losses were multiplied besides their share, such as
+                ``GradScaler.get_scale()``; the record is free of it.
+
+        Raises:
+            ValueError: for fewer than two micro-batches, which say nothing about the variance.
+                They are forgotten, and ``.grad`` holds their gradient.
+        """
+        samples, scaled_norms = self._samples, self._sq_norms
+        self.reset()
+        if len(samples) < 2:
+            raise ValueError(
+                f"the variance over micro-batches needs at least two of them, got {len(samples)}; "
+                "keep the batch size, split the batch, or measure with PerSampleGradients"
+            )
+        batch_size = sum(samples)
+        grads = [p.grad for p in self.model.parameters() if p.requires_grad and p.grad is not None]
+        *sq_norms, mean_sq_norm = (
+            value / (grad_scale * grad_scale)
+            for value in torch.stack([*scaled_norms, squared_norm(grads)]).tolist()
+        )
+        # Each observed gradient is (m_c / b) g_c.
+        between = sum(
+            batch_size * batch_size / size * sq_norm
+            for size, sq_norm in zip(samples, sq_norms, strict=True)
+        )
+        variance_norm = (between - batch_size * mean_sq_norm) / (len(samples) - 1)
+        return GradientStatistics(
+            batch_size=batch_size,
+            mean_sq_norm=mean_sq_norm,
+            sum_sq_norms=(batch_size - 1) * variance_norm + batch_size * mean_sq_norm,
+        )
+
+    def reset(self) -> None:
+        """Forget the micro-batches observed so far, as before a step is repeated."""
+        self._samples, self._sq_norms = [], []
+
+
+def _observe(sq_norms: dict[Tensor, Tensor], parameter: Tensor, gradient: Tensor) -> None:
+    """Keep the squared norm of what one backward pass adds to a parameter's ``.grad``."""
+    if parameter in sq_norms:
+        raise ValueError(
+            "a parameter received a second gradient within one micro_batch(), and the norm of "
+            "their sum is not known; run a single loss.backward() in each, without reentrant "
+            "checkpoints that share parameters"
+        )
+    sq_norms[parameter] = squared_norm([gradient])

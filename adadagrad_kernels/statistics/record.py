@@ -1,0 +1,294 @@
+"""The record of a batch from which every batch-size test can be computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from adadagrad_kernels.errors import MissingStatisticError
+from adadagrad_kernels.ops import BatchMoments
+from adadagrad_kernels.statistics.sums import squared_norm
+
+
+@dataclass(frozen=True, eq=False)
+class GradientStatistics:
+    r"""What the per-sample gradients :math:`g_1, \dots, g_b` of a batch say.
+
+    The gradients are those of the samples' own losses, so that their mean :math:`\bar g` is the
+    gradient of the mean loss. With :math:`N = \lVert \bar g \rVert^2`,
+    :math:`s_i = \lVert g_i \rVert^2` and :math:`p_i = \langle g_i, \bar g \rangle`,
+
+    .. math::
+        V_{\mathrm{norm}} = \frac{\sum_i s_i - b N}{b - 1}, \qquad
+        V_{\mathrm{ip}} = \frac{\sum_i p_i^2 - b N^2}{b - 1}, \qquad
+        V_{\mathrm{orth}} = \frac{\sum_i s_i - \sum_i p_i^2 / N}{b - 1},
+
+    all with Bessel's correction, and :math:`V_{\mathrm{norm}} = V_{\mathrm{orth}} +
+    V_{\mathrm{ip}} / N`. A variance that rounding makes negative is given as zero.
+
+    Attributes:
+        batch_size: number of samples b, at least one.
+        mean_sq_norm: N.
+        sum_sq_norms: :math:`\sum_i s_i`.
+        sq_norms: :math:`s_i`, ``[batch_size]`` float64, or None.
+        inner_products: :math:`p_i`, ``[batch_size]`` float64, or None.
+        sum_sq_inner_products: :math:`\sum_i p_i^2`, or None.
+        variance: variance of every coordinate by parameter name, or None. Of a batch of one, which
+            has no variance, zeros: its deviations from its own mean, which is what merging needs.
+        mean_gradient: :math:`\bar g` by parameter name; what makes two records mergeable.
+        loss: mean loss of the batch, or None.
+
+    Raises:
+        ValueError: for a batch size below one.
+
+    Example:
+        >>> from adadagrad_kernels.statistics import GradientStatistics
+        >>> batch = GradientStatistics(batch_size=2, mean_sq_norm=8.0, sum_sq_norms=18.0)
+        >>> batch.variance_norm, batch.gradient_diversity
+        (2.0, 0.5625)
+    """
+
+    batch_size: int
+    mean_sq_norm: float
+    sum_sq_norms: float
+    sq_norms: Tensor | None = field(default=None, repr=False)
+    inner_products: Tensor | None = field(default=None, repr=False)
+    sum_sq_inner_products: float | None = None
+    variance: dict[str, Tensor] | None = field(default=None, repr=False)
+    mean_gradient: dict[str, Tensor] | None = field(default=None, repr=False)
+    loss: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+
+    @classmethod
+    def from_moments(
+        cls, moments: Mapping[str, BatchMoments], *, loss: float | None = None
+    ) -> GradientStatistics:
+        """The record of a batch whose parameters were measured one by one.
+
+        Squared norms and inner products add up over the parameters.
+
+        Args:
+            moments: what ``ops.batch_moments`` or ``ops.batch_adagrad_step_`` returned, by
+                parameter name; all of the same samples.
+            loss: mean loss of the batch.
+
+        Raises:
+            ValueError: for no parameters, or parameters with different numbers of samples.
+        """
+        sizes = {name: len(measured.sq_norms) for name, measured in moments.items()}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(
+                f"moments must hold one or more parameters with the same samples, got {sizes}"
+            )
+        sq_norms = torch.stack([m.sq_norms for m in moments.values()]).sum(0)
+        mean = {name: m.mean for name, m in moments.items()}
+        variances = {name: m.variance for name, m in moments.items() if m.variance is not None}
+        mean_sq_norm, sum_sq_norms = torch.stack(
+            [squared_norm(mean.values()), sq_norms.sum()]
+        ).tolist()
+        record = cls(
+            batch_size=len(sq_norms),
+            mean_sq_norm=mean_sq_norm,
+            sum_sq_norms=sum_sq_norms,
+            sq_norms=sq_norms,
+            variance=variances if len(variances) == len(moments) else None,
+            mean_gradient=mean,
+            loss=loss,
+        )
+        products = [m.inner_products for m in moments.values() if m.inner_products is not None]
+        if len(products) != len(moments):
+            return record
+        return record.with_inner_products(torch.stack(products).sum(0))
+
+    def with_inner_products(self, inner_products: Tensor) -> GradientStatistics:
+        """This record with the inner products of its samples with its mean gradient.
+
+        Args:
+            inner_products: ``[batch_size]``, in the order of the samples.
+
+        Raises:
+            ValueError: for another number of inner products than samples.
+        """
+        if inner_products.shape != (self.batch_size,):
+            raise ValueError(
+                f"inner_products has shape {tuple(inner_products.shape)}; "
+                f"this record needs ({self.batch_size},), one for each sample"
+            )
+        products = inner_products.double()
+        return replace(
+            self,
+            inner_products=products,
+            sum_sq_inner_products=products.square().sum().item(),
+        )
+
+    @property
+    def variance_norm(self) -> float:
+        """V_norm, the trace of the per-sample gradients' covariance (Byrd et al. 2012, eq. 3.9).
+
+        Raises:
+            ValueError: for a batch of one.
+        """
+        return self._bessel(self.sum_sq_norms - self.batch_size * self.mean_sq_norm)
+
+    @property
+    def inner_product_variance(self) -> float:
+        """V_ip, the variance of <g_i, g> (Bollapragada, Byrd, Nocedal 2018, eq. 2.6).
+
+        Raises:
+            ValueError: for a batch of one.
+            MissingStatisticError: where no inner products were measured.
+        """
+        products = self._measured_inner_products()
+        return self._bessel(products - self.batch_size * self.mean_sq_norm * self.mean_sq_norm)
+
+    @property
+    def orthogonal_variance(self) -> float:
+        """V_orth, the variance orthogonal to the mean (Bollapragada et al. 2018, eq. 3.3).
+
+        Raises:
+            ValueError: for a batch of one.
+            MissingStatisticError: where no inner products were measured.
+        """
+        products = self._measured_inner_products()
+        along = products / self.mean_sq_norm if self.mean_sq_norm else 0.0
+        return self._bessel(self.sum_sq_norms - along)
+
+    @property
+    def gradient_diversity(self) -> float:
+        """Sum of the squared norms over the squared norm of the sum (Yin et al. 2018, eq. 2)."""
+        return _ratio(self.sum_sq_norms, self.mean_sq_norm * self.batch_size * self.batch_size)
+
+    @property
+    def noise_scale(self) -> float:
+        """tr(Σ) / |G|² by its unbiased parts, V_norm / (N - V_norm / b) (McCandlish et al. 2018).
+
+        Infinite where the estimate of |G|² is not positive.
+
+        Raises:
+            ValueError: for a batch of one.
+        """
+        signal = self.mean_sq_norm - self.variance_norm / self.batch_size
+        return math.inf if signal <= 0.0 else self.variance_norm / signal
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every scalar that was measured from the gradients is finite."""
+        scalars = (self.mean_sq_norm, self.sum_sq_norms, self.sum_sq_inner_products)
+        return all(value is None or math.isfinite(value) for value in scalars)
+
+    def merge(self, other: GradientStatistics) -> GradientStatistics:
+        r"""The record of the samples of both, as exact as one pass over all of them.
+
+        With :math:`n = n_a + n_b` samples and :math:`\delta = \bar g_b - \bar g_a`,
+
+        .. math::
+            \bar g = \bar g_a + \tfrac{n_b}{n} \delta, \qquad
+            (n-1) \mathrm{Var} = (n_a-1) \mathrm{Var}_a + (n_b-1) \mathrm{Var}_b
+            + \tfrac{n_a n_b}{n} \delta^2
+
+        (Chan, Golub, LeVeque 1979, eq. 2.1). What only one of the two has measured is None in
+        the result. So are the inner products: they refer to the merged mean, which neither knew.
+        ``StatisticsAccumulator`` measures them in a second pass.
+
+        Raises:
+            MissingStatisticError: where a record has no mean gradient.
+            ValueError: for records of different parameters.
+        """
+        ours, theirs = self.require_mean_gradient(), other.require_mean_gradient()
+        if ours.keys() != theirs.keys():
+            raise ValueError(
+                "only records of the same parameters merge; one of the two lacks "
+                f"{sorted(ours.keys() ^ theirs.keys())}"
+            )
+        samples = self.batch_size + other.batch_size
+        weight = other.batch_size / samples
+        mean = {name: torch.lerp(ours[name], theirs[name], weight) for name in ours}
+        variance = None
+        if self.variance is not None and other.variance is not None:
+            variance = {
+                name: (
+                    (theirs[name] - ours[name]).square_().mul_(weight * self.batch_size)
+                    + self.variance[name] * (self.batch_size - 1)
+                    + other.variance[name] * (other.batch_size - 1)
+                ).div_(samples - 1)
+                for name in ours
+            }
+        sq_norms = None
+        if self.sq_norms is not None and other.sq_norms is not None:
+            sq_norms = torch.cat([self.sq_norms, other.sq_norms])
+        loss = None
+        if self.loss is not None and other.loss is not None:
+            loss = (self.loss * self.batch_size + other.loss * other.batch_size) / samples
+        return GradientStatistics(
+            batch_size=samples,
+            mean_sq_norm=squared_norm(mean.values()).item(),
+            sum_sq_norms=self.sum_sq_norms + other.sum_sq_norms,
+            sq_norms=sq_norms,
+            variance=variance,
+            mean_gradient=mean,
+            loss=loss,
+        )
+
+    def require_mean_gradient(self) -> dict[str, Tensor]:
+        """The mean gradient by parameter name.
+
+        Raises:
+            MissingStatisticError: where the source did not keep it.
+        """
+        if self.mean_gradient is None:
+            raise MissingStatisticError(
+                "this record has no mean_gradient, without which it can neither be merged nor "
+                "tested coordinate by coordinate; PerSampleGradients and "
+                "GradientStatistics.from_moments give it"
+            )
+        return self.mean_gradient
+
+    def require_variance(self) -> dict[str, Tensor]:
+        """The variance of every coordinate by parameter name.
+
+        Raises:
+            ValueError: for a batch of one.
+            MissingStatisticError: where it was not measured.
+        """
+        self._require_two_samples()
+        if self.variance is None:
+            raise MissingStatisticError(
+                "the coordinate-wise variance was not measured; ask the source for it with "
+                "PerSampleGradients(..., variance=True)"
+            )
+        return self.variance
+
+    def _require_two_samples(self) -> None:
+        if self.batch_size < 2:
+            raise ValueError(
+                "a variance needs at least two samples, and this record is of a batch of one; "
+                "keep the batch size, or test with batches of two or more"
+            )
+
+    def _bessel(self, deviations: float) -> float:
+        """A sum of squared deviations as a variance; NaN stays NaN."""
+        self._require_two_samples()
+        return 0.0 if deviations < 0.0 else deviations / (self.batch_size - 1)
+
+    def _measured_inner_products(self) -> float:
+        if self.sum_sq_inner_products is None:
+            raise MissingStatisticError(
+                "inner products were not measured; ask the source for them with "
+                "PerSampleGradients(..., inner_products=True), or for merged records with "
+                "StatisticsAccumulator.result(inner_products=...)"
+            )
+        return self.sum_sq_inner_products
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    """A quotient of non-negative numbers that is infinite, or NaN for 0/0, instead of raising."""
+    if denominator == 0.0:
+        return math.inf if numerator > 0.0 else math.nan
+    return numerator / denominator

@@ -1,0 +1,123 @@
+"""The losses of single samples as functions of the parameters, and their derivatives."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, jvp, vmap
+
+from adadagrad_kernels.statistics.randomness import RandomState
+from adadagrad_kernels.statistics.samples import Samples
+from adadagrad_kernels.statistics.sums import row_products
+
+_FULL_PRECISION = (torch.float32, torch.float64)
+
+
+class SampleLosses:
+    """Differentiates ``loss_fn(model(inputs[i:i+1]), targets[i:i+1])`` for many samples at once.
+
+    Called under ``torch.no_grad``: torch.func keeps its own graph.
+
+    Attributes:
+        forward_mode: whether ``directional_derivatives`` tries a JVP.
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: Callable[[Any, Any], Tensor]) -> None:
+        self.forward_mode = True
+        self._model = model
+        self._loss_fn = loss_fn
+        vectorize = partial(vmap, in_dims=(None, 0, None), randomness="different")
+        self._losses: Callable[..., Any] = vectorize(self._loss)
+        self._gradients: Callable[..., Any] = vectorize(grad_and_value(self._loss))
+
+    def gradients(
+        self, parameters: dict[str, Tensor], chunk: list[Tensor], samples: Samples
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Gradients ``[samples, *shape]`` by parameter name, and losses ``[samples]``, of a chunk.
+
+        Raises:
+            ValueError: for a loss that is not a scalar.
+        """
+        gradients, losses = self._gradients(parameters, chunk, samples)
+        return gradients, losses
+
+    def directional_derivatives(
+        self,
+        parameters: dict[str, Tensor],
+        chunks: Sequence[list[Tensor]],
+        samples: Samples,
+        direction: Mapping[str, Tensor],
+    ) -> Tensor:
+        """<g_i, direction> of every sample, float64 ``[samples]``.
+
+        By one JVP a chunk where ``forward_mode`` holds and the arithmetic is not of low precision,
+        in which the JVP would round away what distinguishes the samples; else, or where the JVP
+        fails, from per-sample gradients computed again.
+        """
+        device = samples.tensors[0].device
+        precise = all(p.dtype in _FULL_PRECISION for p in parameters.values())
+        if self.forward_mode and precise and not torch.is_autocast_enabled(device.type):
+            random_state = RandomState(device)
+            tangents = {name: direction[name].to(p.dtype) for name, p in parameters.items()}
+            _load_forward_mode()
+            try:
+                return torch.cat([self._jvp(parameters, c, samples, tangents) for c in chunks])
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:
+                # A layer without a forward-mode derivative. Other errors recur below.
+                self.forward_mode = False
+                random_state.restore()
+        return torch.cat([self._products(parameters, c, samples, direction) for c in chunks])
+
+    def _loss(self, parameters: dict[str, Tensor], tensors: list[Tensor], batch: Samples) -> Tensor:
+        """The loss of one sample, as a batch of one."""
+        inputs, targets = batch.restore([tensor.unsqueeze(0) for tensor in tensors])
+        loss = self._loss_fn(functional_call(self._model, parameters, (inputs,)), targets)
+        if not isinstance(loss, Tensor) or loss.dim() != 0:
+            given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss)
+            raise ValueError(
+                f"loss_fn must return the mean over the samples as a scalar tensor, got {given}; "
+                "use reduction='mean'"
+            )
+        return loss
+
+    def _jvp(
+        self,
+        parameters: dict[str, Tensor],
+        chunk: list[Tensor],
+        samples: Samples,
+        tangents: dict[str, Tensor],
+    ) -> Tensor:
+        def losses(values: dict[str, Tensor]) -> Any:
+            return self._losses(values, chunk, samples)
+
+        derivatives: Tensor = jvp(losses, (parameters,), (tangents,))[1]
+        return derivatives.double()
+
+    def _products(
+        self,
+        parameters: dict[str, Tensor],
+        chunk: list[Tensor],
+        samples: Samples,
+        direction: Mapping[str, Tensor],
+    ) -> Tensor:
+        gradients, losses = self.gradients(parameters, chunk, samples)
+        products = torch.zeros(len(losses), dtype=torch.float64, device=losses.device)
+        for name, along in direction.items():
+            rows = gradients.pop(name).reshape(len(losses), along.numel())
+            products += row_products(rows, along.reshape(-1))
+        return products
+
+
+@cache
+def _load_forward_mode() -> None:
+    """Let torch script its formulas on the first use of forward mode, without its own warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        jvp(torch.neg, (torch.zeros(()),), (torch.zeros(()),))

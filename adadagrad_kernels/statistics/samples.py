@@ -1,0 +1,70 @@
+"""A batch of inputs and targets of any structure, cut along its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Tensors, or tuples, lists and dictionaries of tensors, whose first dimension is the sample.
+
+    What is not a tensor belongs to every sample.
+
+    Attributes:
+        tensors: the tensors, each ``[samples, ...]``.
+        constants: the leaves in order, with None in the place of each tensor.
+        is_tensor: which leaves are tensors.
+        structure: how the leaves make inputs and targets.
+    """
+
+    tensors: list[Tensor]
+    constants: list[Any]
+    is_tensor: list[bool]
+    structure: TreeSpec
+
+    @classmethod
+    def of(cls, inputs: Any, targets: Any) -> Samples:
+        """Take a batch apart.
+
+        Raises:
+            ValueError: for no tensor, a tensor without dimensions, tensors with different numbers
+                of samples, or no sample at all.
+        """
+        leaves, structure = tree_flatten((inputs, targets))
+        is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        if not all(shapes) or len({shape[0] for shape in shapes}) != 1:
+            raise ValueError(
+                "inputs and targets must be tensors [samples, ...] with the same number of "
+                f"samples, or tuples, lists or dictionaries of them; got the shapes {shapes}"
+            )
+        if shapes[0][0] == 0:
+            raise ValueError(f"the batch has no samples: the shapes are {shapes}")
+        constants = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        return cls(tensors, constants, is_tensor, structure)
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def chunks(self, size: int) -> list[list[Tensor]]:
+        """The tensors of each run of ``size`` samples, as views; the last run may be shorter."""
+        runs = [torch.split(tensor, size) for tensor in self.tensors]
+        return [list(chunk) for chunk in zip(*runs, strict=True)]
+
+    def restore(self, tensors: Sequence[Tensor]) -> tuple[Any, Any]:
+        """Inputs and targets in their own structure, with these tensors in place of the batch's."""
+        given = iter(tensors)
+        leaves = [
+            next(given) if is_tensor else constant
+            for is_tensor, constant in zip(self.is_tensor, self.constants, strict=True)
+        ]
+        inputs, targets = tree_unflatten(leaves, self.structure)
+        return inputs, targets

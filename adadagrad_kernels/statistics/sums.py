@@ -1,0 +1,39 @@
+"""Sums over gradients in float64, whatever the gradients' own type, without a float64 copy.
+
+Blocks are converted one at a time, small enough to stay in cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+_BLOCK_ELEMENTS = 2**18
+
+
+def squared_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """The sum of all squared elements, as a 0-dim float64 tensor on the tensors' device.
+
+    Sparse gradients are coalesced first: elements of one index add up before the square.
+    """
+    total = torch.zeros((), dtype=torch.float64)
+    for tensor in tensors:
+        values = tensor.detach()
+        if values.is_sparse:
+            values = values.coalesce().values()
+        total = total.to(values.device)
+        for block in torch.split(values.reshape(-1), _BLOCK_ELEMENTS):
+            wide = block.double()
+            total = total + torch.dot(wide, wide)
+    return total
+
+
+def row_products(rows: Tensor, vector: Tensor) -> Tensor:
+    """<row, vector> of every row of ``[samples, features]``, as float64 ``[samples]``."""
+    total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    width = max(1, _BLOCK_ELEMENTS // len(rows))
+    for block, part in zip(torch.split(rows, width, 1), torch.split(vector, width), strict=True):
+        total.addmv_(block.double(), part.double())
+    return total
