@@ -1,0 +1,281 @@
+"""From gradient statistics to the next batch size."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from adadagrad_kernels.batching._validation import require_equal, require_int, require_keys
+from adadagrad_kernels.criteria import Decision
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from adadagrad_kernels.criteria import BatchSizeCriterion
+    from adadagrad_kernels.statistics import GradientStatistics
+
+_logger = logging.getLogger("adadagrad_kernels")
+
+
+class BatchController:
+    """Decides, between two optimizer steps, how large the next batch is.
+
+    With T the real number that the criterion suggests, the next size is
+
+        b[k+1] = min(b_max, max(b[k], ceil(T)))
+
+    rounded up to a multiple of ``round_to`` (AdAdaGrad, arXiv 2402.11215, Algorithm 1). Sizes are
+    global: over all ranks and micro-batches of one step. The decision is a function of the
+    statistics alone, so ranks that share statistics share decisions. What keeps the size:
+
+    * statistics that hold NaN or infinity, or whose T is NaN: counted in ``nonfinite_steps``, and
+      reported once through ``logging.getLogger("adadagrad_kernels")``;
+    * a batch of one, which has no variance (start with at least 2 samples);
+    * a step that is not a test step, and every step at the cap.
+
+    An infinite T of finite statistics means the largest batch allowed.
+
+    Args:
+        criterion: the batch-size test, or None for a fixed size.
+        batch_size: samples in the first step. With ``allow_shrink`` also the floor.
+        max_batch_size: the cap b_max.
+        round_to: every size is a multiple of it, say micro-batch times ranks. ``batch_size`` and
+            ``max_batch_size`` must be multiples too, so that the cap holds exactly.
+        test_interval: tests at every n-th step only.
+        growth_cap: the largest factor by which one decision may enlarge the batch (None: no
+            bound). One more multiple of ``round_to`` is always allowed, or small sizes would stick.
+        allow_shrink: lets a T below the current size make the batch smaller again.
+
+    Attributes:
+        batch_size: samples of the next step.
+        samples_seen: samples of all steps so far.
+        steps: optimizer steps so far.
+        nonfinite_steps: steps whose statistics were not finite.
+        last_decision: what the criterion said last, or None.
+
+    Raises:
+        ValueError: for an argument out of range, saying the range.
+
+    Example:
+        >>> from adadagrad_kernels.criteria import NormTest
+        >>> from adadagrad_kernels.statistics import GradientStatistics
+        >>> controller = BatchController(NormTest(eta=0.5), batch_size=8, max_batch_size=64)
+        >>> statistics = GradientStatistics(batch_size=8, mean_sq_norm=1.0, sum_sq_norms=50.0)
+        >>> controller.update(statistics)  # T = (50 - 8) / 7 / 0.25 = 24
+        24
+    """
+
+    def __init__(
+        self,
+        criterion: BatchSizeCriterion | None,
+        *,
+        batch_size: int,
+        max_batch_size: int,
+        round_to: int = 1,
+        test_interval: int = 1,
+        growth_cap: float | None = None,
+        allow_shrink: bool = False,
+    ) -> None:
+        self.criterion = criterion
+        self.round_to = require_int("round_to", round_to, at_least=1)
+        self.test_interval = require_int("test_interval", test_interval, at_least=1)
+        self.batch_size = self._multiple("batch_size", batch_size)
+        self.min_batch_size = self.batch_size
+        self.max_batch_size = self._multiple("max_batch_size", max_batch_size)
+        if self.batch_size > self.max_batch_size:
+            raise ValueError(
+                f"batch_size {batch_size} is above max_batch_size {max_batch_size}: "
+                "start at or below the cap"
+            )
+        if growth_cap is not None and not 1 < growth_cap < math.inf:
+            raise ValueError(
+                f"growth_cap must be a finite factor above 1 or None, got {growth_cap}"
+            )
+        self.growth_cap = growth_cap
+        self.allow_shrink = allow_shrink
+        self.samples_seen = 0
+        self.steps = 0
+        self.nonfinite_steps = 0
+        self.last_decision: Decision | None = None
+        self._gradient: dict[str, float] = {}
+        self._warned: set[str] = set()
+
+    @property
+    def average_batch_size(self) -> float:
+        """Samples per step so far; the current size before the first step."""
+        return self.samples_seen / self.steps if self.steps else float(self.batch_size)
+
+    def wants_test(self, samples: int | None = None) -> bool:
+        """Whether ``update`` will use the statistics of the next step.
+
+        A loop that asks first saves the statistics of steps that decide nothing.
+
+        Args:
+            samples: samples in the next step, where not ``batch_size`` (the tail of an epoch).
+        """
+        if self.criterion is None or (self.steps + 1) % self.test_interval:
+            return False
+        if self.batch_size >= self.max_batch_size and not self.allow_shrink:
+            return False
+        return (self.batch_size if samples is None else samples) >= 2
+
+    def update(self, statistics: GradientStatistics, samples: int | None = None) -> int:
+        """Counts an optimizer step and decides from its statistics.
+
+        Call it once per optimizer step, with the statistics of the whole step: of all its
+        micro-batches and ranks.
+
+        Args:
+            statistics: of the step's gradients, taken before the parameters moved.
+            samples: samples in the step, where not ``statistics.batch_size``.
+
+        Returns:
+            The size of the next batch.
+        """
+        samples = require_int(
+            "samples", statistics.batch_size if samples is None else samples, at_least=1
+        )
+        decision = None
+        if not statistics.is_finite:
+            self._count_nonfinite("statistics")
+        elif self.wants_test(statistics.batch_size):
+            assert self.criterion is not None
+            decision = self.criterion(statistics)
+            if math.isnan(decision.batch_size):
+                self._count_nonfinite(f"batch size suggested by {decision.criterion}")
+            else:
+                self.batch_size = self._next_size(decision.batch_size)
+            self.last_decision = decision
+            self._gradient = {
+                "grad/norm_sq": statistics.mean_sq_norm,
+                "grad/var": statistics.variance_norm,
+                "gns": statistics.noise_scale,
+            }
+        elif self.criterion is not None and self.batch_size == 1 < self.max_batch_size:
+            self._warn_once(
+                "batch of one",
+                "a batch of one sample has no variance, so the batch size stays 1: "
+                "start with batch_size=2 or more",
+            )
+        return self.step(samples)
+
+    def step(self, samples: int) -> int:
+        """Counts an optimizer step of ``samples`` samples that decides nothing.
+
+        Returns:
+            The size of the next batch.
+        """
+        self.samples_seen += require_int("samples", samples, at_least=1)
+        self.steps += 1
+        return self.batch_size
+
+    def metrics(self) -> dict[str, float]:
+        """Flat numbers for a log, under names that stay.
+
+        Always there: ``batch/global``, ``batch/average``, ``samples_seen``, ``steps``,
+        ``nonfinite_steps``. After the first test also, as of the latest one: ``batch/suggested``
+        (T), ``test/passed`` (1 or 0), ``test/<constant>_min`` (the smallest constant that would
+        have passed), ``grad/norm_sq``, ``grad/var`` and ``gns``.
+        """
+        metrics = {
+            "batch/global": float(self.batch_size),
+            "batch/average": self.average_batch_size,
+            "samples_seen": float(self.samples_seen),
+            "steps": float(self.steps),
+            "nonfinite_steps": float(self.nonfinite_steps),
+        }
+        if self.last_decision is not None:
+            metrics["batch/suggested"] = self.last_decision.batch_size
+            metrics["test/passed"] = float(self.last_decision.passed)
+            for name, value in self.last_decision.smallest_constants.items():
+                metrics[f"test/{name}_min"] = value
+        return metrics | self._gradient
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that changes in training, as plain JSON types."""
+        return {
+            "criterion": self._criterion_text(),
+            "batch_size": self.batch_size,
+            "min_batch_size": self.min_batch_size,
+            "samples_seen": self.samples_seen,
+            "steps": self.steps,
+            "nonfinite_steps": self.nonfinite_steps,
+            "last_decision": None if self.last_decision is None else asdict(self.last_decision),
+            "gradient": dict(self._gradient),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from a ``state_dict``.
+
+        Settings are the constructor's: the cap or the interval may differ from the saved run's.
+
+        Raises:
+            ValueError: if keys are missing, the criterion is another one or the size does not
+                fit this controller; nothing has changed then.
+        """
+        require_keys("BatchController", state, self.state_dict())
+        require_equal("BatchController", "criterion", state["criterion"], self._criterion_text())
+        batch_size = self._multiple("saved batch_size", state["batch_size"])
+        floor = self._multiple("saved min_batch_size", state["min_batch_size"])
+        if not floor <= batch_size <= self.max_batch_size:
+            raise ValueError(
+                f"saved batch_size {batch_size} must lie between the saved min_batch_size {floor} "
+                f"and this controller's max_batch_size {self.max_batch_size}"
+            )
+        counters = {
+            name: require_int(f"saved {name}", state[name], at_least=0)
+            for name in ("samples_seen", "steps", "nonfinite_steps")
+        }
+        saved = state["last_decision"]
+        try:
+            decision = None if saved is None else Decision(**saved)
+        except TypeError as error:
+            raise ValueError(f"saved last_decision is not a Decision: {saved!r}") from error
+        gradient = {str(name): float(value) for name, value in state["gradient"].items()}
+        self.batch_size, self.min_batch_size = batch_size, floor
+        self.samples_seen = counters["samples_seen"]
+        self.steps = counters["steps"]
+        self.nonfinite_steps = counters["nonfinite_steps"]
+        self.last_decision, self._gradient = decision, gradient
+
+    def _next_size(self, suggestion: float) -> int:
+        low = self.min_batch_size if self.allow_shrink else self.batch_size
+        high = self.max_batch_size
+        if self.growth_cap is not None:
+            factor_limit = int(self.batch_size * self.growth_cap)
+            factor_limit -= factor_limit % self.round_to
+            high = min(high, max(factor_limit, self.batch_size + self.round_to))
+        if suggestion >= high:  # also an infinite one, which has no ceiling
+            return high
+        return max(low, -(-math.ceil(suggestion) // self.round_to) * self.round_to)
+
+    def _multiple(self, name: str, value: object) -> int:
+        size = require_int(name, value, at_least=1)
+        below = size - size % self.round_to
+        if below != size:
+            nearest = f"{below} or {below + self.round_to}" if below else f"{self.round_to}"
+            raise ValueError(
+                f"{name} {size} is not a multiple of round_to {self.round_to}; nearest: {nearest}"
+            )
+        return size
+
+    def _criterion_text(self) -> str | None:
+        # The constants matter too; only a dataclass promises them in its repr, without addresses.
+        if self.criterion is None or not is_dataclass(self.criterion):
+            return None if self.criterion is None else self.criterion.name
+        return repr(self.criterion)
+
+    def _count_nonfinite(self, what: str) -> None:
+        self.nonfinite_steps += 1
+        self._warn_once(
+            "non-finite",
+            f"step {self.steps + 1}: non-finite {what}; the batch size stays {self.batch_size}. "
+            "Further such steps are only counted (nonfinite_steps)",
+        )
+
+    def _warn_once(self, topic: str, message: str) -> None:
+        if topic not in self._warned:
+            self._warned.add(topic)
+            _logger.warning(message)
