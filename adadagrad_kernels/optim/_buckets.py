@@ -1,0 +1,264 @@
+"""Which tensors of an optimizer go to the op in one call, and in what form.
+
+The op takes plain dense tensors, hundreds per call. A `Bucket` is found once and kept while the
+parameters and their state stay the same objects; a `Call` is made of it in every step, of those
+parameters that have a gradient. Ordinary tensors pass through untouched and unexamined: the op
+checks them anyway, and only when it refuses one are they looked at one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from enum import Enum
+from operator import is_, itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adadagrad_kernels.checks import check_updated
+
+State = dict[str, Any]
+Group = dict[str, Any]
+
+_step_of, _sum_of = itemgetter("step"), itemgetter("sum")
+_TINY = torch.finfo(torch.float64).tiny
+
+
+class Accumulator(Enum):
+    """What one number of a state's ``sum`` stands for."""
+
+    ELEMENT = "element"  # a tensor like the parameter
+    ROW = "row"  # [rows]
+    SHARE = "share"  # 0-dimensional: the tensor's share of one accumulator in all
+
+
+class Bucket:
+    """The parameters of one group that share a device and a dtype, with their states."""
+
+    def __init__(
+        self, group: Group, kind: Accumulator, params: list[Tensor], states: list[State]
+    ) -> None:
+        self.group = group
+        self.kind = kind
+        self.params = params
+        self.states = states
+        self.counters = join(states, "step")
+        self._steps = list(map(_step_of, states))
+        self.shares: Tensor | None = None
+        if kind is Accumulator.SHARE:
+            self.shares = join(states, "sum", torch.float64)
+            sizes = torch.tensor([param.numel() for param in params], dtype=torch.float64)
+            self._weights = (sizes / sizes.sum().clamp(min=1)).to(self.shares.device)
+            self._sums = list(map(_sum_of, states))
+        self.plain = False  # whether the op takes every tensor as it is, as far as we know
+
+    def is_current(self) -> bool:
+        """Whether the states still hold the elements of the vectors found here."""
+        return all(map(is_, map(_step_of, self.states), self._steps)) and (
+            self.shares is None or all(map(is_, map(_sum_of, self.states), self._sums))
+        )
+
+    def call(self) -> Call | None:
+        """The tensors with gradients, or None where there are none."""
+        grads = [grad for param in self.params if (grad := param.grad) is not None]
+        if len(grads) == len(self.params):
+            return Call(self, None, self.params, grads, self.states)
+        if not grads:
+            return None
+        positions = [i for i, param in enumerate(self.params) if param.grad is not None]
+        params = [self.params[i] for i in positions]
+        return Call(self, positions, params, grads, [self.states[i] for i in positions])
+
+    def count(self, positions: list[int] | None) -> None:
+        """Count a step of the tensors at ``positions``, or of all."""
+        if positions is None:
+            self.counters.add_(1)
+        else:
+            self.counters[positions] += 1
+
+    def share_out(self, growth: Tensor, positions: list[int] | None) -> None:
+        """Add a growth of the one accumulator to the shares at ``positions``, by their sizes."""
+        assert self.shares is not None
+        if positions is None:
+            self.shares.addcmul_(self._weights, growth)
+        else:
+            weights = self._weights[positions]
+            self.shares[positions] += growth * weights / weights.sum().clamp(min=_TINY)
+
+
+class Call:
+    """What one call of an op takes: lists of parameters, gradients and accumulators."""
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        positions: list[int] | None,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[State],
+    ) -> None:
+        self.bucket = bucket
+        self.group = bucket.group
+        self.positions = positions
+        self.params = params
+        self.grads = grads
+        self.states = states
+        self.sums: list[Tensor] = list(map(_sum_of, states))
+        self._prepared = False
+        self._gathered: list[tuple[Tensor, tuple[Tensor, ...], Tensor]] = []
+
+    def subset(self, chosen: Sequence[int]) -> Call:
+        """The tensors at ``chosen`` places of this call's lists."""
+        positions = self.positions or range(len(self.params))
+        part = Call(
+            self.bucket,
+            [positions[i] for i in chosen],
+            [self.params[i] for i in chosen],
+            [self.grads[i] for i in chosen],
+            [self.states[i] for i in chosen],
+        )
+        part.sums = [self.sums[i] for i in chosen]
+        part._prepared = self._prepared
+        part._gathered = self._gathered
+        return part
+
+    def run(self, operation: Callable[[Call], Tensor]) -> Tensor:
+        """``operation(self)``, which checks all before it writes; prepare what it refuses."""
+        try:
+            return operation(self)
+        except ValueError:
+            if self._prepared:
+                raise
+        self.prepare()
+        return operation(self)
+
+    def prepare(self) -> None:
+        """Put the tensors into the form that the op takes; nothing of the training is written.
+
+        Raises:
+            RuntimeError: for sparse gradients with weight decay, and for sparse or complex
+                tensors with ``fused=True``, as torch.optim.Adagrad.
+            ValueError: for a state of another shape, and what cannot be prepared.
+        """
+        self._prepared = True
+        before = (*self.params, *self.grads, *self.sums)
+        triples = zip(self.params, self.grads, self.states, strict=True)
+        prepared = [self._prepare(*triple) for triple in triples]
+        self.params, self.grads, self.sums = map(list, zip(*prepared, strict=True))
+        after = (*self.params, *self.grads, *self.sums)
+        self.bucket.plain = all(map(is_, before, after))
+
+    def finish(self) -> None:
+        """Bring back the rows that sparse gradients touched."""
+        for target, index, values in self._gathered:
+            target[index] = values
+
+    def _prepare(self, param: Tensor, grad: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        kind = self.bucket.kind
+        if self.group["fused"] and (grad.is_sparse or param.is_complex()):
+            raise RuntimeError("`fused` does not support sparse grad or complex param")
+        if kind is Accumulator.ELEMENT:
+            _match(param, state)
+        total: Tensor = state["sum"]
+        param, grad, total = _local(param), _local(grad), _local(total)
+        if grad.is_sparse:
+            param, grad, total = self._gather(param, grad, total)
+        param, grad = _real(param), _real(grad.resolve_conj().resolve_neg())
+        if kind is Accumulator.ELEMENT:
+            total = _real(total)
+        if not _lie_alike(grad, param):
+            grad = torch.empty_like(param, dtype=grad.dtype).copy_(grad)
+        if kind is Accumulator.ROW and not param.is_contiguous():
+            # Rows of channels_last weights are contiguous, with dimensions in memory's order.
+            order = sorted(range(1, param.dim()), key=param.stride, reverse=True)
+            param, grad = param.permute(0, *order), grad.permute(0, *order)
+            if not param.is_contiguous():
+                raise ValueError(
+                    f"row_wise=True got a parameter of shape {tuple(param.shape)} with strides "
+                    f"{param.stride()}; accepted are parameters whose rows lie one after another"
+                )
+        # The op checks too, but another bucket's call may have been made by then.
+        check_updated(("param", "grad"), (param, grad))
+        if kind is Accumulator.ELEMENT:
+            check_updated(("param", "state_sum"), (param, total))
+        return param, grad, total
+
+    def _gather(self, param: Tensor, grad: Tensor, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The touched rows of a sparse gradient as a dense tensor, which is all that moves."""
+        if self.group["weight_decay"] != 0:
+            raise RuntimeError("weight_decay option is not compatible with sparse gradients")
+        if self.bucket.kind is Accumulator.ROW and grad.sparse_dim() != 1:
+            raise ValueError(
+                f"a sparse gradient with {grad.sparse_dim()} sparse dimensions has no whole rows; "
+                "row_wise=True accepts dense gradients and those with one sparse dimension"
+            )
+        grad = grad.coalesce()  # the update is not linear: every row may occur once only
+        index = tuple(grad.indices().unbind())
+        rows = param[index]
+        self._gathered.append((param, index, rows))
+        if self.bucket.kind is not Accumulator.SHARE:
+            sums, total = total, total[index]
+            self._gathered.append((sums, index, total))
+        return rows, grad.values(), total
+
+
+def same(objects: Collection[object], others: Collection[object]) -> bool:
+    """Whether both list the same objects."""
+    return len(objects) == len(others) and all(map(is_, objects, others))
+
+
+def join(states: Sequence[State], key: str, dtype: torch.dtype | None = None) -> Tensor:
+    """One vector of the states' 0-dimensional tensors, which become its elements.
+
+    One addition then counts the steps of hundreds of parameters. Tensors that lie so already, as
+    after unpickling or sharing between processes, stay where they are.
+    """
+    scalars: list[Tensor] = [state[key] for state in states]
+    first = scalars[0]
+    dtype = dtype or first.dtype
+    storage, start = first.untyped_storage().data_ptr(), first.storage_offset()
+    if all(
+        scalar.dtype == dtype
+        and scalar.storage_offset() == start + i
+        and scalar.untyped_storage().data_ptr() == storage
+        for i, scalar in enumerate(scalars)
+    ):
+        return first.as_strided((len(scalars),), (1,), start)
+    joined = torch.tensor([s.item() for s in scalars], dtype=dtype, device=first.device)
+    for i, state in enumerate(states):
+        state[key] = joined[i]
+    return joined
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This process's shard of a DTensor; other tensors as they are."""
+    to_local = getattr(tensor, "to_local", None)
+    local: Tensor = tensor if to_local is None else to_local()
+    return local
+
+
+def _real(tensor: Tensor) -> Tensor:
+    if not tensor.is_complex():
+        return tensor
+    return torch.view_as_real(tensor if tensor.dim() else tensor.view(1))
+
+
+def _lie_alike(tensor: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape list their elements in the same order."""
+    if tensor.stride() == other.stride():
+        return True
+    strides = zip(other.shape, tensor.stride(), other.stride(), strict=True)
+    return all(size == 1 or ours == theirs for size, ours, theirs in strides)
+
+
+def _match(param: Tensor, state: State) -> None:
+    """Give the accumulator its parameter's layout, dtype and device, as when a model was moved."""
+    total: Tensor = state["sum"]
+    if total.shape != param.shape:
+        raise ValueError(
+            f"the state's sum has shape {tuple(total.shape)}, but its parameter has "
+            f"{tuple(param.shape)}; if it is AdagradNorm's, load its adagrad_state_dict()"
+        )
+    if (total.dtype, total.device) != (param.dtype, param.device) or not _lie_alike(total, param):
+        state["sum"] = torch.empty_like(param, requires_grad=False).copy_(total)

@@ -1,0 +1,133 @@
+"""AdaGrad on the multi-tensor kernels, a drop-in for torch.optim.Adagrad."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from adadagrad_kernels.ops import adagrad_step_
+from adadagrad_kernels.optim._base import MultiTensorOptimizer, total_of
+from adadagrad_kernels.optim._buckets import Accumulator, Call, Group
+
+
+class Adagrad(MultiTensorOptimizer):
+    r"""AdaGrad (Duchi, Hazan, Singer 2011), with the signature and state of torch.optim.Adagrad.
+
+    With :math:`g_t` the gradient (negated by ``maximize``) and :math:`\tau` the initial value,
+
+    .. math::
+        d_t = g_t + \lambda w_{t-1}, \qquad
+        v_t = v_{t-1} + d_t^2, \quad v_0 = \tau, \qquad
+        w_t = w_{t-1} - \frac{\alpha}{1 + (t - 1)\,\eta} \cdot \frac{d_t}{\sqrt{v_t} + \epsilon},
+
+    elementwise; complex numbers are pairs of real ones, and of a sparse gradient only the rows it
+    names take part. State dicts swap with torch.optim.Adagrad in both directions.
+
+    Args:
+        params: parameters, named parameters or parameter groups.
+        lr: the learning rate :math:`\alpha`; a one-element tensor is read in every step.
+        lr_decay: :math:`\eta`.
+        weight_decay: :math:`\lambda`; not with sparse gradients.
+        initial_accumulator_value: :math:`\tau`.
+        eps: :math:`\epsilon`, added to the root.
+        foreach: accepted as by torch; there is only one implementation, which takes all tensors
+            at once.
+        maximize: ascend instead of descend.
+        differentiable: must be False.
+        fused: accepted as by torch. True has ``torch.amp.GradScaler`` leave the gradients scaled:
+            the kernel divides them as it reads them.
+
+    Raises:
+        ValueError: for a negative setting, or a learning rate with more than one element.
+        RuntimeError: for ``differentiable=True``, and for ``fused`` with ``foreach``.
+
+    Example:
+        >>> import torch
+        >>> from adadagrad_kernels.optim import Adagrad
+        >>> weight = torch.nn.Parameter(torch.zeros(2))
+        >>> optimizer = Adagrad([weight], lr=0.1)
+        >>> (weight @ torch.tensor([3.0, -4.0])).backward()
+        >>> optimizer.step()
+        >>> weight.data, optimizer.grad_sq_norm
+        (tensor([-0.1000,  0.1000]), tensor(25., dtype=torch.float64))
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-2,
+        lr_decay: float = 0,
+        weight_decay: float = 0,
+        initial_accumulator_value: float = 0,
+        eps: float = 1e-10,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        if not lr_decay >= 0.0:
+            raise ValueError(f"Invalid lr_decay value: {lr_decay}; accepted are numbers from 0 up")
+        defaults = {
+            "lr": lr,
+            "lr_decay": lr_decay,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "initial_accumulator_value": initial_accumulator_value,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)
+
+    def _accumulator(self, group: Group) -> Accumulator:
+        return Accumulator.ELEMENT
+
+    def _first_sums(self, missing: list[tuple[Tensor, Group]]) -> list[Tensor]:
+        value = self.defaults["initial_accumulator_value"]
+        return [
+            torch.full_like(param, complex(value, value) if param.is_complex() else value)
+            for param, _ in missing
+        ]
+
+    def _update(self, calls: list[Call], grad_scale: float) -> Tensor:
+        return total_of(
+            [
+                part.run(partial(_step, lr=lr, grad_scale=grad_scale))
+                for call in calls
+                for lr, part in _by_learning_rate(call)
+            ]
+        )
+
+
+def _step(call: Call, lr: float, grad_scale: float) -> Tensor:
+    return adagrad_step_(
+        call.params,
+        call.grads,
+        call.sums,
+        lr=lr,
+        eps=call.group["eps"],
+        weight_decay=call.group["weight_decay"],
+        maximize=call.group["maximize"],
+        grad_scale=grad_scale,
+    )
+
+
+def _by_learning_rate(call: Call) -> list[tuple[float, Call]]:
+    """The call, split where ``lr_decay`` and different counts give tensors different rates."""
+    lr, decay = float(call.group["lr"]), call.group["lr_decay"]
+    if decay == 0:
+        return [(lr, call)]
+    counts: list[float] = call.bucket.counters.tolist()
+    if call.positions is not None:
+        counts = [counts[i] for i in call.positions]
+    parts: dict[float, list[int]] = {}
+    for i, count in enumerate(counts):
+        parts.setdefault(count, []).append(i)
+    if len(parts) == 1:
+        return [(lr / (1 + counts[0] * decay), call)]
+    return [(lr / (1 + count * decay), call.subset(chosen)) for count, chosen in parts.items()]
