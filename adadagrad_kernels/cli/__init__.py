@@ -1,0 +1,60 @@
+"""The command line: `adadagrad-kernels info | train | demo`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from adadagrad_kernels.cli.arguments import build_parser
+from adadagrad_kernels.cli.errors import (
+    Interrupted,
+    MissingDependencyError,
+    StoppedError,
+    UsageError,
+)
+from adadagrad_kernels.errors import BackendUnavailableError, CheckpointError
+
+__all__ = ["main"]
+
+# Anything else is a fault of the program, and its traceback is wanted.
+_EXPECTED = (
+    BackendUnavailableError,
+    CheckpointError,
+    MemoryError,
+    MissingDependencyError,
+    OSError,
+    StoppedError,
+    ValueError,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: Without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code: 0 done, 1 error, 2 wrong usage, 130 interrupted; the last three are
+        explained in one line on stderr.
+    """
+    options = build_parser().parse_args(arguments)
+    try:
+        # Each command's module has the command's name; only the one that is needed is imported.
+        command = importlib.import_module(f"{__name__}.{options.command}")
+        exit_code: int = command.run(options)
+    except UsageError as error:
+        return _explain(2, f"error: {error}")
+    except _EXPECTED as error:
+        return _explain(1, f"error: {error}")
+    except Interrupted as stop:
+        return _explain(stop.exit_code, str(stop))
+    except KeyboardInterrupt:
+        return _explain(130, "interrupted")
+    return exit_code
+
+
+def _explain(exit_code: int, text: str) -> int:
+    print(f"adadagrad-kernels: {' '.join(text.split())}", file=sys.stderr)
+    return exit_code

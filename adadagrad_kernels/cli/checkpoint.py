@@ -1,0 +1,97 @@
+"""Checkpoints: one file, replaced atomically, verified before anything in it is believed.
+
+Layout: 8 bytes of magic, the format version (u32) and the payload's length (u64), little-endian;
+the SHA-256 of the payload; the payload, a dictionary written by `torch.save`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adadagrad_kernels.cli.files import replace_file
+from adadagrad_kernels.errors import CheckpointError
+
+MAGIC = b"ADAKCKPT"
+VERSION = 1
+_HEADER = struct.Struct("<8sIQ32s")
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Replaces the checkpoint at `path`.
+
+    Args:
+        path: The file; the previous one stays until the new one is complete.
+        state: Tensors, numbers, strings, and containers of these.
+
+    Raises:
+        OSError: The file cannot be written, as on a full disk; the previous one is untouched.
+    """
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    payload = buffer.getbuffer()
+    header = _HEADER.pack(MAGIC, VERSION, len(payload), hashlib.sha256(payload).digest())
+    replace_file(path, [header, payload])
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads and verifies a checkpoint.
+
+    Raises:
+        CheckpointError: The file is truncated, damaged, of another format or of another version.
+        FileNotFoundError: There is none.
+    """
+    content = path.read_bytes()
+    if len(content) < _HEADER.size:
+        raise CheckpointError(
+            f"{path}: found {len(content)} bytes, expected a header of {_HEADER.size}; "
+            "the file is truncated or not a checkpoint"
+        )
+    magic, version, length, digest = _HEADER.unpack_from(content)
+    if magic != MAGIC:
+        raise CheckpointError(
+            f"{path}: found {magic!r} at its start, expected {MAGIC!r}; "
+            "the file is damaged or not a checkpoint"
+        )
+    if version != VERSION:
+        raise CheckpointError(
+            f"{path}: found format version {version}, expected {VERSION}; "
+            "resume with the version of adadagrad-kernels that wrote it"
+        )
+    payload = memoryview(content)[_HEADER.size :]
+    if len(payload) != length:
+        raise CheckpointError(f"{path}: found {len(payload)} bytes of content, expected {length}")
+    if hashlib.sha256(payload).digest() != digest:
+        raise CheckpointError(f"{path}: damaged, its content does not match its checksum")
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{path}: torch {torch.__version__} cannot read it ({error})"
+        ) from error
+    return state
+
+
+def check_same_run(path: Path, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint that was written by a run with other options.
+
+    Raises:
+        CheckpointError: With each option that differs, its value then and now.
+    """
+    differences = [
+        f"{name} was {saved.get(name)} and is now {given.get(name)}"
+        for name in sorted({*saved, *given})
+        if saved.get(name) != given.get(name)
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{path}: of another run: {', '.join(differences)}; "
+            "give the same options, or another --out"
+        )

@@ -1,0 +1,155 @@
+"""`adadagrad-kernels demo`: adaptive and fixed batches on the same samples."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adadagrad_kernels.cli.config import RunConfig
+from adadagrad_kernels.cli.data import Data, load_data
+from adadagrad_kernels.cli.files import replace_file
+from adadagrad_kernels.cli.metrics import MetricsFile, strict
+from adadagrad_kernels.cli.picture import Picture
+from adadagrad_kernels.cli.progress import Progress
+from adadagrad_kernels.cli.table import format_table
+from adadagrad_kernels.cli.trainer import Trainer
+
+EPOCHS = 20
+EVALUATIONS = 25
+LINES = 200
+SMALLEST, LARGEST = 8, 1024
+ETA = 0.5
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to spend the samples."""
+
+    name: str
+    optimizer: str
+    lr: float
+    batch_size: int = SMALLEST
+    adaptive: bool = True
+
+    def config(self, samples: int, seed: int) -> RunConfig:
+        """Returns the run of this method with a budget and a seed."""
+        return RunConfig(
+            data="digits",
+            model="cnn",
+            optimizer=self.optimizer,
+            lr=self.lr,
+            test="norm" if self.adaptive else "none",
+            eta=ETA if self.adaptive else None,
+            batch_size=self.batch_size,
+            max_batch=LARGEST if self.adaptive else self.batch_size,
+            samples=samples,
+            evaluate_every=max(1, samples // EVALUATIONS),
+            log_every=max(1, samples // LINES),
+            seed=seed,
+        )
+
+
+METHODS = (
+    Method("AdAdaGrad", "adagrad", 0.03),
+    Method("AdAdaGrad-Norm", "adagrad-norm", 1.0),
+    Method("AdaSGD", "sgd", 0.1),
+    Method(f"AdaGrad, batch {SMALLEST:,}", "adagrad", 0.01, SMALLEST, adaptive=False),
+    Method(f"AdaGrad, batch {LARGEST:,}", "adagrad", 0.03, LARGEST, adaptive=False),
+)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs every method with every seed, draws the picture and prints the table."""
+    out: Path = arguments.out
+    picture = Picture()
+    data = load_data("digits", None)
+    samples = arguments.samples or EPOCHS * len(data.train)
+    out.mkdir(parents=True, exist_ok=True)
+    results = []
+    with MetricsFile(out / "metrics.jsonl") as metrics:
+
+        def record(line: dict[str, Any]) -> None:
+            metrics.write(line)
+            picture.add(line)
+
+        for seed in range(arguments.seeds):
+            for method in METHODS:
+                trainer = Trainer(method.config(samples, seed), data)
+                results.append(_train(method, trainer, record, quiet=arguments.quiet))
+    picture.save(out / "demo.png")
+    rows = [_mean(method, results) for method in METHODS]
+    text = json.dumps(strict({"methods": rows, "runs": results}), indent=2) + "\n"
+    replace_file(out / "summary.json", [text.encode()])
+    print(text if arguments.json else _report(rows, samples, arguments.seeds, data, out))
+    return 0
+
+
+def _train(
+    method: Method, trainer: Trainer, record: Callable[[dict[str, Any]], None], *, quiet: bool
+) -> dict[str, Any]:
+    label = {"run": method.name, "seed": trainer.config.seed}
+    progress = Progress(f"{method.name:<16}", trainer.config.samples, quiet=quiet)
+    record({**label, **trainer.summary(), "batch/used": method.batch_size})
+    for _ in trainer.run(lambda line: record({**label, **line}), progress):
+        pass
+    progress.close()
+    return {**label, "lr": method.lr, **trainer.summary()}
+
+
+def _mean(method: Method, results: list[dict[str, Any]]) -> dict[str, Any]:
+    own = [result for result in results if result["run"] == method.name]
+    names = ("steps", "batch/average", "train_loss", "test_loss", "test_accuracy", "seconds")
+    mean = {name: statistics.fmean(result[name] for result in own) for name in names}
+    accuracies = [result["test_accuracy"] for result in own]
+    share = sum(result["statistics_seconds"] for result in own) / sum(
+        result["seconds"] for result in own
+    )
+    return {
+        "run": method.name,
+        "lr": method.lr,
+        "adaptive": method.adaptive,
+        **mean,
+        "test_accuracy_deviation": statistics.stdev(accuracies) if len(own) > 1 else None,
+        "statistics_share": share,
+    }
+
+
+def _report(rows: list[dict[str, Any]], samples: int, seeds: int, data: Data, out: Path) -> str:
+    header = ["", "lr", "steps", "avg. batch", "final loss", "test acc.", "seconds", "statistics"]
+    table = format_table(
+        header,
+        [
+            [
+                row["run"],
+                f"{row['lr']:g}",
+                f"{row['steps']:,.0f}",
+                f"{row['batch/average']:,.1f}",
+                f"{row['train_loss']:.4f}",
+                _accuracy(row),
+                f"{row['seconds']:.1f}",
+                f"{row['statistics_share']:.0%}" if row["adaptive"] else "-",
+            ]
+            for row in rows
+        ],
+    )
+    mean = "" if seeds == 1 else f" Means of {seeds} seeds; ± is their standard deviation."
+    return (
+        f"{table}\n\n"
+        f"Each run: {samples:,} samples of {len(data.train):,} training images. The first three "
+        f"grow their batch from {SMALLEST} to\nat most {LARGEST:,} by the norm test with eta = "
+        f"{ETA:g}. Loss: whole training set. Statistics: their share of the seconds.{mean}\n"
+        f"Learning rates: for each run the best of a short search on this budget.\n\n"
+        f"{out / 'demo.png'}, {out / 'metrics.jsonl'}, {out / 'summary.json'}"
+    )
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    text = f"{row['test_accuracy'] * 100:.1f}"
+    if row["test_accuracy_deviation"] is not None:
+        text += f" ± {row['test_accuracy_deviation'] * 100:.1f}"
+    return text + " %"

@@ -1,0 +1,35 @@
+"""Loss and accuracy of a model on a data set."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from adadagrad_kernels.cli.data import Data, Samples
+
+BATCH = 1000
+
+# The training loss along the way is that of the first samples; only the last one is of all.
+TRAIN_SAMPLES = 10_000
+
+
+def evaluate(model: nn.Module, samples: Samples) -> tuple[float, float]:
+    """Returns the mean cross-entropy and the share of samples classified correctly."""
+    loss, correct = 0.0, 0
+    with torch.no_grad():
+        for images, labels in zip(
+            torch.split(samples.images, BATCH), torch.split(samples.labels, BATCH), strict=True
+        ):
+            scores = model(images)
+            loss += F.cross_entropy(scores, labels, reduction="sum").item()
+            correct += int((scores.argmax(1) == labels).sum())
+    return loss / len(samples), correct / len(samples)
+
+
+def evaluation_metrics(model: nn.Module, data: Data, *, whole: bool = False) -> dict[str, float]:
+    """Evaluates on both sets: on the whole training set, or on its first `TRAIN_SAMPLES`."""
+    train = data.train if whole else data.train.first(TRAIN_SAMPLES)
+    train_loss, _ = evaluate(model, train)
+    test_loss, test_accuracy = evaluate(model, data.test)
+    return {"train_loss": train_loss, "test_loss": test_loss, "test_accuracy": test_accuracy}

@@ -1,0 +1,137 @@
+"""The folder of a training run: metrics, checkpoint, final parameters, summary."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import adadagrad_kernels
+from adadagrad_kernels import backends
+from adadagrad_kernels.cli.checkpoint import check_same_run, load_checkpoint, save_checkpoint
+from adadagrad_kernels.cli.errors import UsageError
+from adadagrad_kernels.cli.files import replace_file
+from adadagrad_kernels.cli.metrics import MetricsFile, strict
+from adadagrad_kernels.cli.progress import warn
+from adadagrad_kernels.cli.quantities import Interval
+from adadagrad_kernels.cli.trainer import Trainer
+
+
+class RunFolder:
+    """Begins or resumes a run in a folder and keeps its checkpoint.
+
+    Args:
+        path: The folder; it is made.
+        fingerprint: What must be equal for a checkpoint to be of this run.
+        every: When to write checkpoints.
+
+    Attributes:
+        saved_samples: Samples at the newest checkpoint, or None while there is none.
+    """
+
+    def __init__(self, path: Path, fingerprint: Mapping[str, object], every: Interval) -> None:
+        self.path = path
+        self.checkpoint = path / "checkpoint.adak"
+        self.saved_samples: int | None = None
+        self._fingerprint = dict(fingerprint)
+        self._every = every
+        self._due_samples = 0
+        self._due_time = 0.0
+        path.mkdir(parents=True, exist_ok=True)
+
+    def begin(self, *, overwrite: bool) -> MetricsFile:
+        """Starts a new run; an old one is in the way unless it may be overwritten.
+
+        Raises:
+            UsageError: The folder holds a run.
+        """
+        names = ("checkpoint.adak", "metrics.jsonl", "summary.json", "model.pt")
+        present = [name for name in names if (self.path / name).exists()]
+        if present and not overwrite:
+            raise UsageError(
+                f"--out {self.path} holds a run ({', '.join(present)}): continue it with "
+                "--resume, begin anew with --overwrite, or choose another folder"
+            )
+        # The checkpoint first: whatever happens next, a later --resume does not find an old one.
+        for name in present:
+            (self.path / name).unlink()
+        self._schedule(0)
+        return MetricsFile(self.path / "metrics.jsonl")
+
+    def resume(self, trainer: Trainer) -> MetricsFile:
+        """Puts a trainer where the checkpoint left it; without a checkpoint, begins.
+
+        Raises:
+            CheckpointError: The checkpoint is damaged or of another run or version.
+        """
+        if not self.checkpoint.exists():
+            warn(f"no checkpoint in {self.path}: beginning the run")
+            return self.begin(overwrite=True)
+        state = load_checkpoint(self.checkpoint)
+        check_same_run(self.checkpoint, state["fingerprint"], self._fingerprint)
+        for name, here in _environment().items():
+            if (saved := state["environment"].get(name)) != here:
+                warn(f"{name} was {saved} and is now {here}: the last bits may come out different")
+        trainer.load_state_dict(state["trainer"])
+        self._schedule(trainer.controller.samples_seen)
+        self.saved_samples = trainer.controller.samples_seen
+        return MetricsFile(self.path / "metrics.jsonl", state["metrics_bytes"])
+
+    def save_if_due(self, trainer: Trainer, metrics: MetricsFile) -> None:
+        """Writes a checkpoint when it is time; where that fails, warns, and keeps the last one."""
+        samples = trainer.controller.samples_seen
+        if samples < self._due_samples or time.monotonic() < self._due_time:
+            return
+        try:
+            self.save(trainer, metrics)
+        except OSError as error:
+            self._schedule(samples)
+            kept = "there is none yet"
+            if self.saved_samples is not None:
+                kept = f"the last good one, of sample {self.saved_samples:,}, stays"
+            warn(f"no checkpoint written at sample {samples:,} ({error}); {kept}")
+
+    def save(self, trainer: Trainer, metrics: MetricsFile) -> None:
+        """Writes a checkpoint.
+
+        Raises:
+            OSError: It cannot be written; the last good one stays.
+        """
+        state = {
+            "fingerprint": self._fingerprint,
+            "environment": _environment(),
+            "trainer": trainer.state_dict(),
+            "metrics_bytes": metrics.sync(),
+        }
+        save_checkpoint(self.checkpoint, state)
+        self.saved_samples = trainer.controller.samples_seen
+        self._schedule(self.saved_samples)
+
+    def finish(self, trainer: Trainer, summary: Mapping[str, Any]) -> None:
+        """Writes the final parameters and the summary."""
+        buffer = io.BytesIO()
+        torch.save(trainer.model.state_dict(), buffer)
+        replace_file(self.path / "model.pt", [buffer.getbuffer()])
+        text = json.dumps(strict(summary), indent=2, allow_nan=False) + "\n"
+        replace_file(self.path / "summary.json", [text.encode()])
+
+    def _schedule(self, samples: int) -> None:
+        self._due_samples = samples + (self._every.samples or 0)
+        self._due_time = time.monotonic() + (self._every.seconds or 0.0)
+
+
+def _environment() -> dict[str, object]:
+    description = backends.describe()
+    isa = description["isa"]
+    return {
+        "adadagrad-kernels": adadagrad_kernels.__version__,
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        "backend": backends.select("cpu").__name__.rpartition(".")[2],
+        "instruction set": isa["active"] if isinstance(isa, dict) else None,
+    }

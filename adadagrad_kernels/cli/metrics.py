@@ -1,0 +1,69 @@
+"""`metrics.jsonl`: one JSON object per line, cut back to the checkpoint when a run resumes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from adadagrad_kernels.errors import CheckpointError
+
+
+def strict(value: Any) -> Any:
+    """Replaces what JSON cannot say, infinities and NaN, by null, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class MetricsFile:
+    """Appends lines to a file; also a context manager that closes it.
+
+    Args:
+        path: The file. It begins empty unless `offset` is given.
+        offset: How many bytes a checkpoint vouches for; what lies behind is cut off.
+
+    Raises:
+        CheckpointError: The file is shorter than `offset`.
+    """
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        if offset:
+            found = path.stat().st_size if path.exists() else 0
+            if found < offset:
+                raise CheckpointError(
+                    f"{path}: found {found} bytes, but {offset} when the checkpoint was written; "
+                    "the file was changed or lost, and the run cannot be resumed without it"
+                )
+        # Unbuffered: after a full disk nothing is left over that a later close would try again.
+        self._file = path.open("r+b" if offset else "wb", buffering=0)
+        self._file.truncate(offset)
+        self._file.seek(offset)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Appends one line."""
+        rest = json.dumps(strict(line), allow_nan=False).encode() + b"\n"
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+    def sync(self) -> int:
+        """Makes the lines so far durable and returns their length in bytes."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def __enter__(self) -> MetricsFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()

@@ -1,0 +1,69 @@
+"""The longer texts of `--help`."""
+
+DESCRIPTION = """\
+Adaptive batch sizes for PyTorch: what can run here, training on real data, a comparison.
+"""
+
+EPILOG = """\
+examples:
+  adadagrad-kernels info
+  adadagrad-kernels demo
+  adadagrad-kernels train --data digits --test norm --eta 0.5 --out runs/digits
+  adadagrad-kernels train --help
+
+exit codes: 0 done, 1 error, 2 wrong usage, 130 interrupted
+"""
+
+TRAIN = """\
+Trains one of the AdAdaGrad paper's MNIST models with a batch that grows when the noise of the
+gradient asks for it (Lau, Liu and Kolar, arXiv 2402.11215).
+
+Each step computes the gradient of every sample, in micro-batches and with exact statistics across
+them, takes the optimizer's step with their mean, and tests the batch just used. A test that fails
+suggests a larger batch; the batch never shrinks.
+"""
+
+TRAIN_EPILOG = """\
+the tests, for a batch of b samples with gradients g_i and mean g:
+  norm           V / b <= eta^2 |g|^2, where V is the variance of g_i summed over its coordinates:
+                 the batch gradient lies within about eta of the true one, relative to its length.
+                 While noise dominates, one test multiplies the batch by about 1/eta^2 at most.
+  inner-product  Var<g_i, g> / b <= theta^2 |g|^4: only noise along g counts, so batches stay
+                 smaller. theta: relative error allowed of the descent along g.
+  augmented      inner-product, and the noise across g: V_orth / b <= nu^2 |g|^2.
+                 nu: tangent of the angle allowed between g and the true gradient.
+  coordinate     the norm test for each coordinate alone; the strictest decides.
+                 Grows fastest, as coordinates with a tiny gradient ask for huge batches.
+  none           the batch stays at --batch-size.
+Smaller constants tolerate less noise and grow the batch sooner.
+
+files in --out:
+  metrics.jsonl     a line for each logged step (null stands for infinite and NaN)
+  checkpoint.adak   the newest checkpoint, replaced atomically, verified when it is read
+  model.pt          the final parameters: model.load_state_dict(torch.load("model.pt"))
+  summary.json      the table at the end, for machines
+
+how the times are measured:
+  seconds           training alone: without evaluations, checkpoints and the timing runs below
+  statistics share  (gradients with statistics - the same gradients without + the test) / seconds.
+                    For the middle term a plain backward pass over one micro-batch of the same
+                    samples is timed, once for each new batch size and every 50 steps; it changes
+                    nothing else.
+
+examples:
+  the paper's CNN on MNIST (100 epochs, a test at every step):
+    adadagrad-kernels train --data mnist --data-dir DIR --model cnn --optimizer adagrad \\
+        --lr 0.008 --batch-size 8 --max-batch 60000 --test norm --eta 0.1 --samples 6M \\
+        --out runs/cnn
+  the same run after it was stopped, killed, or ran out of disk: add --resume
+  AdaSGD with the augmented test on digits, which needs no download:
+    adadagrad-kernels train --optimizer sgd --test augmented --theta 0.5 --nu 1 --out runs/adasgd
+"""
+
+DEMO = """\
+Compares five ways to spend the same samples on scikit-learn's digits (no download), with the same
+model, seeds and evaluation: AdAdaGrad, AdAdaGrad-Norm and AdaSGD, all three with the norm test,
+and AdaGrad at the smallest and at the largest batch.
+
+Writes metrics.jsonl, summary.json and demo.png into --out and prints a table.
+"""

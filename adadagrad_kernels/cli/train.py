@@ -1,0 +1,105 @@
+"""`adadagrad-kernels train`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from adadagrad_kernels.cli.config import resolve
+from adadagrad_kernels.cli.data import load_data
+from adadagrad_kernels.cli.errors import Interrupted, StoppedError
+from adadagrad_kernels.cli.folder import RunFolder
+from adadagrad_kernels.cli.interrupt import SignalWatch
+from adadagrad_kernels.cli.metrics import MetricsFile, strict
+from adadagrad_kernels.cli.progress import Progress
+from adadagrad_kernels.cli.table import format_pairs
+from adadagrad_kernels.cli.trainer import Trainer
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains as the options say and prints the summary.
+
+    Raises:
+        Interrupted: On SIGINT or SIGTERM, after a checkpoint.
+        StoppedError: When the disk is full.
+    """
+    data = load_data(arguments.data, arguments.data_dir)
+    config = resolve(arguments, len(data.train))
+    fingerprint = {**config.options(), "the data (CRC-32)": data.checksum}
+    folder = RunFolder(arguments.out, fingerprint, arguments.checkpoint_every)
+    trainer = Trainer(config, data)
+    with (
+        folder.resume(trainer)
+        if arguments.resume
+        else folder.begin(overwrite=arguments.overwrite) as metrics
+    ):
+        try:
+            _train(trainer, folder, metrics, quiet=arguments.quiet)
+            summary = _finish(trainer, folder, metrics)
+        except OSError as error:
+            if folder.saved_samples is None:
+                raise
+            raise StoppedError(
+                f"{error}; the last good checkpoint is of sample {folder.saved_samples:,}: "
+                "put right what is wrong, then run again with --resume"
+            ) from error
+    print(json.dumps(strict(summary)) if arguments.json else format_summary(summary))
+    return 0
+
+
+def _train(trainer: Trainer, folder: RunFolder, metrics: MetricsFile, *, quiet: bool) -> None:
+    progress = Progress(
+        f"{trainer.config.optimizer}, {trainer.config.test}",
+        trainer.config.samples,
+        done=trainer.controller.samples_seen,
+        quiet=quiet,
+    )
+    with SignalWatch() as watch:
+        try:
+            for _ in trainer.run(metrics.write, progress):
+                if watch.received is not None:
+                    folder.save(trainer, metrics)
+                    raise Interrupted(
+                        watch.received,
+                        f"stopped after {trainer.controller.samples_seen:,} of "
+                        f"{trainer.config.samples:,} samples; continue with --resume",
+                    )
+                folder.save_if_due(trainer, metrics)
+        finally:
+            progress.close()
+
+
+def _finish(trainer: Trainer, folder: RunFolder, metrics: MetricsFile) -> dict[str, Any]:
+    # The checkpoint comes before the last line, so that resuming a finished run writes that line
+    # again and nothing twice.
+    folder.save(trainer, metrics)
+    results = trainer.summary()
+    metrics.write({**results, "end": True})
+    metrics.sync()
+    summary = {
+        "options": trainer.config.options(),
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        **results,
+    }
+    folder.finish(trainer, summary)
+    return summary
+
+
+def format_summary(summary: dict[str, Any]) -> str:
+    """Formats the summary for people."""
+    micro_seconds = summary["seconds"] / summary["samples_seen"] * 1e6
+    pairs = [
+        ("samples", f"{summary['samples_seen']:,}"),
+        ("steps", f"{summary['steps']:,}"),
+        ("average batch", f"{summary['batch/average']:,.1f}"),
+        ("last batch size", f"{summary['batch/global']:,}"),
+        ("training loss", f"{summary['train_loss']:.4f}"),
+        ("test loss", f"{summary['test_loss']:.4f}"),
+        ("test accuracy", f"{summary['test_accuracy']:.2%}"),
+        ("seconds", f"{summary['seconds']:.1f} ({micro_seconds:,.0f} µs per sample)"),
+        ("statistics share", f"{summary['statistics_share']:.1%} of the seconds"),
+    ]
+    if summary["nonfinite_steps"]:
+        pairs.append(("steps with NaN or infinite statistics", f"{summary['nonfinite_steps']:,}"))
+    return format_pairs(pairs)

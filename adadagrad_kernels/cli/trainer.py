@@ -1,0 +1,200 @@
+"""The training loop of `train` and `demo`: gradient, step, test, count."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adadagrad_kernels.batching import AdaptiveBatchSampler, BatchController, MicroBatchPlanner
+from adadagrad_kernels.cli.config import RunConfig, build_criterion, build_optimizer
+from adadagrad_kernels.cli.cost import PlainBackwardTimer
+from adadagrad_kernels.cli.data import CLASSES, Data
+from adadagrad_kernels.cli.evaluation import evaluation_metrics
+from adadagrad_kernels.cli.models import MODELS
+from adadagrad_kernels.cli.progress import Progress
+from adadagrad_kernels.statistics import GradientStatistics, PerSampleGradients
+
+# Where the paper's CNN on MNIST is fastest on a CPU; larger ones leave its cache.
+PLAIN_MICRO_BATCH = 512
+
+
+class Trainer:
+    """Trains a model for a budget of samples.
+
+    Everything random comes from `config.seed`, everything that decides is a function of samples
+    and statistics, and `state_dict` holds all of it: a resumed run ends bit for bit like one that
+    was never stopped.
+
+    Args:
+        config: The run.
+        data: Its training and test set.
+
+    Attributes:
+        seconds: Time spent in training steps; `train --help` says what is left out.
+        statistics_seconds: The part of it that a run without tests would have saved.
+    """
+
+    def __init__(self, config: RunConfig, data: Data) -> None:
+        self.config = config
+        self.data = data
+        torch.manual_seed(config.seed)
+        self.model = MODELS[config.model](data.train.images.shape[1:], CLASSES)
+        self.optimizer = build_optimizer(config, self.model.parameters())
+        criterion = build_criterion(config)
+        self.controller = BatchController(
+            criterion,
+            batch_size=config.batch_size,
+            max_batch_size=config.max_batch,
+            test_interval=config.test_interval,
+        )
+        self.sampler = AdaptiveBatchSampler(
+            len(data.train), self.controller, seed=config.seed, total_samples=config.samples
+        )
+        self.source = PerSampleGradients(
+            self.model,
+            F.cross_entropy,
+            inner_products=criterion is not None and criterion.needs_inner_products,
+            variance=criterion is not None and criterion.needs_variance,
+        )
+        # Gradients with statistics need more memory than plain ones: each kind has its planner.
+        chunk = config.micro_batch or self.source.samples_per_chunk(config.max_batch)
+        self.planners = {
+            kind: MicroBatchPlanner(max_samples=size, max_bytes=config.memory)
+            for kind, size in (
+                ("statistics", chunk),
+                ("plain", config.micro_batch or PLAIN_MICRO_BATCH),
+            )
+        }
+        self.timer = PlainBackwardTimer(self.model, F.cross_entropy)
+        self.seconds = 0.0
+        self.statistics_seconds = 0.0
+
+    def run(self, record: Callable[[dict[str, Any]], None], progress: Progress) -> Iterator[None]:
+        """Trains to the end of the budget; after each step the caller may save or stop.
+
+        Args:
+            record: Gets the lines for `metrics.jsonl`: every `log_every` and `evaluate_every`
+                samples, and whenever the batch size changes.
+            progress: Is told of every step.
+        """
+        config = self.config
+        for samples, loss in self._steps():
+            now, before = self.controller.samples_seen, self.controller.samples_seen - samples
+            evaluate = now // config.evaluate_every > before // config.evaluate_every
+            log = now // config.log_every > before // config.log_every
+            if evaluate or log or samples != self.controller.batch_size:
+                record(
+                    {
+                        **self.counts(),
+                        "batch/used": samples,
+                        "loss": loss,
+                        **(evaluation_metrics(self.model, self.data) if evaluate else {}),
+                    }
+                )
+            progress.advance(samples, self.controller.batch_size, loss)
+            yield
+
+    def counts(self) -> dict[str, Any]:
+        """Returns what was counted and measured so far: samples, steps, latest test, times."""
+        controller = self.controller
+        return {
+            **controller.metrics(),
+            "samples_seen": controller.samples_seen,
+            "steps": controller.steps,
+            "nonfinite_steps": controller.nonfinite_steps,
+            "batch/global": controller.batch_size,
+            "seconds": self.seconds,
+            "statistics_seconds": self.statistics_seconds,
+            # Differences of timings: their noise may put a share near 0 a little below it.
+            "statistics_share": self.statistics_seconds / self.seconds if self.seconds else 0.0,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the counts, and the evaluation on the whole training and test set."""
+        return {**self.counts(), **evaluation_metrics(self.model, self.data, whole=True)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns everything the rest of the run depends on, apart from its configuration."""
+        return {
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "controller": self.controller.state_dict(),
+            "sampler": self.sampler.state_dict(),
+            "planners": {kind: planner.state_dict() for kind, planner in self.planners.items()},
+            "random_state": torch.get_rng_state(),
+            "seconds": self.seconds,
+            "statistics_seconds": self.statistics_seconds,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from a `state_dict` of a run with the same configuration and data."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.controller.load_state_dict(state["controller"])
+        self.sampler.load_state_dict(state["sampler"])
+        for kind, planner in self.planners.items():
+            planner.load_state_dict(state["planners"][kind])
+        torch.set_rng_state(state["random_state"])
+        self.seconds = state["seconds"]
+        self.statistics_seconds = state["statistics_seconds"]
+
+    def _steps(self) -> Iterator[tuple[int, float]]:
+        """Yields the samples and the loss of each step, and keeps the times."""
+        started = time.perf_counter()
+        for indices in self.sampler:
+            inputs, targets = self.data.train.select(torch.tensor(indices))
+            loss, measured = self._step(inputs, targets)
+            self.seconds += time.perf_counter() - started
+            if measured is not None:
+                micro_batch = self.planners["plain"].micro_batch_size or len(targets)
+                plain = self.timer.seconds(inputs, targets, micro_batch)
+                self.statistics_seconds += measured - plain
+            yield len(targets), loss
+            started = time.perf_counter()
+
+    def _step(self, inputs: Tensor, targets: Tensor) -> tuple[float, float | None]:
+        """Returns the batch's loss before the step, and for a step with a test its time.
+
+        That time is the gradient's, with statistics, and the test's.
+        """
+        self.optimizer.zero_grad()
+        samples = len(targets)
+        if not self.controller.wants_test(samples):
+            loss = self._plain_backward(inputs, targets)
+            self.optimizer.step()
+            self.controller.step(samples)
+            return loss, None
+        started = time.perf_counter()
+        statistics = self._measured_backward(inputs, targets)
+        measured = time.perf_counter() - started
+        self.optimizer.step()
+        started = time.perf_counter()
+        self.controller.update(statistics)
+        measured += time.perf_counter() - started
+        return math.nan if statistics.loss is None else statistics.loss, measured
+
+    def _plain_backward(self, inputs: Tensor, targets: Tensor) -> float:
+        def step(parts: list[slice]) -> float:
+            total = 0.0
+            for part in parts:
+                loss = F.cross_entropy(self.model(inputs[part]), targets[part], reduction="sum")
+                loss = loss / len(targets)
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.item()
+            return total
+
+        return self.planners["plain"].run(step, len(targets), self.model)
+
+    def _measured_backward(self, inputs: Tensor, targets: Tensor) -> GradientStatistics:
+        return self.planners["statistics"].run(
+            lambda parts: self.source.backward(inputs, targets),
+            len(targets),
+            self.model,
+            source=self.source,
+        )

@@ -1,0 +1,186 @@
+"""The commands from outside: exit codes, one-line errors, help, info."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adadagrad_kernels import backends
+from adadagrad_kernels.cli import main
+from adadagrad_kernels.cli.config import DEFAULT_CONSTANTS, DEFAULT_LR, TEST_CONSTANTS
+from adadagrad_kernels.cli.info import format_information
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Returns the exit code and what stderr says, which must be one line for our own errors."""
+    try:
+        code = main(arguments)
+    except SystemExit as stop:  # argparse
+        return int(stop.code or 0), capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert error.startswith("adadagrad-kernels: error: ")
+    return code, error
+
+
+def test_module_entry_point() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "adadagrad_kernels", "info", "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    information = json.loads(run.stdout)
+    assert information["versions"]["torch"] == torch.__version__
+    assert information["backends"]["reference"] is None
+    assert information["threads"] >= 1
+
+
+def test_info_lists_what_the_backends_say(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    description = {
+        "backends": {"reference": None, "cpu": "the compiled module is missing"},
+        "isa": {
+            "compiled": ["scalar", "avx2", "avx512"],
+            "supported": ["scalar", "avx2"],
+            "active": "avx2",
+        },
+        "threads": 3,
+        "openmp": ["/lib/libgomp.so.1"],
+    }
+    monkeypatch.setattr(backends, "describe", lambda: description)
+    assert main(["info"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = len("adadagrad-kernels  ")
+    assert {line[start - 1] for line in lines} == {" "}
+    assert [line[start:] for line in lines[3:]] == [
+        "reference: available",
+        "cpu: missing, the compiled module is missing",
+        "scalar: supported",
+        "avx2: active",
+        "avx512: not on this machine",
+        "3",
+        "/lib/libgomp.so.1",
+    ]
+    assert main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out).items() >= description.items()
+
+
+def test_info_without_compiled_code() -> None:
+    information: dict[str, Any] = {
+        "versions": {"torch": "2"},
+        "backends": {"reference": None},
+        "isa": {"compiled": [], "supported": [], "active": None},
+        "threads": 1,
+        "openmp": [],
+    }
+    assert "instruction sets  none" in format_information(information)
+
+
+@pytest.mark.parametrize("command", ["", "info", "train", "demo"])
+def test_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert max(len(line) for line in text.splitlines()) <= 100
+    if command == "train":
+        for name in TEST_CONSTANTS:
+            assert f"\n  {name} " in text, "every test is explained"
+        for name, value in DEFAULT_CONSTANTS.items():
+            assert f"(default: {value})" in text.partition(f"  --{name} ")[2].partition("  --")[0]
+        told = " ".join(text.partition("  --lr LR  ")[2].partition("  --")[0].split())
+        for optimizer, lr in DEFAULT_LR.items():
+            assert optimizer in told
+            assert str(lr) in told
+        assert "adadagrad-kernels train --data mnist" in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("adadagrad-kernels ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["train", "--data", "cifar"],
+        ["train", "--eta", "0"],
+        ["train", "--eta", "nan"],
+        ["train", "--samples", "-3"],
+        ["train", "--resume", "--overwrite"],
+        ["train", "--sampl", "3"],
+        ["demo", "--seeds", "0"],
+    ],
+)
+def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    code, error = refused(capsys, *arguments)
+    assert code == 2
+    assert "usage: adadagrad-kernels" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--theta 0.5", "--theta is of no use to --test norm, only to inner-product, augmented"),
+        ("--test none --eta 1", "--eta is of no use to --test none, only to norm, coordinate"),
+        ("--momentum 0.9", "--momentum is for --optimizer sgd, not adagrad"),
+        ("--batch-size 64 --max-batch 32", "--batch-size 64 is above --max-batch 32"),
+        ("--batch-size 2000", "is above the size of the training set, 1437"),
+        ("--batch-size 1", "begin with 2 or more, or choose --test none"),
+        ("--test none --max-batch 32", "--max-batch 32 would not be reached"),
+    ],
+)
+def test_contradictions_exit_with_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: str, message: str
+) -> None:
+    out = tmp_path / "run"
+    code, error = refused(capsys, "train", "--out", str(out), *arguments.split())
+    assert code == 2
+    assert message in error
+    assert not out.exists()
+
+
+def test_missing_data_exits_with_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, error = refused(
+        capsys, "train", "--data", "mnist", "--data-dir", str(tmp_path), "--out", str(tmp_path)
+    )
+    assert code == 1
+    assert "found no train-images-idx3-ubyte.gz in" in error
+
+
+def test_out_that_is_a_file_exits_with_1(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    code, error = refused(capsys, "train", "--out", str(tmp_path / "file"))
+    assert code == 1
+    assert "File exists" in error
+
+
+@pytest.mark.parametrize(
+    ("command", "module"), [("train", "sklearn.datasets"), ("demo", "matplotlib.figure")]
+)
+def test_missing_extra_names_the_remedy(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    command: str,
+    module: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    code, error = refused(capsys, command, "--out", str(tmp_path / "run"))
+    assert code == 1
+    assert f"needs {module}" in error
+    assert "pip install 'adadagrad-kernels[cli]'" in error

@@ -1,0 +1,378 @@
+"""`adadagrad-kernels train`: files, resuming after every kind of stop, full disks."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adadagrad_kernels.cli import checkpoint, folder, main
+from adadagrad_kernels.cli.checkpoint import load_checkpoint
+from adadagrad_kernels.cli.metrics import MetricsFile
+from adadagrad_kernels.cli.trainer import Trainer
+
+RUN = "--model logistic --lr 0.05 --eta 0.7 --batch-size 4 --max-batch 200 --samples 3000"
+
+LONG_RUN = "--model cnn --optimizer adagrad --test norm --eta 1 --samples 10000 --lr 0.02"
+
+
+def train(out: Path, *options: str) -> int:
+    return main(["train", *RUN.split(), "--out", str(out), *options])
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    """The lines of a run, without the times."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        for name in ("seconds", "statistics_seconds", "statistics_share"):
+            assert isinstance(line.pop(name), float)
+    return lines
+
+
+def parameters(out: Path) -> dict[str, torch.Tensor]:
+    return torch.load(out / "model.pt", weights_only=True)
+
+
+def assert_same_result(out: Path, expected: Path) -> None:
+    assert metrics(out) == metrics(expected)
+    found = parameters(out)
+    for name, value in parameters(expected).items():
+        assert torch.equal(found[name], value)
+    assert sorted(os.listdir(out)) == [
+        "checkpoint.adak",
+        "metrics.jsonl",
+        "model.pt",
+        "summary.json",
+    ]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("reference")
+    assert train(out) == 0
+    return out
+
+
+class Stop(BaseException):
+    """Stands for kill -9 inside the process."""
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, stop: Callable[[], None]) -> None:
+    """Calls `stop` when the run has made so many steps of its own."""
+    made = 0
+    step = Trainer._step
+
+    def counted(self: Trainer, *arguments: Any) -> Any:
+        nonlocal made
+        result = step(self, *arguments)
+        made += 1
+        if made == steps:
+            stop()
+        return result
+
+    monkeypatch.setattr(Trainer, "_step", counted)
+
+
+def kill() -> None:
+    raise Stop
+
+
+def test_files_and_table(reference: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = metrics(reference)
+    summary = json.loads((reference / "summary.json").read_text())
+    assert lines[-1]["end"]
+    assert summary["samples_seen"] == 3000
+    assert summary["test_accuracy"] == lines[-1]["test_accuracy"] > 0.6
+    assert summary["options"]["--eta"] == 0.7
+    assert summary["parameters"] == 650
+    assert summary["batch/average"] == 3000 / summary["steps"]
+    assert 0 < summary["seconds"] < 60
+    # Resuming what is finished changes nothing, and prints the table again.
+    assert train(reference, "--resume", "--quiet") == 0
+    assert metrics(reference) == lines
+    table = capsys.readouterr().out.splitlines()
+    column = table[0].index("3,000")
+    assert all(line[column - 2 : column] == "  " and line[column] != " " for line in table)
+    assert f"{summary['test_accuracy']:.2%}" in table[6]
+
+
+def test_json_summary(reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path / "run", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert_same_result(tmp_path / "run", reference)
+
+
+@pytest.mark.parametrize("steps", [1, 6, 10])
+def test_resume_after_a_kill(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """Stopped between checkpoints, so that metrics run ahead of the checkpoint."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps, kill)
+        with pytest.raises(Stop):
+            train(tmp_path, "--checkpoint-every", "500", "--log-every", "1")
+    assert train(tmp_path, "--resume", "--checkpoint-every", "1s", "--log-every", "1") == 0
+    other = tmp_path / "undisturbed"
+    assert train(other, "--log-every", "1") == 0
+    (tmp_path / "undisturbed").rename(reference.parent / f"undisturbed-{steps}")
+    assert_same_result(tmp_path, reference.parent / f"undisturbed-{steps}")
+
+
+def test_resume_twice(reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            stop_after(patch, 5, kill)
+            with pytest.raises(Stop):
+                train(tmp_path, "--resume", "--checkpoint-every", "1")
+    assert train(tmp_path, "--resume") == 0
+    assert_same_result(tmp_path, reference)
+
+
+def test_resume_after_kill_9(tmp_path: Path) -> None:
+    """A process of its own, killed in the middle of its work."""
+    command = [sys.executable, "-m", "adadagrad_kernels", "train", *LONG_RUN.split()]
+    killed = tmp_path / "killed"
+    process = subprocess.Popen([*command, "--checkpoint-every", "500", "--out", str(killed)])
+    try:
+        deadline = time.monotonic() + 60
+        while not (killed / "checkpoint.adak").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.1)
+    finally:
+        process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run must not end before it is killed"
+    whole = tmp_path / "whole"
+    resumed = load_checkpoint(killed / "checkpoint.adak")["trainer"]["controller"]["samples_seen"]
+    assert 0 < resumed < 10_000
+    threads = torch.get_num_threads()
+    assert main(["train", *LONG_RUN.split(), "--out", str(killed), "--resume"]) == 0
+    assert main(["train", *LONG_RUN.split(), "--out", str(whole)]) == 0
+    assert torch.get_num_threads() == threads
+    assert_same_result(killed, whole)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupt_leaves_a_checkpoint(
+    reference: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    code: int,
+) -> None:
+    handler = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7, lambda: os.kill(os.getpid(), number))
+        assert train(tmp_path) == code
+    assert signal.getsignal(number) is handler
+    state = load_checkpoint(tmp_path / "checkpoint.adak")
+    assert state["trainer"]["controller"]["steps"] == 7
+    samples = state["trainer"]["controller"]["samples_seen"]
+    error = capsys.readouterr().err
+    assert f"stopped after {samples:,} of 3,000 samples; continue with --resume" in error
+    assert train(tmp_path, "--resume") == 0
+    assert_same_result(tmp_path, reference)
+
+
+def test_second_interrupt_stops_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    stop_after(monkeypatch, 7, twice)
+    assert train(tmp_path) == 130
+    assert not (tmp_path / "checkpoint.adak").exists()
+    assert capsys.readouterr().err.endswith("adadagrad-kernels: interrupted\n")
+
+
+def test_resume_without_a_checkpoint_begins(
+    reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text("the first lines of a run killed early\n")
+    assert train(tmp_path, "--resume") == 0
+    assert "no checkpoint in" in capsys.readouterr().err
+    assert_same_result(tmp_path, reference)
+
+
+def test_a_run_in_the_way(
+    reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path) == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    capsys.readouterr()
+    assert train(tmp_path, "--seed", "1") == 2
+    error = capsys.readouterr().err
+    assert "holds a run (checkpoint.adak, metrics.jsonl, summary.json, model.pt)" in error
+    assert "--resume" in error
+    assert "--overwrite" in error
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert train(tmp_path, "--seed", "1", "--overwrite") == 0
+    assert metrics(tmp_path) != metrics(reference)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lr", "0.06"], "--lr was 0.05 and is now 0.06;"),
+        (["--samples", "4000", "--seed", "2"], "--samples was 3000 and is now 4000, --seed was 0"),
+        (["--test", "coordinate"], "--test was norm and is now coordinate;"),
+    ],
+)
+def test_checkpoint_of_another_run(
+    reference: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    before = {path: path.read_bytes() for path in reference.iterdir()}
+    # --evaluate-every and --log-every follow from --samples; say them, or they differ as well.
+    assert train(reference, "--resume", *options) == 1
+    error = capsys.readouterr().err
+    assert "checkpoint.adak: of another run:" in error
+    assert message in error
+    assert {path: path.read_bytes() for path in reference.iterdir()} == before
+
+
+def test_checkpoint_of_other_data(
+    reference: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = folder.check_same_run
+    monkeypatch.setattr(
+        folder,
+        "check_same_run",
+        lambda path, saved, given: check(path, {**saved, "the data (CRC-32)": 7}, given),
+    )
+    assert train(reference, "--resume") == 1
+    assert "the data (CRC-32) was 7 and is now" in capsys.readouterr().err
+
+
+def test_damaged_checkpoint(
+    reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray((reference / "checkpoint.adak").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "checkpoint.adak").write_bytes(content)
+    assert train(tmp_path, "--resume") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("adadagrad-kernels: error: ")
+    assert "damaged, its content does not match its checksum" in error
+    assert os.listdir(tmp_path) == ["checkpoint.adak"]
+
+
+def test_lost_metrics(reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = (reference / "checkpoint.adak").read_bytes()
+    (tmp_path / "checkpoint.adak").write_bytes(content)
+    assert train(tmp_path, "--resume") == 1
+    assert "metrics.jsonl: found 0 bytes, but" in capsys.readouterr().err
+
+
+def test_another_machine_is_told(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment = folder._environment()
+    monkeypatch.setattr(folder, "_environment", lambda: {**environment, "torch": "9.9"})
+    assert train(reference, "--resume") == 0
+    error = capsys.readouterr().err
+    assert f"torch was {torch.__version__} and is now 9.9" in error
+    assert error.count("\n") == 1
+
+
+def full_disk(*arguments: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_full_disk_while_checkpointing(
+    reference: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Checkpoints fail from the sixth step on: training goes on, and says so."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 6, lambda: patch.setattr(checkpoint, "replace_file", full_disk))
+        assert train(tmp_path, "--checkpoint-every", "1") == 1
+    error = capsys.readouterr().err.splitlines()
+    state = load_checkpoint(tmp_path / "checkpoint.adak")["trainer"]["controller"]
+    assert state["steps"] == 5
+    kept = f"the last good one, of sample {state['samples_seen']:,}, stays"
+    assert "No space left on device" in error[0]
+    assert kept in error[0]
+    # At the end the checkpoint is no longer optional.
+    assert error[-1].startswith("adadagrad-kernels: error: ")
+    assert "run again with --resume" in error[-1]
+    assert train(tmp_path, "--resume") == 0
+    assert_same_result(tmp_path, reference)
+
+
+def test_full_disk_before_the_first_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checkpoint, "replace_file", full_disk)
+    assert train(tmp_path, "--checkpoint-every", "1000") == 1
+    error = capsys.readouterr().err
+    assert "there is none yet" in error
+    assert error.splitlines()[-1] == (
+        "adadagrad-kernels: error: [Errno 28] No space left on device"
+    )
+
+
+def test_full_disk_while_logging(
+    reference: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A line that is half written is cut off again."""
+
+    def half(self: MetricsFile, line: object) -> None:
+        self._file.write(b'{"half": ')
+        full_disk()
+
+    with monkeypatch.context() as patch:
+        stop_after(patch, 6, lambda: patch.setattr(MetricsFile, "write", half))
+        assert train(tmp_path, "--checkpoint-every", "1") == 1
+    assert "No space left on device; the last good checkpoint is of" in capsys.readouterr().err
+    assert train(tmp_path, "--resume") == 0
+    assert_same_result(tmp_path, reference)
+
+
+def test_checkpoints_come_when_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    save = folder.RunFolder.save
+
+    def noted(self: folder.RunFolder, trainer: Trainer, metrics: MetricsFile) -> None:
+        saved.append(trainer.controller.samples_seen)
+        save(self, trainer, metrics)
+
+    monkeypatch.setattr(folder.RunFolder, "save", noted)
+    run = "train --model logistic --samples 1000 --test none --batch-size 100 --max-batch 100"
+    out = ["--out", str(tmp_path / "samples"), "--checkpoint-every", "250"]
+    assert main([*run.split(), *out]) == 0
+    assert saved == [300, 600, 900, 1000]
+    saved.clear()
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def second(self: Trainer, *arguments: Any) -> Any:
+        nonlocal now
+        now += 1
+        return step(self, *arguments)
+
+    step = Trainer._step
+    monkeypatch.setattr(Trainer, "_step", second)
+    out = ["--out", str(tmp_path / "seconds"), "--checkpoint-every", "3.5s"]
+    assert main([*run.split(), *out]) == 0
+    assert saved == [400, 800, 1000]

@@ -1,0 +1,255 @@
+"""The training loop against AdAdaGrad written out in NumPy, and against itself."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from adadagrad_kernels.batching import AdaptiveBatchSampler, PeakMemory
+from adadagrad_kernels.cli import cost, trainer
+from adadagrad_kernels.cli.config import RunConfig
+from adadagrad_kernels.cli.cost import PlainBackwardTimer
+from adadagrad_kernels.cli.data import Data, load_data
+from adadagrad_kernels.cli.progress import Progress
+from adadagrad_kernels.cli.trainer import Trainer
+
+CONFIG = RunConfig(
+    data="digits",
+    model="logistic",
+    optimizer="adagrad",
+    lr=0.05,
+    test="norm",
+    eta=0.5,
+    batch_size=4,
+    max_batch=300,
+    samples=2000,
+    evaluate_every=500,
+    log_every=1,
+)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return load_data("digits", None)
+
+
+def train(trainer: Trainer, steps: float = math.inf) -> list[dict[str, Any]]:
+    """Runs to the end, or for some steps, and returns the lines of metrics."""
+    lines: list[dict[str, Any]] = []
+    for count, _ in enumerate(trainer.run(lines.append, Progress("", 1, quiet=True)), start=1):
+        if count == steps:
+            break
+    return lines
+
+
+def numpy_adadagrad(data: Data, config: RunConfig) -> tuple[list[int], list[float], np.ndarray]:
+    """Logistic regression by AdAdaGrad with the norm test, in closed form and float64."""
+    torch.manual_seed(config.seed)
+    layer = torch.nn.Linear(64, 10)
+    weights = np.c_[layer.weight.detach().numpy(), layer.bias.detach().numpy()].astype(float)
+    accumulator = np.zeros_like(weights)
+    batch, batches, losses = config.batch_size, [], []
+    sampler = AdaptiveBatchSampler(
+        len(data.train), lambda: batch, seed=config.seed, total_samples=config.samples
+    )
+    for indices in sampler:
+        inputs = np.c_[data.train.images[indices].flatten(1).numpy(), np.ones(len(indices))]
+        labels = data.train.labels[indices].numpy()
+        scores = inputs @ weights.T
+        likelihood = np.exp(scores - scores.max(1, keepdims=True))
+        likelihood /= likelihood.sum(1, keepdims=True)
+        losses.append(-np.log(likelihood[np.arange(len(labels)), labels]).mean())
+        likelihood[np.arange(len(labels)), labels] -= 1
+        gradients = likelihood[:, :, None] * inputs[:, None, :]
+        mean = gradients.mean(0)
+        accumulator += mean**2
+        weights -= config.lr * mean / (np.sqrt(accumulator) + 1e-10)
+        batches.append(len(indices))
+        if len(indices) > 1 and batch < config.max_batch:
+            variance = gradients.var(0, ddof=1).sum()
+            assert config.eta is not None
+            suggestion = math.ceil(variance / (config.eta**2 * (mean**2).sum()))
+            batch = min(config.max_batch, max(batch, suggestion))
+    return batches, losses, weights
+
+
+@pytest.mark.parametrize("micro_batch", [512, 7])
+def test_follows_adadagrad_as_written(data: Data, micro_batch: int) -> None:
+    config = replace(CONFIG, micro_batch=micro_batch)
+    batches, losses, weights = numpy_adadagrad(data, config)
+    assert batches[-2] == 300 > batches[1] > batches[0] == 4, "the case must grow to the cap"
+    run = Trainer(config, data)
+    lines = train(run)
+    assert [line["batch/used"] for line in lines] == batches
+    assert [line["batch/global"] for line in lines[:-1]] == [*batches[1:-1], 300]
+    np.testing.assert_allclose([line["loss"] for line in lines], losses, rtol=2e-5)
+    weight, bias = (parameter.detach().numpy() for parameter in run.model.parameters())
+    np.testing.assert_allclose(np.c_[weight, bias], weights, atol=2e-5)
+    assert lines[-1]["samples_seen"] == sum(batches) == 2000
+    assert lines[-1]["steps"] == len(batches)
+    assert lines[-1]["batch/average"] == 2000 / len(batches)
+
+
+def test_fixed_batch_is_the_plain_loop(data: Data) -> None:
+    config = replace(
+        CONFIG, model="cnn", optimizer="sgd", momentum=0.5, test="none", eta=None, max_batch=32,
+        batch_size=32, samples=330, micro_batch=32,
+    )  # fmt: skip
+    run = Trainer(config, data)
+    lines = train(run)
+    torch.manual_seed(config.seed)
+    model = trainer.MODELS["cnn"]((1, 8, 8), 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.5)
+    sampler = AdaptiveBatchSampler(len(data.train), 32, seed=0, total_samples=330)
+    for indices, line in zip(sampler, lines, strict=True):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(data.train.images[indices]), data.train.labels[indices])
+        loss.backward()
+        optimizer.step()
+        assert line["loss"] == pytest.approx(loss.item(), rel=1e-5)
+        assert line["statistics_seconds"] == 0
+    for found, expected in zip(run.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr", "test", "constants"),
+    [
+        ("adagrad", 0.05, "coordinate", {"eta": 4.0}),
+        ("adagrad-norm", 1.0, "inner-product", {"theta": 0.5}),
+        ("adagrad-norm-rows", 0.5, "augmented", {"theta": 1.0, "nu": 1.0}),
+        ("sgd", 0.2, "norm", {"eta": 0.7}),
+        ("adam", 0.01, "norm", {"eta": 0.7}),
+        ("adamw", 0.01, "inner-product", {"theta": 0.5}),
+    ],
+)
+def test_every_optimizer_and_test_learns(
+    data: Data, optimizer: str, lr: float, test: str, constants: dict[str, float]
+) -> None:
+    nothing = {"eta": None, "theta": None, "nu": None}
+    config = replace(
+        CONFIG, optimizer=optimizer, lr=lr, test=test, max_batch=64, **{**nothing, **constants}
+    )
+    run = Trainer(config, data)
+    before = run.summary()["train_loss"]
+    lines = train(run)
+    assert run.summary()["train_loss"] < before / 1.5
+    sizes = [line["batch/used"] for line in lines]
+    assert len(set(sizes)) > 2, "the batch must grow"
+
+
+@pytest.mark.parametrize(("step", "bound"), [("measured", 2**20), ("plain", 2**18)])
+def test_memory_bound_is_kept(data: Data, step: str, bound: int) -> None:
+    config = replace(CONFIG, model="cnn", batch_size=40, memory=bound)
+    used = []
+    for run in (Trainer(config, data), Trainer(replace(config, memory=None), data)):
+        inputs, targets = data.train.select(torch.arange(40))
+        backward = getattr(run, f"_{step}_backward")
+        backward(inputs, targets)
+        run.optimizer.zero_grad()
+        with PeakMemory() as memory:
+            backward(inputs, targets)
+        used.append(memory.peak_bytes)
+    assert bound / 2 < used[0] <= bound < used[1]
+
+
+def test_evaluations_and_lines_are_where_they_were_asked_for(data: Data) -> None:
+    config = replace(
+        CONFIG, test="none", eta=None, batch_size=30, max_batch=30, evaluate_every=500,
+        log_every=100, samples=1010,
+    )  # fmt: skip
+    lines = train(Trainer(config, data))
+    assert [line["samples_seen"] for line in lines] == [
+        120, 210, 300, 420, 510, 600, 720, 810, 900, 1010,
+    ]  # fmt: skip
+    assert [line["samples_seen"] for line in lines if "test_accuracy" in line] == [510, 1010]
+
+
+def test_summary_counts_right(data: Data) -> None:
+    run = Trainer(replace(CONFIG, samples=400), data)
+    train(run)
+    summary = run.summary()
+    scores = run.model(data.test.images)
+    accuracy = (scores.argmax(1) == data.test.labels).double().mean().item()
+    assert summary["test_accuracy"] == pytest.approx(accuracy, abs=1e-12)
+    loss = F.cross_entropy(run.model(data.train.images), data.train.labels).item()
+    assert summary["train_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    times = ("seconds", "statistics_seconds", "statistics_share")
+    return [{key: value for key, value in line.items() if key not in times} for line in lines]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model": "cnn", "micro_batch": 60, "samples": 1500},
+        {"optimizer": "adagrad-norm", "lr": 0.5, "test_interval": 3},
+        {"optimizer": "sgd", "momentum": 0.9, "lr": 0.01, "memory": 2**20},
+        {"optimizer": "adam", "test": "augmented", "theta": 0.4, "nu": 0.8, "eta": None},
+        {"test": "none", "eta": None, "batch_size": 20, "max_batch": 20, "samples": 400},
+    ],
+    ids=lambda changes: ",".join(changes) or "plain",
+)
+@pytest.mark.parametrize("steps", [1, 9])
+def test_state_continues_bit_for_bit(data: Data, changes: dict[str, Any], steps: int) -> None:
+    config = replace(CONFIG, **changes)
+    whole, first = Trainer(config, data), Trainer(config, data)
+    lines = train(whole)
+    begun = train(first, steps)
+    state = first.state_dict()
+    resumed = Trainer(replace(config, seed=0), data)
+    resumed.load_state_dict(state)
+    assert without_times(begun + train(resumed)) == without_times(lines)
+    for expected, found in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(expected, found)
+
+
+def test_timing_runs_change_nothing(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose plain passes are timed at every step equals one where they never are."""
+    config = replace(CONFIG, model="cnn", samples=600)
+    monkeypatch.setattr(cost, "REPEAT_EVERY", 1)
+    timed = Trainer(config, data)
+    lines = train(timed)
+    monkeypatch.setattr(PlainBackwardTimer, "seconds", lambda *arguments: 0.0)
+    untimed = Trainer(config, data)
+    assert without_times(train(untimed)) == without_times(lines)
+    assert untimed.statistics_seconds > timed.statistics_seconds > 0
+    for one, other in zip(timed.model.parameters(), untimed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_plain_pass_is_timed_when_new_and_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    sizes = []
+
+    class Model(torch.nn.Linear):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            nonlocal now
+            now += 0.002 * len(inputs)
+            sizes.append(len(inputs))
+            return super().forward(inputs)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    model = Model(1, 2)
+    timer = PlainBackwardTimer(model, F.cross_entropy)
+    inputs, targets = torch.ones(20, 1), torch.zeros(20, dtype=torch.int64)
+    random_state = torch.get_rng_state()
+    for _ in range(2 * cost.REPEAT_EVERY):
+        assert timer.seconds(inputs[:2], targets[:2], 5) == pytest.approx(0.004)
+    assert sizes == [2, 2]
+    # Of 20 samples in micro-batches of 5 one is timed; 12 of them take the same estimate.
+    assert timer.seconds(inputs, targets, 5) == pytest.approx(0.04)
+    assert timer.seconds(inputs[:12], targets[:12], 5) == pytest.approx(0.024)
+    assert sizes == [2, 2, 5]
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random_state)
