@@ -1,0 +1,51 @@
+"""Tensors that sit inside larger buffers, whose rest must stay as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: Elements around a guarded tensor: more than the widest vector of any instruction set.
+GUARD = 70
+
+
+@dataclass
+class Guarded:
+    """A view into a buffer that holds NaN everywhere else."""
+
+    tensor: Tensor
+    buffer: Tensor
+    outside: Tensor
+
+    def assert_outside_untouched(self) -> None:
+        rest = self.buffer[self.outside]
+        assert rest.isnan().all(), "wrote outside the tensor"
+
+
+def guarded(values: Tensor, offset: int = 1, strides: Sequence[int] | None = None) -> Guarded:
+    """A copy of ``values`` that starts ``offset`` elements after an aligned address."""
+    strides = tuple(strides or values.stride())
+    pairs = zip(values.shape, strides, strict=True)
+    extent = 1 + sum((n - 1) * s for n, s in pairs) if values.numel() else 0
+    buffer = torch.full((2 * GUARD + offset + extent,), float("nan"), dtype=values.dtype)
+    start = GUARD - GUARD % 64 + offset
+    tensor = buffer.as_strided(values.shape, strides, start)
+    outside = torch.ones(len(buffer), dtype=torch.bool)
+    outside.as_strided(values.shape, strides, start).fill_(False)
+    tensor.copy_(values)
+    return Guarded(tensor, buffer, outside)
+
+
+def per_sample_grads(
+    samples: int, features: int, dtype: torch.dtype, *, padding: int = 0, offset: int = 0
+) -> Guarded:
+    """Gradients whose columns differ in scale and mean, ``padding`` elements apart."""
+    generator = torch.Generator().manual_seed(samples * 1_000_003 + features)
+    scale = torch.exp(torch.randn(features, generator=generator))
+    centre = torch.randn(features, generator=generator) * scale
+    noise = torch.randn(samples, features, generator=generator)
+    values = (centre + scale * noise).to(dtype)
+    return guarded(values, offset, (features + padding, 1))

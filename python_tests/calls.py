@@ -1,0 +1,115 @@
+"""One valid call of every op, for tests that ask the same of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adadagrad_kernels import ops
+
+SHAPES = [(31, 33), (4099,), (), (0,), (3, 5, 2), (700, 20)]
+
+
+@dataclass
+class Call:
+    """A function with its arguments; ``read`` and ``written`` name those that are tensors.
+
+    ``operator`` and ``positional`` are the same call through the dispatcher.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    written: dict[str, Any]
+    read: dict[str, Any]
+    operator: Any
+    positional: tuple[Any, ...]
+
+    def __call__(self) -> list[Tensor]:
+        """Run it; everything that came back or was updated."""
+        return [*tensors(self.function(*self.arguments, **self.keywords)), *tensors(self.written)]
+
+
+def tensors(tree: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and dictionaries."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, dict):
+        yield from tensors(list(tree.values()))
+    elif isinstance(tree, list | tuple):
+        for branch in tree:
+            yield from tensors(branch)
+
+
+def make_call(
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    samples: int = 9,
+    features: int = 4099,
+    shapes: list[tuple[int, ...]] | None = None,
+    place: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> Call:
+    """A call by name; ``place`` may put each tensor somewhere else in memory."""
+    generator = torch.Generator().manual_seed(7)
+
+    def normal(*shape: int) -> Tensor:
+        return place(torch.randn(shape, generator=generator).to(dtype))
+
+    def positive(*shape: int, kind: torch.dtype = dtype) -> Tensor:
+        return place((torch.rand(shape, generator=generator) + 0.1).to(kind))
+
+    registered = torch.ops.adadagrad_kernels
+    settings = {"lr": 0.1, "eps": 1e-10, "weight_decay": 0.01, "maximize": False}
+    scaled = {**settings, "grad_scale": 4.0}
+    if name in ("batch_moments", "batch_adagrad_step_"):
+        asked = {"variance": True, "inner_products": True}
+        grads = normal(samples, features)
+        operator = getattr(registered, name).default
+        if name == "batch_moments":
+            positional = (grads, True, True)
+            read = {"per_sample_grads": grads}
+            return Call(ops.batch_moments, (grads,), asked, {}, read, operator, positional)
+        arguments = (normal(features), positive(features), grads)
+        written = {"param": arguments[0], "state_sum": arguments[1]}
+        keywords = {**settings, **asked}
+        positional = (*arguments, *keywords.values())
+        read = {"per_sample_grads": grads}
+        return Call(ops.batch_adagrad_step_, arguments, keywords, written, read, operator,
+                    positional)  # fmt: skip
+    shapes = SHAPES if shapes is None else shapes
+    params = [normal(*shape) for shape in shapes]
+    read = {"grads": [normal(*shape) for shape in shapes]}
+    if name.startswith("adagrad_step_"):
+        sums = [positive(*shape) for shape in shapes]
+        arguments = (params, read["grads"], sums)
+        written = {"params": params, "state_sums": sums}
+        step = ops.adagrad_step_
+        function = torch.no_grad()(step) if name.endswith("no_grad") else step
+        return Call(function, arguments, scaled, written, read,
+                    registered.adagrad_step_.default, (*arguments, *scaled.values()))  # fmt: skip
+    row_wise = name.endswith("rows")
+    accumulators: Any
+    if row_wise:
+        accumulators = [positive(*shape[:1] or (1,), kind=torch.float64) for shape in shapes]
+    else:
+        accumulators = positive(kind=torch.float64)
+    written = {"params": params, "accumulators": accumulators}
+    positional = (params, read["grads"], list(tensors(accumulators)), row_wise, *scaled.values())
+    return Call(ops.adagrad_norm_step_, (params, read["grads"], accumulators), scaled, written,
+                read, registered.adagrad_norm_step_.default, positional)  # fmt: skip
+
+
+#: Every op; AdaGrad's update of lists with grad mode and without, since a backend may have a
+#: quicker way where no graph can be lost; AdaGrad-Norm with one accumulator and with one per row.
+CALLS = (
+    "batch_moments",
+    "batch_adagrad_step_",
+    "adagrad_step_",
+    "adagrad_step_ under no_grad",
+    "adagrad_norm_step_",
+    "adagrad_norm_step_ by rows",
+)

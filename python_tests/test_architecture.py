@@ -1,0 +1,118 @@
+"""What docs/architecture.md promises: imports run one way, and every op is complete."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import adadagrad_kernels
+from adadagrad_kernels import ops
+from adadagrad_kernels.backends import BACKENDS
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = Path(adadagrad_kernels.__file__).parent
+
+# From the top; a layer imports from those below it, and the parts of one layer not each other.
+LAYERS = [
+    ("cli",),
+    ("batching",),
+    ("criteria", "optim"),
+    ("statistics",),
+    ("ops",),
+    ("backends",),
+    ("checks",),
+    ("_native",),
+    ("errors",),
+    ("_C",),
+]
+HEIGHT = {part: -depth for depth, parts in enumerate(LAYERS) for part in parts}
+# The package itself, which has the public names, and what starts the command line.
+ABOVE_ALL = ("__init__", "__main__")
+
+OPS = [name.removesuffix("_") for name in ops.__all__ if name[0].islower()]
+
+
+def _part(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def _imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and part of every import from this package; ``""`` for the package itself."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno}: imports are absolute here"
+            module = node.module or ""
+            names = [module]
+            if module == "adadagrad_kernels":
+                names = [f"{module}.{alias.name}" for alias in node.names]
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "adadagrad_kernels":
+                yield node.lineno, rest.partition(".")[0]
+
+
+SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if _part(path) not in ABOVE_ALL)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path: Path) -> None:
+    own = _part(path)
+    for line, part in _imports(path):
+        if not part and own == "cli":
+            continue  # for the version
+        allowed = part == own or HEIGHT.get(part, 0) < HEIGHT[own]
+        assert part in HEIGHT, f"{path}:{line}: from the package itself; import from {LAYERS}"
+        assert allowed, f"{path}:{line}: {own} must not import {part}"
+
+
+def test_the_layers_are_all_there_and_documented() -> None:
+    parts = {_part(path) for path in SOURCES} | {"_C"}
+    assert parts == set(HEIGHT)
+    document = ROOT / "docs" / "architecture.md"
+    if not document.exists():
+        pytest.skip("no docs here: the tests run away from the sources")
+    drawn = re.search(r"```layers\n(.*?)```", document.read_text(), re.DOTALL)
+    assert drawn is not None
+    lines = [tuple(line.split("  ")[0].split(", ")) for line in drawn[1].splitlines()]
+    assert lines == LAYERS
+
+
+def test_addresses_of_tensors_are_taken_below_the_ops() -> None:
+    """Optimizers may ask whether two tensors share a storage, but never where an element is."""
+    address = re.compile(r"(?<!untyped_storage\(\)\.)\bdata_ptr\(")
+    users = {_part(path) for path in SOURCES if address.search(path.read_text(encoding="utf-8"))}
+    assert users <= {"checks", "backends"}
+
+
+def test_native_sources_know_neither_torch_nor_python() -> None:
+    if not (ROOT / "csrc").is_dir():
+        pytest.skip("no C++ sources here: the tests run away from the sources")
+    found = [path for path in (ROOT / "csrc").rglob("*") if path.is_file()]
+    assert found
+    for path in found:
+        included = re.findall(r'#include [<"]([^>"]+)[>"]', path.read_text(encoding="utf-8"))
+        foreign = [name for name in included if re.match(r"(torch|ATen|c10|pybind11|Python)", name)]
+        assert path.parent.name == "bindings" or not foreign, f"{path} includes {foreign}"
+        assert not any(name.startswith(("torch", "ATen", "c10")) for name in included), path
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_op_is_complete(op: str) -> None:
+    """One name in every folder: module, backends, registration, tests, benchmark, documentation."""
+    public = next(name for name in ops.__all__ if name.removesuffix("_") == op)
+    assert (PACKAGE / "ops" / f"{op}.py").exists()
+    assert hasattr(torch.ops.adadagrad_kernels, public)
+    for name, backend in BACKENDS.items():
+        assert hasattr(backend, public), f"backend {name} lacks {public}"
+    assert (ROOT / "python_tests" / "ops" / f"test_{op}.py").exists()
+    if (ROOT / "benchmarks").is_dir():
+        assert (ROOT / "benchmarks" / f"bench_{op}.py").exists()
+        assert f"`{public}`" in (ROOT / "README.md").read_text()

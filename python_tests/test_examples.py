@@ -1,0 +1,44 @@
+"""Every example runs as a user would run it, and prints what it promises."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+if not EXAMPLES.is_dir():
+    pytest.skip("no examples here: the tests run away from the sources", allow_module_level=True)
+
+
+def _output(name: str) -> str:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_has_a_test() -> None:
+    tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} <= tests
+
+
+def test_norm_test() -> None:
+    pytest.importorskip("sklearn", reason="the example trains on scikit-learn's digits")
+    whole, resumed = _output("norm_test.py").splitlines()
+    assert resumed == whole.replace("whole", "resumed")
+    steps, average, largest, loss = map(float, re.findall(r"[\d.]*\d", whole))
+    assert 15_000 / steps == pytest.approx(average, abs=0.05)
+    assert 8 < average < largest <= 512
+    assert loss < 1.5, "untrained it is log(10) = 2.3"
+
+
+def test_fused_step() -> None:
+    *growth, last = _output("fused_step.py").splitlines()
+    sizes = [int(line.split()[-1]) for line in growth]
+    assert len(sizes) > 1
+    assert sizes == sorted(set(sizes))
+    assert float(last.split()[-1]) < 0.05

@@ -1,0 +1,150 @@
+"""The compiled module in a process: instruction sets, threads, the GIL, forks, one OpenMP."""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from calls import CALLS, make_call
+from subprocesses import output, python
+
+from adadagrad_kernels import _native, use_backend
+from adadagrad_kernels.errors import BackendUnavailableError
+from adadagrad_kernels.ops import batch_moments
+
+pytestmark = pytest.mark.skipif(_native.C is None, reason=str(_native.missing))
+
+VARIABLE = "ADADAGRAD_KERNELS_ISA"
+ACTIVE = """
+from adadagrad_kernels import _native, backends
+print(_native.instruction_sets()["active"])"""
+
+
+def test_supported_is_what_the_processor_says() -> None:
+    if platform.machine() != "x86_64" or platform.system() != "Linux":
+        pytest.skip("read from Linux's /proc/cpuinfo on x86-64")
+    with open("/proc/cpuinfo", encoding="ascii") as lines:
+        flags = next(line for line in lines if line.startswith("flags")).split()
+    supported = _native.instruction_sets()["supported"]
+    assert ("avx2" in supported) == {"avx2", "fma", "f16c"}.issubset(flags)
+    if {"avx512f", "avx512bw", "avx512dq", "avx512vl"}.issubset(flags):
+        assert "avx512" in supported
+
+
+def test_environment_names_the_instruction_set() -> None:
+    variables = {VARIABLE: "scalar", "ADADAGRAD_KERNELS_BACKEND": "reference"}
+    code = f"{ACTIVE}; print(backends.select('cpu').__name__)"
+    expected = ["scalar", "adadagrad_kernels.backends.reference"]
+    assert output(code, **variables).splitlines() == expected
+
+
+@pytest.mark.parametrize("name", ["avx1024", "Scalar"])
+def test_an_instruction_set_that_is_not_there_is_refused(name: str) -> None:
+    message = f"the instruction set '{name}' is not available: compiled in are scalar, avx2"
+    with pytest.raises(BackendUnavailableError, match=message):
+        _native.use_isa(name)
+    assert _native.instruction_sets()["active"] != name
+
+
+def test_environment_with_another_name_is_refused() -> None:
+    child = python(ACTIVE, **{VARIABLE: "sse9"})
+    assert child.returncode != 0
+    assert "BackendUnavailableError: the instruction set 'sse9' is not available" in child.stderr
+
+
+def test_without_the_compiled_module_the_reference_runs() -> None:
+    """As on a machine where the build failed: a reason, and results all the same."""
+    code = """
+import sys
+sys.modules["adadagrad_kernels._C"] = None
+import torch
+from adadagrad_kernels import backends, ops, use_backend
+print(backends.describe()["backends"]["cpu"])
+print(backends.select("cpu").__name__, ops.batch_moments(torch.eye(2)).sq_norms.tolist())
+with use_backend("cpu"):
+    try:
+        ops.batch_moments(torch.eye(2))
+    except RuntimeError as error:
+        print(type(error).__name__)
+"""
+    reason, selected, refused = output(code).splitlines()
+    assert "could not be imported" in reason
+    assert "pip install ." in reason
+    assert selected == "adadagrad_kernels.backends.reference [1.0, 1.0]"
+    assert refused == "BackendUnavailableError"
+
+
+def test_one_openmp_runtime_and_the_best_instruction_set() -> None:
+    """In a process of its own, since other packages of the tests bring runtimes along."""
+    code = """
+import torch
+from adadagrad_kernels import _native, ops
+torch.set_num_threads(2)
+torch.randn(300, 300) @ torch.randn(300, 300)
+ops.batch_moments(torch.randn(64, 100_000))
+runtimes = _native.openmp_runtimes()
+print(len(runtimes), _native.C.use_openmp(runtimes[0]), _native.C.active_isa())
+"""
+    best = _native.instruction_sets()["supported"][-1]
+    assert output(code, **{VARIABLE: ""}) == f"1 True {best}"
+
+
+def test_another_thread_runs_while_a_kernel_does() -> None:
+    """With the GIL held, a call would not let the other thread tick at all."""
+    grads = torch.ones(256, 200_000)
+    ticks, done = [0], threading.Event()
+
+    def tick() -> None:
+        while not done.is_set():
+            ticks[0] += 1
+            time.sleep(0.0005)
+
+    ticker = threading.Thread(target=tick)
+    ticker.start()
+    try:
+        with use_backend("cpu"):
+            seen = []
+            for _ in range(20):
+                before = ticks[0]
+                batch_moments(grads)
+                seen.append(ticks[0] - before)
+                if seen[-1] >= 5:
+                    break
+    finally:
+        done.set()
+        ticker.join()
+    assert max(seen) >= 5, f"ticks during each call: {seen}"
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_from_many_threads(name: str) -> None:
+    """Kernels have no state that calls could share."""
+    with use_backend("cpu"):
+        expected = make_call(name, samples=40)()
+        with ThreadPoolExecutor(4) as pool:
+            calls = [make_call(name, samples=40) for _ in range(24)]
+            for results in pool.map(lambda call: call(), calls):
+                for ours, theirs in zip(results, expected, strict=True):
+                    assert torch.equal(ours, theirs)
+
+
+def test_a_forked_worker_may_call_kernels() -> None:
+    """As in a DataLoader's worker: OpenMP's threads do not survive a fork, so one thread."""
+    code = """
+import os, signal, torch
+from adadagrad_kernels import ops
+torch.set_num_threads(2)
+grads = torch.randn(64, 100_000)
+expected = ops.batch_moments(grads).mean
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    torch.set_num_threads(1)
+    os._exit(0 if torch.equal(ops.batch_moments(grads).mean, expected) else 1)
+print(os.waitpid(child, 0)[1])
+"""
+    assert output(code, PYTHONWARNINGS="ignore") == "0"
