@@ -1,0 +1,67 @@
+"""Options and fixtures of the benchmarks: ``pytest benchmarks -o python_files='bench_*.py'``.
+
+``--bench-size small`` and ``--benchmark-disable`` together make a smoke test of a few seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from adadagrad_kernels import _native
+
+MIB = 1 << 20
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--bench-size",
+        choices=("small", "full"),
+        default="full",
+        help="small: kilobytes, to see that the benchmarks run; full: beyond the caches (default)",
+    )
+
+
+@pytest.fixture
+def small(request: pytest.FixtureRequest) -> bool:
+    """Whether to use sizes that say nothing about speed but take no time."""
+    return bool(request.config.getoption("--bench-size") == "small")
+
+
+@pytest.fixture
+def grads_bytes(small: bool) -> int:
+    """Size of per-sample gradients."""
+    return 64 * 1024 if small else 128 * MIB
+
+
+@pytest.fixture
+def run(benchmark: Any, small: bool) -> Callable[..., Any]:
+    """Time ``function(*arguments)``, with what makes two results comparable written beside it."""
+
+    def timed(group: str, function: Callable[..., Any], *arguments: Any, bytes_moved: int) -> Any:
+        benchmark.group = group
+        benchmark.extra_info |= {
+            "bytes": bytes_moved,
+            "dtype": str(next(a for a in _tensors(arguments)).dtype),
+            "isa": _native.instruction_sets()["active"],
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+        result = benchmark(function, *arguments)
+        if benchmark.stats is not None:
+            speed = bytes_moved / benchmark.stats.stats.median / 1e9
+            benchmark.extra_info["GB/s"] = round(speed, 2)
+        return result
+
+    return timed
+
+
+def _tensors(tree: Any) -> Any:
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif isinstance(tree, list | tuple):
+        for branch in tree:
+            yield from _tensors(branch)

@@ -1,0 +1,191 @@
+"""Measures the kernels against their goals in one run: ``python benchmarks/limits.py --help``."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from goals import Experiment, Settings, experiments
+from interleaved import Spread, peak_bytes, ratio, rounds_of_seconds, spread
+
+from adadagrad_kernels import __version__, _native
+from adadagrad_kernels.backends import cpu
+
+RESULTS = Path(__file__).parent / "results"
+MIB = 1 << 20
+
+DESCRIPTION = """\
+Measures the kernels against their goals, and prints a table of ratios.
+
+Every row is a ratio of two times from the same rounds: in each round all contenders run once, one
+after the other, and the ratio is formed within the round. Reported are the median of the rounds'
+ratios and, in brackets, their quartiles: where these are far apart, something else kept the machine
+busy, and the row says little. "One read of G" is a threaded read of the same memory, the least
+that any kernel could take. Memory rows are ratios of bytes.
+
+Nothing here passes or fails: a goal that is missed is a row that says so.
+"""
+EXAMPLES = """\
+examples:
+  python benchmarks/limits.py                    all rows, G of 256 MiB, some 5 minutes
+  python benchmarks/limits.py --quick            fewer rows, no torch.compile, under a minute
+  python benchmarks/limits.py --only "512 rows"  only experiments whose title contains this
+  python benchmarks/limits.py --size 1024 --save keeps it in benchmarks/results/<machine>.json
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the experiments; 2 where the kernels are missing, 0 otherwise."""
+    options = _parser().parse_args(arguments)
+    reason = cpu.unavailable()
+    if reason is not None:
+        print(f"limits: there are no kernels to measure: {reason}", file=sys.stderr)
+        return 2
+    threads = torch.get_num_threads()
+    torch.set_num_threads(options.threads)
+    try:
+        report = _measure(options)
+    finally:
+        torch.set_num_threads(threads)
+    if not report["rows"]:
+        print(f"limits: no experiment's title contains {options.only!r}", file=sys.stderr)
+        return 2
+    targets = [options.json] if options.json else []
+    if options.save:
+        targets.append(RESULTS / f"{platform.node()}.json")
+    for target in targets:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        print(f"written: {target}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="limits",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--json", metavar="FILE", type=Path, help="write settings, machine and every row there")
+    add("--save", action="store_true", help="write benchmarks/results/<machine>.json")
+    add("--size", metavar="MIB", type=int, help="size of G (default 256; 64 with --quick)")
+    add("--rounds", metavar="N", type=int, help="rounds of each experiment (default 9; 7 quick)")
+    add("--threads", metavar="N", type=int, default=min(2, os.cpu_count() or 1),
+        help="threads of torch and of the kernels (default %(default)s)")  # fmt: skip
+    add("--only", metavar="TEXT", default="", help="run experiments whose title contains TEXT")
+    add("--quick", action="store_true", help="less of everything, for a first look")
+    return parser
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    size = (options.size or (64 if options.quick else 256)) * MIB
+    rounds = max(2, options.rounds or (7 if options.quick else 9))
+    machine = _machine(options.threads)
+    print(
+        f"{machine['machine']}: {machine['cpu']}, {machine['isa']}, {options.threads} threads, "
+        f"torch {machine['torch']}; G of {size // MIB} MiB float32, {rounds} rounds\n"
+    )
+    settings = Settings(size, options.threads, options.quick)
+    chosen = [e for e in experiments(settings) if options.only in e.title]
+    rows, start = [], time.monotonic()
+    for index, experiment in enumerate(chosen):
+        _progress(index, len(chosen), experiment.title, start)
+        found = list(_rows(experiment, rounds))
+        _progress(None, len(chosen), "", start)
+        _print_rows(experiment.title, found)
+        rows += found
+    if rows:
+        met = sum(row["met"] for row in rows)
+        print(f"\n{met} of {len(rows)} goals met, {time.monotonic() - start:.0f} s")
+    return {"settings": {"bytes": size, "rounds": rounds, "quick": options.quick}, **machine,
+            "rows": rows}  # fmt: skip
+
+
+def _rows(experiment: Experiment, rounds: int) -> Iterator[dict[str, Any]]:
+    """Run one experiment; a row for each of its goals."""
+    contenders = experiment.contenders()
+    if experiment.unit == "B":
+        measured = {name: [peak_bytes(call)] * 2 for name, call in contenders.items()}
+    else:
+        measured = rounds_of_seconds(contenders, rounds)
+    for goal in experiment.goals:
+        found: Spread = ratio(measured[goal.ours], measured[goal.over])
+        yield {
+            "experiment": experiment.title,
+            "what": goal.what,
+            "measured": found.median,
+            "quartiles": [found.lower, found.upper],
+            "goal": goal.limit,
+            "at_least": goal.at_least,
+            "met": goal.met(found.median),
+            "unit": experiment.unit,
+            "ours": spread(measured[goal.ours]).median,
+            "over": spread(measured[goal.over]).median,
+        }
+
+
+def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    print(title)
+    for row in rows:
+        sign = ">=" if row["at_least"] else "<="
+        lower, upper = row["quartiles"]
+        absolute = _absolute(row["ours"], row["unit"])
+        print(
+            f"  {row['what']:<42}{row['measured']:>7.2f}  [{lower:.2f}, {upper:.2f}]".ljust(68)
+            + f"goal {sign} {row['goal']:<5.2f}  {'met' if row['met'] else 'NOT MET':<8} {absolute}"
+        )
+
+
+def _absolute(value: float, unit: str) -> str:
+    return f"{value / MIB:.1f} MiB" if unit == "B" else f"{value * 1e3:.3g} ms"
+
+
+def _progress(index: int | None, total: int, title: str, start: float) -> None:
+    """One line that is written over; nothing where the output is not a terminal."""
+    if not sys.stderr.isatty():
+        return
+    line = ""
+    if index is not None:
+        done = "#" * (20 * index // total)
+        line = f"[{done:<20}] {index}/{total}  {time.monotonic() - start:.0f} s  {title}"
+    print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def _machine(threads: int) -> dict[str, Any]:
+    return {
+        "machine": platform.node(),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "load_at_start": os.getloadavg()[0],
+        "isa": _native.instruction_sets()["active"],
+        "threads": threads,
+        "torch": torch.__version__,
+        "package": __version__,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
