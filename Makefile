@@ -1,0 +1,104 @@
+# Everything runs in .venv, on the package installed there as a user would have it, not on this
+# folder's sources. What is up to date is not made again.
+
+PYTHON ?= python3
+# A folder with real data (mnist/*.gz) for the tests that need it; they skip without.
+DATA_DIR ?=
+# More arguments for the command behind a target: make test ARGS="python_tests/ops -x"
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# setup.py finds cmake and ninja there.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
+SOURCES := $(NATIVE) $(shell find adadagrad_kernels -name __pycache__ -prune -o -print)
+HAS_AVX512 := $(shell grep -qw avx512vl /proc/cpuinfo && echo yes)
+CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## List what there is to make
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	  printf '  make %-18s %s\n' "$$name" "$$text"; done
+
+.PHONY: demo
+demo: install ## Train on real data with every method; a table, a picture and metrics in runs/demo
+	$(BIN)/adadagrad-kernels demo --out runs/demo $(ARGS)
+
+.PHONY: test
+test: install ## Run the whole test suite [DATA_DIR=folder with mnist/] [ARGS=...]
+	$(BIN)/pytest $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
+
+.PHONY: lint
+lint: environment ## Check style and formatting of Python and C++
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+.PHONY: format
+format: environment ## Format Python and C++
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+.PHONY: typecheck
+typecheck: environment ## Check types with mypy --strict
+	$(BIN)/mypy $(ARGS)
+
+.PHONY: bench
+bench: install ## Benchmark every op with pytest-benchmark [ARGS="-k batch_moments"]
+	$(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-only $(ARGS)
+
+.PHONY: limits
+limits: install ## Measure every op against its goal, in one run: a table and benchmarks/results/
+	$(BIN)/python benchmarks/limits.py $(ARGS)
+
+.PHONY: wheel
+wheel: environment ## Build a wheel in isolation, into dist/
+	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
+.PHONY: sanitize
+sanitize: build/sanitize/.built ## Run the op tests on kernels built with ASan and UBSan
+	.ci/sanitize $(ARGS)
+
+.PHONY: avx512-emulated
+avx512-emulated: $(if $(HAS_AVX512),install,build/emulated/.built) ## Run the op tests with AVX-512, emulated where it is missing (needs libsimde-dev)
+	CI=true ADADAGRAD_KERNELS_ISA=avx512 $(if $(HAS_AVX512),,PYTHONPATH=build/emulated/lib) \
+	  $(BIN)/pytest -p no:cacheprovider $(or $(ARGS),python_tests/ops)
+
+.PHONY: environment
+environment: $(VENV)/.requirements ## Make .venv with the pinned requirements
+
+.PHONY: install
+install: $(VENV)/.installed ## Build the package and install it into .venv
+
+.PHONY: clean
+clean: ## Remove everything that was made, but for runs/
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.requirements: requirements/development.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+# build/ keeps the compiled objects; the folder that a wheel is packed from starts empty, or a
+# module that was deleted here would live on in it.
+$(VENV)/.installed: $(SOURCES) $(VENV)/.requirements
+	rm -rf build/lib*
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps .
+	touch $@
+
+# Builds beside the installed one, to be put on PYTHONPATH.
+# -O1 compiles three times as fast as -O3 with sanitizers, and runs the same lines.
+build/sanitize/.built: OPTIONS := -DADAK_SANITIZE=address,undefined -DCMAKE_CXX_FLAGS_RELEASE=-O1
+build/emulated/.built: OPTIONS := -DADAK_EMULATE_AVX512=ON
+build/sanitize/.built build/emulated/.built: $(SOURCES) $(VENV)/.requirements
+	rm -rf $(@D)/lib
+	CMAKE_ARGS="$(CMAKE_ARGS) $(OPTIONS)" $(BIN)/python setup.py --quiet build \
+	  --build-base $(@D) --build-lib $(@D)/lib
+	touch $@
