@@ -131,7 +131,10 @@ def quick_adagrad_step_(
     """The same for unchecked lists, read as a whole; None where they need the checks."""
     lists = [list(params), list(grads), list(state_sums)]
     # The one property that reading a tensor's memory does not show: a lazy negation.
-    if any(map(Tensor.is_neg, chain(*lists))):
+    try:
+        if any(map(Tensor.is_neg, chain(*lists))):
+            return None
+    except TypeError:  # not a tensor
         return None
     sq_norm = _C.adagrad_step_lists(
         *lists, lr, eps, weight_decay, maximize, grad_scale, torch.get_num_threads()

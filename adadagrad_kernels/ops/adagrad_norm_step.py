@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adadagrad_kernels import backends
-from adadagrad_kernels.checks import check_updated, require_no_graph, require_plain
+from adadagrad_kernels.checks import check_updated, require_disjoint, require_no_graph, require_plain
 from adadagrad_kernels.ops._library import register
 
 
@@ -107,6 +107,7 @@ def _check(
         )
     for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
         check_updated(("param", "grad"), (param, grad))
+        require_disjoint("param", param, "grad", grad)
         if param.device != params[0].device:
             raise ValueError(
                 f"params are on {params[0].device} and {param.device}; call once per device"
@@ -119,8 +120,13 @@ def _check(
                 )
             rows = param.shape[0] if param.dim() else 1
             _check_accumulator(accumulators[index], rows, param)
-    if not row_wise:
-        _check_accumulator(accumulators[0], 1, params[0] if params else accumulators[0])
+        elif index == 0:
+            _check_accumulator(accumulators[0], 1, param)
+        accumulator = accumulators[index if row_wise else 0]
+        require_disjoint("accumulator", accumulator, "param", param)
+        require_disjoint("accumulator", accumulator, "grad", grad)
+    if not row_wise and not params:
+        _check_accumulator(accumulators[0], 1, accumulators[0])
 
 
 def _check_accumulator(accumulator: Tensor, rows: int, param: Tensor) -> None:

@@ -98,6 +98,8 @@ def _check(
     for param, grad, state_sum in zip(params, grads, state_sums, strict=True):
         check_updated(("param", "grad", "state_sum"), (param, grad, state_sum))
         require_disjoint("param", param, "state_sum", state_sum)
+        require_disjoint("param", param, "grad", grad)
+        require_disjoint("grad", grad, "state_sum", state_sum)
         if param.device != params[0].device:
             raise ValueError(
                 f"params are on {params[0].device} and {param.device}; call once per device"

@@ -63,7 +63,8 @@ class TensorLists {
     for (std::size_t i = 0; i < count; ++i) {
       View param, grad, sum;
       if (!view(params[i], param) || !view(grads[i], grad) || !view(state_sums[i], sum) ||
-          !same(param, grad) || !same(param, sum) || overlap(param, sum))
+          !same(param, grad) || !same(param, sum) || overlap(param, sum) || overlap(grad, param) ||
+          overlap(grad, sum))
         return false;
       tensors.push_back({param.data(), grad.data(), sum.data(), param.size, 1, param.type});
     }
