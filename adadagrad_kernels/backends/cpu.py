@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from adadagrad_kernels.checks import ACCUMULATION_DTYPES, address
 # The order of ElementType in csrc/kernels.h.
 _TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
-_C = _native.C
+_C: Any = _native.C  # None only where `unavailable` says so, and then nothing here is called
 
 
 def unavailable() -> str | None:

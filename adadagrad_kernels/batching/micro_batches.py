@@ -162,9 +162,9 @@ class MicroBatchPlanner:
     ) -> MemoryModel:
         """Measures what a step holds and sets the micro-batch from ``max_bytes``.
 
-        The step runs over two micro-batches (the second one meets the gradients of the first),
-        of ``min_samples`` each at first and then of four times as many again and again, up to the
-        bound or the batch. Gradients, buffers and random states are put back each time.
+        The step runs over two micro-batches (the second meets the gradients of the first), each of
+        ``min_samples``, then of four times as many again and again, up to the bound or the batch.
+        Gradients, buffers and random states are put back each time.
 
         Args:
             step: as for ``run``.
@@ -236,8 +236,7 @@ class MicroBatchPlanner:
         if size is not None:
             size = require_int("saved micro_batch_size", size, at_least=self.min_samples)
             size = min(size, self.micro_batch_size or size)
-        events = state["out_of_memory_events"]
-        require_int("saved out_of_memory_events", events, at_least=0)
+        events = require_int("saved events", state["out_of_memory_events"], at_least=0)
         if memory is not None:
             if len(memory) != 3:
                 raise ValueError(f"saved memory must be the 3 numbers of a fit, got {memory!r}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-_LIBRARY = torch.library.Library("adadagrad_kernels", "DEF")
+_LIBRARY: Any = torch.library.Library("adadagrad_kernels", "DEF")  # type: ignore[no-untyped-call]
 
 
 def register(

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from adadagrad_kernels import backends
-from adadagrad_kernels.checks import check_updated, require_disjoint, require_no_graph, require_plain
+from adadagrad_kernels.checks import (
+    check_updated,
+    require_disjoint,
+    require_no_graph,
+    require_plain,
+)
 from adadagrad_kernels.ops._library import register
 
 
@@ -29,7 +34,8 @@ def adagrad_norm_step_(
     all tensors together,
 
     .. math::
-        v \leftarrow v + \lVert d \rVert^2, \qquad w \leftarrow w - \alpha\, d / (\sqrt v + \epsilon)
+        v \leftarrow v + \lVert d \rVert^2, \qquad
+        w \leftarrow w - \alpha\, d / (\sqrt v + \epsilon)
 
     where v is a single number, or, given a list, one number for each row of each tensor (its
     first dimension), as in the code of Lau, Liu and Kolar (2024).
@@ -64,10 +70,11 @@ def adagrad_norm_step_(
         tensor([-0.6000, -0.8000])
     """
     row_wise = not isinstance(accumulators, Tensor)
-    lists = (list(params), list(grads), list(accumulators) if row_wise else [accumulators])
-    arguments = (*lists, row_wise, float(lr), eps, weight_decay, maximize, grad_scale)
-    result: Tensor
-    result = _operator(*arguments) if torch.compiler.is_compiling() else _run(*arguments)
+    rows = [accumulators] if isinstance(accumulators, Tensor) else list(accumulators)
+    run = _operator if torch.compiler.is_compiling() else _run
+    result: Tensor = run(
+        list(params), list(grads), rows, row_wise, lr, eps, weight_decay, maximize, grad_scale
+    )
     return result
 
 

@@ -87,9 +87,7 @@ def _run(
     return sq_norm
 
 
-def _check(
-    params: Sequence[Tensor], grads: Sequence[Tensor], state_sums: Sequence[Tensor]
-) -> None:
+def _check(params: Sequence[Tensor], grads: Sequence[Tensor], state_sums: Sequence[Tensor]) -> None:
     if not len(params) == len(grads) == len(state_sums):
         raise ValueError(
             f"params, grads and state_sums must have equal lengths, got {len(params)}, "

@@ -1,5 +1,6 @@
 // Python's view of the CPU kernels: addresses and numbers in, numbers out. The caller has checked
-// that every address is that of enough elements of the type it names; the GIL is not held meanwhile.
+// that every address is that of enough elements of the type it names; the GIL is not held
+// meanwhile.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -47,8 +48,8 @@ struct Moments {
   Address inner_products;
 };
 
-void run_moments(const Moments& m, Address param, Address state_sum,
-                 const AdagradScalars& scalars, int threads) {
+void run_moments(const Moments& m, Address param, Address state_sum, const AdagradScalars& scalars,
+                 int threads) {
   cpu::BatchMomentsArgs args{pointer(m.grads),
                              element_type(m.type),
                              m.samples,
@@ -85,8 +86,8 @@ void batch_adagrad_step(Address param, Address state_sum, Address grads, int typ
                         Address mean, Address variance, Address sq_norms, Address inner_products,
                         double lr, double eps, double weight_decay, bool maximize, int threads) {
   run_moments(
-      {grads, type, samples, features, row_stride, mean, variance, sq_norms, inner_products},
-      param, state_sum, {lr, eps, weight_decay, 1.0, maximize}, threads);
+      {grads, type, samples, features, row_stride, mean, variance, sq_norms, inner_products}, param,
+      state_sum, {lr, eps, weight_decay, 1.0, maximize}, threads);
 }
 
 // One tensor of an update: addresses of param, grad and accumulator, elements, rows, element type.
@@ -96,8 +97,8 @@ std::vector<cpu::UpdatedTensor> tensors_of(const std::vector<TensorTuple>& tuple
   std::vector<cpu::UpdatedTensor> tensors;
   tensors.reserve(tuples.size());
   for (const auto& [param, grad, accumulator, size, rows, type] : tuples)
-    tensors.push_back({pointer(param), pointer(grad), pointer(accumulator), size, rows,
-                       element_type(type)});
+    tensors.push_back(
+        {pointer(param), pointer(grad), pointer(accumulator), size, rows, element_type(type)});
   return tensors;
 }
 
@@ -146,7 +147,8 @@ double adagrad_norm_step(const std::vector<TensorTuple>& tensors, Address shared
 std::vector<std::string> isas(bool (*holds)(cpu::Isa)) {
   std::vector<std::string> names;
   for (int i = 0; i < cpu::isa_count; ++i)
-    if (holds(static_cast<cpu::Isa>(i))) names.emplace_back(cpu::isa_name(static_cast<cpu::Isa>(i)));
+    if (holds(static_cast<cpu::Isa>(i)))
+      names.emplace_back(cpu::isa_name(static_cast<cpu::Isa>(i)));
   return names;
 }
 

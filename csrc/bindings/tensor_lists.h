@@ -1,6 +1,7 @@
 // Many tensors at the price of few: reads addresses, shapes and types of whole lists through
-// DLPack's C exchange interface, which torch offers since 2.10, instead of half a dozen Python calls
-// for each tensor. Whatever is not plainly right is left to the checks in Python, which say why.
+// DLPack's C exchange interface, which torch offers since 2.10, instead of half a dozen Python
+// calls for each tensor. Whatever is not plainly right is left to the checks in Python, which say
+// why.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -39,7 +39,8 @@ struct Plan {
 Plan::Plan(const BatchMomentsArgs& args) {
   // Wide tiles keep the memory streaming: every row of a tile is a new place in memory, where the
   // prefetchers start afresh. On a Zen 3 core norms cost 1.0x of a plain read with 4,096 columns,
-  // 1.2x with 1,024 and 1.6x with 256; the column sums of 4,096 still fit in the second-level cache.
+  // 1.2x with 1,024 and 1.6x with 256; the column sums of 4,096 still fit in the second-level
+  // cache.
   constexpr std::int64_t widest = 4096;
   // The second sweep finds a tile in the last-level cache, where it shares these bytes with the
   // next tile coming in. So many rows that tiles would be narrower than this are read twice.
@@ -134,17 +135,14 @@ struct Run {
     const std::int64_t row = band * plan.band_rows;
     const char* grads = static_cast<const char*>(args.grads);
     return {grads + (row * args.row_stride + start) * element_bytes(args.type), args.row_stride,
-            least(plan.band_rows, args.samples - row),
-            least(plan.columns, args.features - start)};
+            least(plan.band_rows, args.samples - row), least(plan.columns, args.features - start)};
   }
   MomentsSweep moments(std::int64_t group, std::int64_t tile, std::int64_t band) const {
     const std::int64_t start = tile * plan.columns;
     const std::int64_t task = band * plan.groups + group;
-    char* shift =
-        args.variance ? at(workspace.shift + task * shift_bytes(args, plan)) : nullptr;
+    char* shift = args.variance ? at(workspace.shift + task * shift_bytes(args, plan)) : nullptr;
     return {block(tile, band), column(band_mean(band), start), column(band_squares(band), start),
-            shift,
-            partial(workspace.norms, args.sq_norms, group) + band * plan.band_rows};
+            shift, partial(workspace.norms, args.sq_norms, group) + band * plan.band_rows};
   }
   ProductsSweep products(std::int64_t group, std::int64_t tile, std::int64_t band) const {
     return {block(tile, band), column(args.mean, tile * plan.columns),
@@ -225,9 +223,8 @@ void batch_moments(const BatchMomentsArgs& args) {
   if (args.variance) prefer_huge_pages(args.variance, output_bytes);
   const std::int64_t bytes = args.samples * args.features * element_bytes(args.type);
   const int threads = bytes < serial_bytes ? 1 : args.threads;
-  parallel_for(plan.groups * plan.bands, threads, [&](std::int64_t task) {
-    run.group(task % plan.groups, task / plan.groups);
-  });
+  parallel_for(plan.groups * plan.bands, threads,
+               [&](std::int64_t task) { run.group(task % plan.groups, task / plan.groups); });
   if (plan.bands > 1)
     parallel_for(plan.tiles, threads, [&](std::int64_t tile) { run.finish(tile); });
   if (args.inner_products && !plan.products_in_cache)

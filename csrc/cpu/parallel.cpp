@@ -23,7 +23,8 @@ struct Loop {
 // Indices are handed out one by one, so that a core that is slowed down takes fewer of them.
 void run(void* data) {
   Loop& loop = *static_cast<Loop*>(data);
-  for (std::int64_t index; (index = loop.next.fetch_add(1, std::memory_order_relaxed)) < loop.count;)
+  for (std::int64_t index;
+       (index = loop.next.fetch_add(1, std::memory_order_relaxed)) < loop.count;)
     loop.body(loop.context, index);
 }
 

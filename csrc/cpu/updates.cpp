@@ -10,8 +10,8 @@
 namespace adak::cpu {
 namespace {
 
-// Elements of a task: enough tasks for every thread to have its share, and long ones where there are
-// many elements, because memory streams best in long runs.
+// Elements of a task: enough tasks for every thread to have its share, and long ones where there
+// are many elements, because memory streams best in long runs.
 constexpr std::int64_t shortest_task = 1 << 14;
 std::int64_t task_size(std::int64_t size) {
   const std::int64_t even = size / 64;

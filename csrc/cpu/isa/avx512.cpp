@@ -38,9 +38,7 @@ struct VecFloat {
   void store(float* into) const { _mm512_storeu_ps(into, x); }
   void store(BFloat16* into) const { store_bits(into, narrow_bfloat16()); }
   void store(Float16* into) const { store_bits(into, narrow_float16()); }
-  void store(float* into, std::int64_t lanes) const {
-    _mm512_mask_storeu_ps(into, mask(lanes), x);
-  }
+  void store(float* into, std::int64_t lanes) const { _mm512_mask_storeu_ps(into, mask(lanes), x); }
   void store(BFloat16* into, std::int64_t lanes) const {
     _mm256_mask_storeu_epi16(into, mask(lanes), narrow_bfloat16());
   }
@@ -62,8 +60,7 @@ struct VecFloat {
     return sum_doubles(_mm512_add_pd(low, high));
   }
   static double sum_doubles(__m512d x) {
-    const __m256d both =
-        _mm256_add_pd(_mm512_castpd512_pd256(x), _mm512_extractf64x4_pd(x, 1));
+    const __m256d both = _mm256_add_pd(_mm512_castpd512_pd256(x), _mm512_extractf64x4_pd(x, 1));
     const __m128d pair = _mm_add_pd(_mm256_castpd256_pd128(both), _mm256_extractf128_pd(both, 1));
     return _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)));
   }

@@ -1,6 +1,7 @@
-// The AVX-512 intrinsics that avx512.cpp uses, lane by lane in plain C++, so that its kernels can be
-// tested on a machine without AVX-512 (CMake's ADAK_EMULATE_AVX512). They do what Intel's guide says
-// the instructions do; only the speed differs. An intrinsic that is missing here fails to compile.
+// The AVX-512 intrinsics that avx512.cpp uses, lane by lane in plain C++, so that its kernels can
+// be tested on a machine without AVX-512 (CMake's ADAK_EMULATE_AVX512). They do what Intel's guide
+// says the instructions do; only the speed differs. An intrinsic that is missing here fails to
+// compile.
 #pragma once
 
 #include <immintrin.h>
@@ -72,13 +73,19 @@ inline void store(T* into, Mask mask, const Vector& vector) {
 inline constexpr std::uint16_t all16 = 0xffff;
 inline constexpr std::uint8_t all8 = 0xff;
 
-inline __m512 set1_ps(float x) { return floats([x](float) { return x; }, __m512{}); }
-inline __m512d set1_pd(double x) { return doubles([x](double) { return x; }, __m512d{}); }
+inline __m512 set1_ps(float x) {
+  return floats([x](float) { return x; }, __m512{});
+}
+inline __m512d set1_pd(double x) {
+  return doubles([x](double) { return x; }, __m512d{});
+}
 inline __m512i set1_epi32(int x) {
   return words([x](std::uint32_t) { return static_cast<std::uint32_t>(x); }, __m512i{});
 }
 
-inline __m512 maskz_loadu_ps(__mmask16 m, const float* p) { return bits<__m512>(load<Floats>(m, p)); }
+inline __m512 maskz_loadu_ps(__mmask16 m, const float* p) {
+  return bits<__m512>(load<Floats>(m, p));
+}
 inline __m512d maskz_loadu_pd(__mmask8 m, const double* p) {
   return bits<__m512d>(load<Doubles>(m, p));
 }
@@ -97,11 +104,21 @@ inline void mask_storeu_epi16(T* p, __mmask16 m, __m256i x) {
 inline void storeu_ps(float* p, __m512 x) { mask_storeu_ps(p, all16, x); }
 inline void storeu_pd(double* p, __m512d x) { mask_storeu_pd(p, all8, x); }
 
-inline __m512 add_ps(__m512 a, __m512 b) { return floats([](float x, float y) { return x + y; }, a, b); }
-inline __m512 sub_ps(__m512 a, __m512 b) { return floats([](float x, float y) { return x - y; }, a, b); }
-inline __m512 mul_ps(__m512 a, __m512 b) { return floats([](float x, float y) { return x * y; }, a, b); }
-inline __m512 div_ps(__m512 a, __m512 b) { return floats([](float x, float y) { return x / y; }, a, b); }
-inline __m512 sqrt_ps(__m512 a) { return floats([](float x) { return sqrtf(x); }, a); }
+inline __m512 add_ps(__m512 a, __m512 b) {
+  return floats([](float x, float y) { return x + y; }, a, b);
+}
+inline __m512 sub_ps(__m512 a, __m512 b) {
+  return floats([](float x, float y) { return x - y; }, a, b);
+}
+inline __m512 mul_ps(__m512 a, __m512 b) {
+  return floats([](float x, float y) { return x * y; }, a, b);
+}
+inline __m512 div_ps(__m512 a, __m512 b) {
+  return floats([](float x, float y) { return x / y; }, a, b);
+}
+inline __m512 sqrt_ps(__m512 a) {
+  return floats([](float x) { return sqrtf(x); }, a);
+}
 inline __m512 fmadd_ps(__m512 a, __m512 b, __m512 c) {
   return floats([](float x, float y, float z) { return fmaf(x, y, z); }, a, b, c);
 }
@@ -117,17 +134,29 @@ inline __m512d mul_pd(__m512d a, __m512d b) {
 inline __m512d div_pd(__m512d a, __m512d b) {
   return doubles([](double x, double y) { return x / y; }, a, b);
 }
-inline __m512d sqrt_pd(__m512d a) { return doubles([](double x) { return sqrt(x); }, a); }
+inline __m512d sqrt_pd(__m512d a) {
+  return doubles([](double x) { return sqrt(x); }, a);
+}
 inline __m512d fmadd_pd(__m512d a, __m512d b, __m512d c) {
   return doubles([](double x, double y, double z) { return fma(x, y, z); }, a, b, c);
 }
 
 using Word = std::uint32_t;
-inline __m512i add_epi32(__m512i a, __m512i b) { return words([](Word x, Word y) { return x + y; }, a, b); }
-inline __m512i and_si512(__m512i a, __m512i b) { return words([](Word x, Word y) { return x & y; }, a, b); }
-inline __m512i or_si512(__m512i a, __m512i b) { return words([](Word x, Word y) { return x | y; }, a, b); }
-inline __m512i srli_epi32(__m512i a, unsigned n) { return words([n](Word x) { return x >> n; }, a); }
-inline __m512i slli_epi32(__m512i a, unsigned n) { return words([n](Word x) { return x << n; }, a); }
+inline __m512i add_epi32(__m512i a, __m512i b) {
+  return words([](Word x, Word y) { return x + y; }, a, b);
+}
+inline __m512i and_si512(__m512i a, __m512i b) {
+  return words([](Word x, Word y) { return x & y; }, a, b);
+}
+inline __m512i or_si512(__m512i a, __m512i b) {
+  return words([](Word x, Word y) { return x | y; }, a, b);
+}
+inline __m512i srli_epi32(__m512i a, unsigned n) {
+  return words([n](Word x) { return x >> n; }, a);
+}
+inline __m512i slli_epi32(__m512i a, unsigned n) {
+  return words([n](Word x) { return x << n; }, a);
+}
 inline __m512i mask_blend_epi32(__mmask16 m, __m512i a, __m512i b) {
   Words out = bits<Words>(a);
   for (int i = 0; i < 16; ++i)

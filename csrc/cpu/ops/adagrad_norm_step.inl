@@ -1,7 +1,8 @@
 // AdaGrad-Norm in two sweeps: the accumulator needs the norm of the whole direction
 // d = +-grad / grad_scale + weight_decay * param before the first parameter can move.
 //
-// squares: 1 element read per element, 2 more from cache with weight decay. scaled_step: 2 read, 1 written.
+// squares: 1 element read per element, 2 more from cache with weight decay. scaled_step: 2 read, 1
+// written.
 
 template <class T>
 Squares squares(const SquaresChunk& chunk) {

@@ -52,9 +52,8 @@ inline void for_each_line(std::int64_t columns, const Later& later, Body&& body)
     later.template fetch<rows_ahead>(column);
     for (std::int64_t j = 0; j < line; j += Vec::width) body(column + j);
   }
-  for_each_vector<Vec>(columns - column, [&](std::int64_t j, auto... lanes) {
-    body(column + j, lanes...);
-  });
+  for_each_vector<Vec>(columns - column,
+                       [&](std::int64_t j, auto... lanes) { body(column + j, lanes...); });
 }
 
 // The sums of a block's columns so far; `rows` rows have been pooled.
@@ -245,8 +244,7 @@ void merge(const MomentsMerge& parts) {
     const Vec delta = Vec::load(from_mean + j, lanes...) - old;
     fma(delta, rate, old).store(mean + j, lanes...);
     if (squares) {
-      const Vec both =
-          Vec::load(squares + j, lanes...) + Vec::load(from_squares + j, lanes...);
+      const Vec both = Vec::load(squares + j, lanes...) + Vec::load(from_squares + j, lanes...);
       fma(delta * delta, pooled, both).store(squares + j, lanes...);
     }
   });
