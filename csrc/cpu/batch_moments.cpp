@@ -2,6 +2,7 @@
 //
 // The cut depends on the shape alone, never on the number of threads, and partial sums are added in
 // a fixed order: results are bitwise the same for any number of threads.
+#include "cpu/elements.h"
 #include "cpu/huge_pages.h"
 #include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
@@ -15,10 +16,6 @@ std::int64_t round_up(std::int64_t value, std::int64_t to) { return (value + to 
 std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
-std::int64_t element_bytes(ElementType type) {
-  constexpr std::int64_t bytes[element_types] = {4, 2, 2, 8};
-  return bytes[static_cast<int>(type)];
-}
 std::int64_t sum_bytes(ElementType type) { return type == ElementType::float64 ? 8 : 4; }
 
 // How a matrix is cut: `tiles` tiles of `columns` columns, and `bands` bands of `band_rows` rows.

@@ -4,6 +4,7 @@
 // bitwise the same for any number of threads.
 #include <math.h>
 
+#include "cpu/elements.h"
 #include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
 
@@ -19,11 +20,6 @@ std::int64_t task_size(std::int64_t size) {
 }
 // Below this many elements in all, waking threads costs more than they save.
 constexpr std::int64_t serial_size = 1 << 17;
-
-std::int64_t element_bytes(ElementType type) {
-  constexpr std::int64_t bytes[element_types] = {4, 2, 2, 8};
-  return bytes[static_cast<int>(type)];
-}
 
 std::int64_t total_size(const UpdateArgs& args) {
   std::int64_t size = 0;
