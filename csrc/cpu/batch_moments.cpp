@@ -41,7 +41,7 @@ Plan::Plan(const BatchMomentsArgs& args) {
   constexpr std::int64_t widest = 4096;
   // The second sweep finds a tile in the last-level cache, where it shares these bytes with the
   // next tile coming in. So many rows that tiles would be narrower than this are read twice.
-  constexpr std::int64_t cache_bytes = 8 << 20;
+  constexpr std::int64_t cache_bytes = 4 << 20;
   constexpr std::int64_t narrowest = 1024;
   constexpr std::int64_t line = 64;  // columns: tiles start on a cache line where rows do
   columns = widest;

@@ -153,8 +153,8 @@ struct Sweeps {
     for (std::int64_t start = 0; start < one || start < two; start += segment<Vec>) {
       const bool pools = start < one;
       const bool multiplies = start < two;
-      if (pools && multiplies && R > 1 && start + 2 * segment<Vec> <= one) {
-        const T* next = grads(first->block, row) + start + segment<Vec>;
+      const T* next = R > 1 && pools && multiplies ? after<R>(row, start) : nullptr;
+      if (next) {
         const std::int64_t stride = first->block.row_stride;
         pool<R>(row, start, Ahead<T>{next, stride});
         product<R>(row, start, Ahead<T>{next + R / 2 * stride, stride});
@@ -163,6 +163,14 @@ struct Sweeps {
         if (multiplies) product<R>(row, start, Nothing{});
       }
     }
+  }
+
+  // What the first sweep reads after this segment: the next one, or the next group's first.
+  template <int R>
+  const T* after(std::int64_t row, std::int64_t start) const {
+    const T* from = grads(first->block, row);
+    if (start + segment<Vec> < first->block.columns) return from + start + segment<Vec>;
+    return row + 2 * R <= rows ? from + R * first->block.row_stride : nullptr;
   }
 
   static const T* grads(const Block& block, std::int64_t row) {
