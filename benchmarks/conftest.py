@@ -1,6 +1,6 @@
 """Options and fixtures of the benchmarks: ``pytest benchmarks -o python_files='bench_*.py'``.
 
-``--bench-size small`` and ``--benchmark-disable`` together make a smoke test of a few seconds.
+With ``--benchmark-disable`` everything runs once on small sizes: a smoke test of a few seconds.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--bench-size",
         choices=("small", "full"),
-        default="full",
-        help="small: kilobytes, to see that the benchmarks run; full: beyond the caches (default)",
+        help="full: beyond the caches; small: kilobytes, to see that the benchmarks run (the "
+        "default with --benchmark-disable)",
     )
 
 
 @pytest.fixture
 def small(request: pytest.FixtureRequest) -> bool:
     """Whether to use sizes that say nothing about speed but take no time."""
-    return bool(request.config.getoption("--bench-size") == "small")
+    disabled = request.config.getoption("--benchmark-disable")
+    size = request.config.getoption("--bench-size") or ("small" if disabled else "full")
+    return bool(size == "small")
 
 
 @pytest.fixture

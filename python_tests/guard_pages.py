@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import signal
 
 import torch
 from calls import CALLS, make_call
@@ -57,10 +56,7 @@ def _faults() -> bool:
         tensor = _between_guards(torch.ones(8), at_end=True)
         ctypes.string_at(tensor.data_ptr() + 32, 4)
         os._exit(0)
-    return os.WIFSIGNALED(status := os.waitpid(child, 0)[1]) and os.WTERMSIG(status) in (
-        signal.SIGSEGV,
-        signal.SIGBUS,
-    )
+    return os.waitpid(child, 0)[1] != 0
 
 
 if __name__ == "__main__":

@@ -43,9 +43,8 @@ class MicroBatchPlanner:
     * ``max_bytes`` bounds what a step may hold beyond what is there before it: activations,
       gradients, per-sample gradients. The planner measures steps of growing size (``probe``),
       fits fixed + per_sample * m, and takes the largest m below the bound;
-    * if a step runs out of memory, what it did is taken back (gradients, buffers, random
-      states), the micro-batch is halved, and the step is repeated. Nothing is lost or counted
-      twice, and the repeated step is the same step.
+    * if a step runs out of memory, what it did is taken back (gradients, buffers, random states),
+      the micro-batch is halved, and the same step is run again: nothing is lost or counted twice.
 
     So a step may be called several times: it changes nothing but gradients and buffers of the
     model, and keeps its sums to itself until it returns them. The optimizer's step, the
@@ -283,8 +282,8 @@ class MicroBatchPlanner:
         if size <= self.min_samples:
             raise MemoryError(
                 f"a micro-batch of {size} does not fit into memory, and min_samples is "
-                f"{self.min_samples}: use a smaller model or samples, free memory held elsewhere, "
-                f"or lower min_samples. The allocator said: {reason}"
+                f"{self.min_samples}: use a smaller model or samples, free other memory, or lower "
+                f"min_samples. The allocator said: {reason}"
             )
         self.micro_batch_size = max(self.min_samples, size // 2)
         self.out_of_memory_events += 1

@@ -47,8 +47,8 @@ how the times are measured:
   seconds           training alone: without evaluations, checkpoints and the timing runs below
   statistics share  (gradients with statistics - the same gradients without + the test) / seconds.
                     For the middle term a plain backward pass over one micro-batch of the same
-                    samples is timed, once for each new batch size and every 50 steps; it changes
-                    nothing else.
+                    samples is timed, at each new batch size and after every 20 times as many
+                    samples; it changes nothing else.
 
 examples:
   the paper's CNN on MNIST (100 epochs, a test at every step):

@@ -101,21 +101,30 @@ class MultiTensorOptimizer(Optimizer):
         return loss
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        saved_states = [
+            (param, group, saved)
+            for group in state["param_groups"]
+            for param in group["params"]
+            if (saved := state["state"].get(param))
+        ]
+        for _, _, saved in saved_states:
+            if not {"step", "sum"} <= saved.keys():
+                raise ValueError(
+                    f"a parameter's state has the entries {sorted(saved)}; accepted is the state "
+                    "of AdaGrad or AdaGrad-Norm, with step and sum"
+                )
         super().__setstate__(state)
         self._forget()
         self.__dict__.setdefault("_grad_sq_norm", None)
         for group in self.param_groups:
-            for name, before_it_existed in (
-                ("foreach", None),
-                ("maximize", False),
-                ("fused", None),
-            ):
-                group.setdefault(name, before_it_existed)
+            # Older checkpoints lack what did not exist yet.
+            group.setdefault("foreach", None)
+            group.setdefault("maximize", False)
+            group.setdefault("fused", None)
             group["differentiable"] = False  # how a saved run was executed is not part of its state
-            for param in group["params"]:
-                saved = self.state.get(param)
-                if saved and not isinstance(saved["step"], Tensor):
-                    saved["step"] = _new_step(param, group, float(saved["step"]))
+        for param, group, saved in saved_states:
+            if not isinstance(saved["step"], Tensor):
+                saved["step"] = _new_step(param, group, float(saved["step"]))
         if any(group["fused"] for group in self.param_groups):
             self._step_supports_amp_scaling = True
 

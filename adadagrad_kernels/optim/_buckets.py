@@ -179,9 +179,10 @@ class Call:
                     f"{param.stride()}; accepted are parameters whose rows lie one after another"
                 )
         # The op checks too, but another bucket's call may have been made by then.
-        check_updated(("param", "grad"), (param, grad))
         if kind is Accumulator.ELEMENT:
-            check_updated(("param", "state_sum"), (param, total))
+            check_updated(("param", "grad", "state_sum"), (param, grad, total))
+        else:
+            check_updated(("param", "grad"), (param, grad))
         return param, grad, total
 
     def _gather(self, param: Tensor, grad: Tensor, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -58,7 +58,8 @@ def guard_sums(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str
                 "learning-rate scheduler"
             )
     state = {
-        key: {**saved, "sum": Guarded(saved["sum"])} for key, saved in state_dict["state"].items()
+        key: {**saved, "sum": Guarded(saved["sum"])} if "sum" in saved else saved
+        for key, saved in state_dict["state"].items()
     }
     return {**state_dict, "state": state}
 

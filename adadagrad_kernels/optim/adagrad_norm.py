@@ -116,7 +116,7 @@ class AdagradNorm(MultiTensorOptimizer):
             kind = self._accumulator({"row_wise": group.setdefault("row_wise", row_wise)})
             for param in group["params"]:
                 saved = state["state"].get(param)
-                if saved:
+                if saved and "sum" in saved:
                     saved["sum"] = summed(param, saved["sum"], kind)
         super().__setstate__(state)
 

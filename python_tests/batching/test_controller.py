@@ -50,11 +50,25 @@ def test_norm_test_on_the_known_batch(eta, expected):
     )
 
 
-@settings(deadline=None)
+@pytest.mark.parametrize(
+    ("suggestion", "expected"),
+    [(7.0, 8), (8.0, 8), (8.001, 16), (16.0, 16), (55.9, 56), (56.1, 64), (64.5, 64), (1e300, 64)],
+)
+def test_suggestions_are_rounded_up_to_a_multiple_below_the_cap(suggestion, expected):
+    controller = BatchController(
+        Scripted([suggestion]), batch_size=8, max_batch_size=64, round_to=8
+    )
+    assert controller.update(statistics_of(8)) == expected
+
+
+SUGGESTIONS = st.integers(0, 400).map(lambda quarters: quarters / 4)
+
+
+@settings(deadline=None, max_examples=200)
 @given(
-    st.lists(st.floats(0, 500) | st.just(math.inf) | st.just(math.nan), max_size=12),
-    st.integers(2, 30),
-    st.integers(0, 30),
+    st.lists(SUGGESTIONS | SUGGESTIONS | st.sampled_from([math.inf, math.nan]), max_size=12),
+    st.integers(2, 6),
+    st.integers(0, 12),
     st.sampled_from([1, 2, 8]),
     st.integers(1, 3),
     st.sampled_from([None, 1.01, 1.5, 4.0]),

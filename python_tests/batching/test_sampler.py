@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import json
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adadagrad_kernels.batching import AdaptiveBatchSampler
+from adadagrad_kernels.batching.permutation import epoch_permutation
 
 SIZES = st.lists(st.integers(1, 20), min_size=1, max_size=8)
 
@@ -165,6 +167,17 @@ def test_consumed_may_lie_before_the_end_of_the_epoch_that_is_drawn():
     assert sampler.epoch == 1
 
 
+def test_a_second_checkpoint_keeps_what_the_first_one_had_in_flight():
+    sampler = AdaptiveBatchSampler(40, cycling([3, 4, 5, 6, 7]), seed=1)
+    batches = list(itertools.islice(sampler, 4))
+    resumed = AdaptiveBatchSampler(40, 9, seed=1)
+    resumed.load_state_dict(sampler.state_dict(consumed=3))
+    assert next(iter(resumed)) == batches[1]
+    again = AdaptiveBatchSampler(40, 9, seed=1)
+    again.load_state_dict(resumed.state_dict())
+    assert list(itertools.islice(again, 2)) == batches[2:]
+
+
 @pytest.mark.parametrize("consumed", [3, 11])
 def test_consumed_between_two_batches_or_beyond_says_where_the_borders_are(consumed):
     sampler = AdaptiveBatchSampler(20, 4)
@@ -176,10 +189,22 @@ def test_consumed_between_two_batches_or_beyond_says_where_the_borders_are(consu
 
 def test_the_permutation_is_the_order_of_philox_numbers():
     raw = np.random.Philox(key=7 + (3 << 64)).random_raw(11)
-    expected = sorted(range(11), key=lambda index: int(raw[index]))
+    # The four highest bits make room for the index.
+    expected = sorted(range(11), key=lambda index: int(raw[index]) % 2**60)
     sampler = AdaptiveBatchSampler(11, 11, seed=7)
     sampler.set_epoch(3)
     assert flat(sampler) == expected
+
+
+def test_all_orders_are_equally_likely():
+    counts = collections.Counter(
+        tuple(epoch_permutation(4, seed, epoch).tolist())
+        for seed in range(800)
+        for epoch in range(6)
+    )
+    assert len(counts) == 24
+    # Chi-squared with 23 degrees of freedom: above 49.7 once in a thousand.
+    assert sum((count - 200) ** 2 / 200 for count in counts.values()) < 49.7
 
 
 def test_seed_and_epoch_are_not_added():

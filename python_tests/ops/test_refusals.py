@@ -64,7 +64,7 @@ UNREADABLE: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 def _batch(param: Any = None, state: Any = None, grads: Any = None, **settings: Any) -> Any:
     param = _ones(6) if param is None else param
     state = _ones(6) if state is None else state
-    grads = torch.randn(3, 6) if grads is None else grads
+    grads = torch.arange(18.0).view(3, 6) if grads is None else grads
     return [param, state, grads], lambda: ops.batch_adagrad_step_(
         param, state, grads, lr=0.1, **settings
     )
@@ -150,12 +150,7 @@ def test_refuses_tensors_inside_a_transform(place: str, grad_mode: bool) -> None
     """Inside vmap and grad a tensor stands for others, and has no memory of its own."""
 
     def call(inner: Tensor) -> Tensor:
-        wrapped = {6: inner.view(6), 18: inner.expand(3, 6), 2: inner.view(6)[:2]}
-
-        def bad(tensor: Tensor) -> Tensor:
-            return wrapped[tensor.numel()] if tensor.dim() != 2 else inner.sum() * tensor
-
-        _, run = PLACES[place](bad)
+        _, run = PLACES[place](lambda tensor: inner.sum() * tensor)
         run()
         return inner.sum()
 
@@ -220,7 +215,27 @@ ROWS: dict[str, tuple[Make, str]] = {
         lambda: _step([(p := _ones(4))], [_ones(4)], [p]),
         "param and state_sum overlap in memory",
     ),
+    "grad in param": (
+        lambda: _step([(m := _ones(20))[:6]], [m[3:9]], [_ones(6)]),
+        "param and grad overlap in memory",
+    ),
+    "grad in sum": (
+        lambda: _step([_ones(6)], [(m := _ones(20))[:6]], [m[3:9]]),
+        "grad.*overlap in memory",
+    ),
     # adagrad_norm_step_
+    "norm: sum in param": (
+        lambda: _norm([(m := _total(9))[:6]], [_total(6)], m[3:4]),
+        "overlap in memory",
+    ),
+    "norm: sum in grad": (
+        lambda: _norm([_total(6)], [(m := _total(9))[:6]], m[3:4]),
+        "overlap in memory",
+    ),
+    "norm: grad in param": (
+        lambda: _norm([(m := _ones(20))[:6]], [m[3:9]], _total()),
+        "overlap in memory",
+    ),
     "norm: fewer grads": (lambda: _norm([_ones(2)], [], _total()), "equal lengths, got 1 and 0"),
     "norm: fewer rows": (
         lambda: _norm([_ones(2)], [_ones(2)], []),

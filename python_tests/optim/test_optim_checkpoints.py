@@ -181,6 +181,38 @@ def test_a_state_of_other_shapes_is_refused_before_anything_moves() -> None:
 
 
 @BOTH
+def test_the_state_of_another_optimizer_is_refused_on_loading(optimizer_class: Any) -> None:
+    params = parameters([(2, 3)])
+    optimizer = optimizer_class(params)
+    adam = torch.optim.Adam(copies(params))
+    _train(adam, 1, optimizer)
+    before = optimizer.state_dict()
+    with pytest.raises(ValueError, match=r"\['exp_avg', 'exp_avg_sq', 'step'\]; accepted"):
+        optimizer.load_state_dict(adam.state_dict())
+    assert optimizer.state_dict() == before
+
+
+def test_counters_of_a_part_in_another_order_are_told_apart() -> None:
+    """They lie in one storage, but not one after another."""
+    params = parameters([(2,), (3,), (4,)])
+    optimizer = Adagrad(params)
+    _train(optimizer, 3)
+    optimizer.state[params[1]]["step"] -= 2
+    saved = optimizer.state_dict()
+    for chosen in ([0, 2], [2, 1], [1]):
+        part = Adagrad(copies([params[i] for i in chosen]))
+        part.load_state_dict(
+            {
+                "state": {i: dict(saved["state"][old]) for i, old in enumerate(chosen)},
+                "param_groups": [{**saved["param_groups"][0], "params": list(range(len(chosen)))}],
+            }
+        )
+        counts = [state["step"].item() for state in part.state.values()]
+        _train(part, 1)
+        assert [state["step"].item() - 1 for state in part.state.values()] == counts
+
+
+@BOTH
 @pytest.mark.filterwarnings("ignore::FutureWarning:torch.distributed")
 def test_distributed_checkpoint_round_trip(optimizer_class: Any) -> None:
     state_dict = pytest.importorskip("torch.distributed.checkpoint.state_dict")

@@ -80,6 +80,39 @@ def test_gradients_take_the_layout_of_the_parameters() -> None:
         assert not parameter.grad.requires_grad
 
 
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_a_sample_without_gradient_is_not_a_parameter_outside_the_graph(
+    chunk_size: int | None,
+) -> None:
+    model = nn.Linear(3, 2, bias=False)
+    inputs, targets = torch.randn(4, 3), torch.randn(4, 2)
+    inputs[::2] = 0.0
+    F.mse_loss(model(inputs), targets).backward()
+    expected, model.weight.grad = model.weight.grad, None
+    source = PerSampleGradients(model, F.mse_loss)
+    source.chunk_size = chunk_size
+    source.backward(inputs, targets)
+    torch.testing.assert_close(model.weight.grad, expected)
+
+
+@pytest.mark.parametrize(("chunk_size", "in_the_same_pass"), [(None, True), (3, False)])
+def test_inner_products_are_measured_once(
+    chunk_size: int | None, in_the_same_pass: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = set()
+
+    def noting(rows: Tensor, **keywords: Any) -> Any:
+        asked.add(keywords["inner_products"])
+        return batch_moments(rows, **keywords)
+
+    monkeypatch.setattr(per_sample, "batch_moments", noting)
+    case = sample_models.make("linear")
+    source = PerSampleGradients(case.model, case.loss_fn, inner_products=True)
+    source.chunk_size = chunk_size
+    assert source.backward(case.inputs, case.targets).inner_products is not None
+    assert asked == {in_the_same_pass}
+
+
 def test_samples_drop_out_independently() -> None:
     model = nn.Sequential(nn.Dropout(0.5), nn.Linear(50, 1))
     statistics = backward_with_statistics(

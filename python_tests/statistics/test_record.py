@@ -181,6 +181,7 @@ def test_without_a_mean_gradient_the_ratios_are_infinite() -> None:
     assert opposite.mean_sq_norm == 0.0
     assert opposite.gradient_diversity == math.inf
     assert opposite.noise_scale == math.inf
+    assert GradientStatistics(2, 2.0, 8.0).noise_scale == math.inf  # |G|² is estimated as zero
     assert opposite.orthogonal_variance == opposite.variance_norm == 28.0
     assert opposite.inner_product_variance == 0.0
 
