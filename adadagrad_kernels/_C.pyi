@@ -52,6 +52,17 @@ def adagrad_step_lists(
     grad_scale: float,
     threads: int,
 ) -> float | None: ...
+def adagrad_norm_step_lists(
+    params: list[Tensor],
+    grads: list[Tensor],
+    shared: int,
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float,
+    threads: int,
+) -> float | None: ...
 def use_tensor_exchange(capsule: object, types: tuple[type, ...]) -> None: ...
 def adagrad_norm_step(
     tensors: list[tuple[int, int, int, int, int, int]],

@@ -131,11 +131,7 @@ def quick_adagrad_step_(
 ) -> Tensor | None:
     """The same for unchecked lists, read as a whole; None where they need the checks."""
     lists = [list(params), list(grads), list(state_sums)]
-    # The one property that reading a tensor's memory does not show: a lazy negation.
-    try:
-        if any(map(Tensor.is_neg, chain(*lists))):
-            return None
-    except TypeError:  # not a tensor
+    if _lazy_or_alien(*lists):
         return None
     sq_norm = _C.adagrad_step_lists(
         *lists, lr, eps, weight_decay, maximize, grad_scale, torch.get_num_threads()
@@ -144,6 +140,14 @@ def quick_adagrad_step_(
         return None
     increment_version(lists[0] + lists[2])
     return torch.tensor(sq_norm, dtype=torch.float64)
+
+
+def _lazy_or_alien(*lists: list[Tensor]) -> bool:
+    """Whether an item is a lazy negation, which its memory does not show, or not a tensor."""
+    try:
+        return any(map(Tensor.is_neg, chain(*lists)))
+    except TypeError:
+        return True
 
 
 def adagrad_norm_step_(
@@ -174,6 +178,36 @@ def adagrad_norm_step_(
         tensors, shared, lr, eps, weight_decay, maximize, grad_scale, torch.get_num_threads()
     )
     increment_version([*params, *accumulators])
+    return torch.tensor(sq_norm, dtype=torch.float64)
+
+
+def quick_adagrad_norm_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    accumulator: Tensor,
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float,
+) -> Tensor | None:
+    """The same for unchecked lists and one checked accumulator; None where they need the checks."""
+    lists = [list(params), list(grads)]
+    if _lazy_or_alien(*lists):
+        return None
+    sq_norm = _C.adagrad_norm_step_lists(
+        *lists,
+        address(accumulator),
+        lr,
+        eps,
+        weight_decay,
+        maximize,
+        grad_scale,
+        torch.get_num_threads(),
+    )
+    if sq_norm is None:
+        return None
+    increment_version([*lists[0], accumulator])
     return torch.tensor(sq_norm, dtype=torch.float64)
 
 

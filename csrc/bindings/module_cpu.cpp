@@ -130,7 +130,7 @@ std::optional<double> adagrad_step_lists(const py::list& params, const py::list&
                                          double weight_decay, bool maximize, double grad_scale,
                                          int threads) {
   std::vector<cpu::UpdatedTensor> tensors;
-  if (!tensor_lists().read(params, grads, state_sums, tensors)) return std::nullopt;
+  if (!tensor_lists().read(params, grads, &state_sums, tensors)) return std::nullopt;
   return run_update(tensors, {lr, eps, weight_decay, grad_scale, maximize}, threads,
                     [](const cpu::UpdateArgs& args) { return cpu::adagrad_step(args); });
 }
@@ -139,6 +139,19 @@ double adagrad_norm_step(const std::vector<TensorTuple>& tensors, Address shared
                          double eps, double weight_decay, bool maximize, double grad_scale,
                          int threads) {
   return run_update(tensors_of(tensors), {lr, eps, weight_decay, grad_scale, maximize}, threads,
+                    [shared](const cpu::UpdateArgs& args) {
+                      return cpu::adagrad_norm_step(args, pointer<double>(shared));
+                    });
+}
+
+// The same for whole lists of tensors with one accumulator in all; None as above.
+std::optional<double> adagrad_norm_step_lists(const py::list& params, const py::list& grads,
+                                              Address shared, double lr, double eps,
+                                              double weight_decay, bool maximize, double grad_scale,
+                                              int threads) {
+  std::vector<cpu::UpdatedTensor> tensors;
+  if (!tensor_lists().read(params, grads, nullptr, tensors)) return std::nullopt;
+  return run_update(tensors, {lr, eps, weight_decay, grad_scale, maximize}, threads,
                     [shared](const cpu::UpdateArgs& args) {
                       return cpu::adagrad_norm_step(args, pointer<double>(shared));
                     });
@@ -169,6 +182,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("adagrad_step", &adagrad_step);
   m.def("adagrad_step_lists", &adagrad_step_lists);
   m.def("adagrad_norm_step", &adagrad_norm_step);
+  m.def("adagrad_norm_step_lists", &adagrad_norm_step_lists);
   m.def("use_tensor_exchange", [](const py::capsule& capsule, const py::tuple& types) {
     tensor_lists().use(capsule, types);
   });

@@ -54,20 +54,27 @@ class TensorLists {
     for (const pybind11::handle type : types) types_.push_back(type.inc_ref().ptr());
   }
 
-  // Fills `tensors` from three lists of contiguous CPU tensors that agree in shape and type; false
-  // where anything is otherwise.
+  // Fills `tensors` from lists of contiguous CPU tensors that agree in shape and type and do not
+  // overlap; false where anything is otherwise. Without state_sums the accumulators are null.
   bool read(const pybind11::list& params, const pybind11::list& grads,
-            const pybind11::list& state_sums, std::vector<cpu::UpdatedTensor>& tensors) const {
+            const pybind11::list* state_sums, std::vector<cpu::UpdatedTensor>& tensors) const {
     const std::size_t count = params.size();
-    if (exchange_ == nullptr || grads.size() != count || state_sums.size() != count) return false;
+    if (exchange_ == nullptr || grads.size() != count) return false;
+    if (state_sums && state_sums->size() != count) return false;
     tensors.reserve(count);
     for (std::size_t i = 0; i < count; ++i) {
       View param, grad, sum;
-      if (!view(params[i], param) || !view(grads[i], grad) || !view(state_sums[i], sum) ||
-          !same(param, grad) || !same(param, sum) || overlap(param, sum) || overlap(grad, param) ||
-          overlap(grad, sum))
+      if (!view(params[i], param) || !view(grads[i], grad) || !same(param, grad) ||
+          overlap(grad, param))
         return false;
-      tensors.push_back({param.data(), grad.data(), sum.data(), param.size, 1, param.type});
+      char* accumulator = nullptr;
+      if (state_sums) {
+        if (!view((*state_sums)[i], sum) || !same(param, sum) || overlap(param, sum) ||
+            overlap(grad, sum))
+          return false;
+        accumulator = sum.data();
+      }
+      tensors.push_back({param.data(), grad.data(), accumulator, param.size, 1, param.type});
     }
     return true;
   }
