@@ -74,7 +74,7 @@ class Picture:
 
     def _lowest_accuracy(self) -> float:
         """Leaves out the beginning, where all curves rise steeply and none differs."""
-        last = [
+        last: list[float] = [
             [line["test_accuracy"] for line in lines if "test_accuracy" in line][-1]
             for lines in self._lines.values()
         ]

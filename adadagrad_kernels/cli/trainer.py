@@ -193,7 +193,7 @@ class Trainer:
 
     def _measured_backward(self, inputs: Tensor, targets: Tensor) -> GradientStatistics:
         return self.planners["statistics"].run(
-            lambda parts: self.source.backward(inputs, targets),
+            lambda parts: self.source.backward(inputs[parts[0]], targets[parts[0]]),
             len(targets),
             self.model,
             source=self.source,

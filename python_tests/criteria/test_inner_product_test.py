@@ -37,3 +37,11 @@ def test_published_augmented_sizes(
         "theta": pytest.approx(THETA, rel=1e-13),
         "nu": pytest.approx(NU, rel=1e-13),
     }
+
+
+@pytest.mark.parametrize("sum_sq_norms", [math.nan, math.inf])
+def test_one_part_that_is_not_finite_decides(sum_sq_norms: float) -> None:
+    statistics = GradientStatistics(4, 1.0, sum_sq_norms, sum_sq_inner_products=5.0)
+    decision = AugmentedInnerProductTest(0.5, 0.5)(statistics)
+    assert not math.isfinite(decision.batch_size)
+    assert not decision.passed

@@ -29,3 +29,10 @@ def test_noise_multiplies_the_batch_by_at_most_the_inverse_square_of_eta() -> No
     """With orthogonal gradients, N = V_norm / b exactly."""
     noise = GradientStatistics(batch_size=10, mean_sq_norm=0.1, sum_sq_norms=10.0)
     assert NormTest(eta=0.1)(noise).batch_size == pytest.approx(10 / 0.01)
+
+
+def test_a_batch_of_exactly_the_size_asked_for_passes() -> None:
+    statistics = GradientStatistics(batch_size=4, mean_sq_norm=1.0, sum_sq_norms=16.0)
+    decision = NormTest(eta=1.0)(statistics)
+    assert decision.batch_size == 4.0
+    assert decision.passed
