@@ -31,7 +31,7 @@ demo: install ## Train on real data with every method; a table, a picture and me
 
 .PHONY: test
 test: install ## Run the whole test suite [DATA_DIR=folder with mnist/] [ARGS=...]
-	$(BIN)/pytest $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
+	$(BIN)/pytest $(if $(DATA_DIR),--data-dir="$(DATA_DIR)") $(ARGS)
 
 .PHONY: lint
 lint: environment ## Check style and formatting of Python and C++

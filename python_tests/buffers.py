@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ class Guarded:
     """A view into a buffer that holds NaN everywhere else."""
 
     tensor: Tensor
-    buffer: Tensor
-    outside: Tensor
+    buffer: Tensor = field(repr=False)
+    outside: Tensor = field(repr=False)
 
     def assert_outside_untouched(self) -> None:
         rest = self.buffer[self.outside]

@@ -98,18 +98,22 @@ def make_call(
     else:
         accumulators = positive(kind=torch.float64)
     written = {"params": params, "accumulators": accumulators}
+    step = ops.adagrad_norm_step_
+    function = torch.no_grad()(step) if "no_grad" in name else step
     positional = (params, read["grads"], list(tensors(accumulators)), row_wise, *scaled.values())
-    return Call(ops.adagrad_norm_step_, (params, read["grads"], accumulators), scaled, written,
+    return Call(function, (params, read["grads"], accumulators), scaled, written,
                 read, registered.adagrad_norm_step_.default, positional)  # fmt: skip
 
 
-#: Every op; AdaGrad's update of lists with grad mode and without, since a backend may have a
-#: quicker way where no graph can be lost; AdaGrad-Norm with one accumulator and with one per row.
+#: Every op; updates of lists with grad mode and without, since a backend may have a quicker way
+#: where no graph can be lost; AdaGrad-Norm with one accumulator and with one per row.
 CALLS = (
     "batch_moments",
     "batch_adagrad_step_",
     "adagrad_step_",
     "adagrad_step_ under no_grad",
     "adagrad_norm_step_",
+    "adagrad_norm_step_ under no_grad",
     "adagrad_norm_step_ by rows",
+    "adagrad_norm_step_ under no_grad by rows",
 )

@@ -11,11 +11,13 @@ import torch
 from buffers import per_sample_grads
 from tolerances import (
     Array,
+    accumulation_dtype,
     assert_within,
     direction_tolerance,
     extended,
     inner_product_tolerance,
     mean_tolerance,
+    smallest,
     sq_norm_tolerance,
     stored_tolerance,
     update_tolerance,
@@ -98,7 +100,8 @@ def assert_adagrad(
     total_off = 2 * np.abs(direction) * off + off**2
     assert_within("state_sum", after[1], total, stored_tolerance(total, total_off, dtype))
     update = rule.lr * direction / (np.sqrt(total) + rule.eps)
-    off = 2 * rule.lr * off / (np.sqrt(total) + rule.eps) + update_tolerance(update, 0.0, dtype)
+    off = rule.lr * off + smallest(accumulation_dtype(dtype))
+    off = 2 * off / (np.sqrt(total) + rule.eps) + update_tolerance(update, 0.0, dtype)
     assert_within("param", after[0], param - update, stored_tolerance(param - update, off, dtype))
 
 

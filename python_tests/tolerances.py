@@ -91,8 +91,12 @@ def inner_product_tolerance(grads: Tensor, mean: Array) -> Array:
 
 
 def direction_tolerance(grad: Array, decay: Array, dtype: torch.dtype) -> Array:
-    """``grad / scale + weight_decay * param``: a division, a product and a sum."""
-    return SAFETY * accumulation_epsilon(dtype) * (np.abs(grad) + np.abs(decay))
+    """``grad / scale + weight_decay * param``: a division, a product and a sum.
+
+    The floor is the spacing of denormals, where a small gradient is divided by a large scale.
+    """
+    floor = SAFETY * smallest(accumulation_dtype(dtype))
+    return SAFETY * accumulation_epsilon(dtype) * (np.abs(grad) + np.abs(decay)) + floor
 
 
 def stored_tolerance(value: Array, error: Array, dtype: torch.dtype) -> Array:

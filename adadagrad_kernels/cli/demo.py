@@ -157,7 +157,7 @@ def _report(rows: list[dict[str, Any]], samples: int, seeds: int, data: Data, ou
         f"Each run: {samples:,} samples of {len(data.train):,} training images. The first three "
         f"grow their batch from {SMALLEST} to\nat most {LARGEST:,} by the norm test with eta = "
         f"{ETA:g}. Loss: whole training set. Statistics: their share of the seconds.{mean}\n"
-        f"Learning rates: for each run the best of a short search on this budget.\n\n"
+        f"Learning rates: for each run the best of a short search.\n\n"
         f"{out / 'demo.png'}, {out / 'metrics.jsonl'}, {out / 'summary.json'}"
     )
 

@@ -52,9 +52,8 @@ class Picture:
             evaluated = [line for line in lines if "train_loss" in line]
             _draw(loss, evaluated, "train_loss", style)
             _draw(accuracy, evaluated, "test_accuracy", style)
-            # The end of the budget cuts the last batch, which says nothing about its size. A line
-            # tells of the batch that ended at its samples, so the step lies before it.
-            _draw(batch, lines[:-1], "batch/used", {**style, "drawstyle": "steps-pre"})
+            # A line tells of the batch that ended at its samples, so the step lies before it.
+            _draw(batch, _uncut(lines), "batch/used", {**style, "drawstyle": "steps-pre"})
         for axes, title in (
             (loss, "loss on the training set"),
             (accuracy, "accuracy on the test set"),
@@ -93,6 +92,12 @@ class Picture:
         axes.yaxis.set_major_locator(self._ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(self._ticker.StrMethodFormatter(numbers))
         axes.yaxis.set_minor_formatter(self._ticker.NullFormatter())
+
+
+def _uncut(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leaves out the last batches where the end of the budget cut them."""
+    sizes = [line["batch/used"] for line in lines]
+    return lines[: len(sizes) - sizes[::-1].index(max(sizes))]
 
 
 def _draw(axes: Any, lines: list[dict[str, Any]], value: str, style: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ class Trainer:
             test_interval=config.test_interval,
         )
         self.sampler = AdaptiveBatchSampler(
-            len(data.train), self.controller, seed=config.seed, total_samples=config.samples
+            len(data.train), self._batch_size, seed=config.seed, total_samples=config.samples
         )
         self.source = PerSampleGradients(
             self.model,
@@ -143,6 +143,15 @@ class Trainer:
         torch.set_rng_state(state["random_state"])
         self.seconds = state["seconds"]
         self.statistics_seconds = state["statistics_seconds"]
+
+    def _batch_size(self) -> int:
+        """Returns the controller's size, but lets the last two batches share what is left.
+
+        Otherwise the last step, often of a few samples only, would undo what was reached.
+        """
+        size = self.controller.batch_size
+        left = self.config.samples - self.controller.samples_seen
+        return (left + 1) // 2 if size < left < 2 * size else size
 
     def _steps(self) -> Iterator[tuple[int, float]]:
         """Yields the samples and the loss of each step, and keeps the times."""

@@ -23,7 +23,7 @@ from adadagrad_kernels.cli.trainer import Trainer
 
 RUN = "--model logistic --lr 0.05 --eta 0.7 --batch-size 4 --max-batch 200 --samples 3000"
 
-LONG_RUN = "--model cnn --optimizer adagrad --test norm --eta 1 --samples 10000 --lr 0.02"
+LONG_RUN = "--model cnn --eta 1 --samples 10000 --lr 0.02 --evaluate-every 5000"
 
 
 def train(out: Path, *options: str) -> int:
@@ -151,7 +151,7 @@ def test_resume_after_kill_9(tmp_path: Path) -> None:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        time.sleep(0.1)
+        time.sleep(0.05)
     finally:
         process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run must not end before it is killed"

@@ -28,7 +28,7 @@ CONFIG = RunConfig(
     test="norm",
     eta=0.5,
     batch_size=4,
-    max_batch=300,
+    max_batch=150,
     samples=2000,
     evaluate_every=500,
     log_every=1,
@@ -56,8 +56,13 @@ def numpy_adadagrad(data: Data, config: RunConfig) -> tuple[list[int], list[floa
     weights = np.c_[layer.weight.detach().numpy(), layer.bias.detach().numpy()].astype(float)
     accumulator = np.zeros_like(weights)
     batch, batches, losses = config.batch_size, [], []
+
+    def size() -> int:
+        left = config.samples - sum(batches)
+        return math.ceil(left / 2) if batch < left < 2 * batch else batch
+
     sampler = AdaptiveBatchSampler(
-        len(data.train), lambda: batch, seed=config.seed, total_samples=config.samples
+        len(data.train), size, seed=config.seed, total_samples=config.samples
     )
     for indices in sampler:
         inputs = np.c_[data.train.images[indices].flatten(1).numpy(), np.ones(len(indices))]
@@ -84,11 +89,12 @@ def numpy_adadagrad(data: Data, config: RunConfig) -> tuple[list[int], list[floa
 def test_follows_adadagrad_as_written(data: Data, micro_batch: int) -> None:
     config = replace(CONFIG, micro_batch=micro_batch)
     batches, losses, weights = numpy_adadagrad(data, config)
-    assert batches[-2] == 300 > batches[1] > batches[0] == 4, "the case must grow to the cap"
+    assert batches[-3] == 150 > batches[5] > batches[0] == 4, "the case must grow to the cap"
+    assert 75 <= batches[-1] <= batches[-2] < 150, "what is left over is shared"
     run = Trainer(config, data)
     lines = train(run)
     assert [line["batch/used"] for line in lines] == batches
-    assert [line["batch/global"] for line in lines[:-1]] == [*batches[1:-1], 300]
+    assert [line["batch/global"] for line in lines[:-2]] == [*batches[1:-2], 150]
     np.testing.assert_allclose([line["loss"] for line in lines], losses, rtol=2e-5)
     weight, bias = (parameter.detach().numpy() for parameter in run.model.parameters())
     np.testing.assert_allclose(np.c_[weight, bias], weights, atol=2e-5)
@@ -107,7 +113,8 @@ def test_fixed_batch_is_the_plain_loop(data: Data) -> None:
     torch.manual_seed(config.seed)
     model = trainer.MODELS["cnn"]((1, 8, 8), 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.5)
-    sampler = AdaptiveBatchSampler(len(data.train), 32, seed=0, total_samples=330)
+    sizes = iter([32] * 9 + [21, 21])
+    sampler = AdaptiveBatchSampler(len(data.train), lambda: next(sizes), total_samples=330)
     for indices, line in zip(sampler, lines, strict=True):
         optimizer.zero_grad()
         loss = F.cross_entropy(model(data.train.images[indices]), data.train.labels[indices])
@@ -167,7 +174,7 @@ def test_evaluations_and_lines_are_where_they_were_asked_for(data: Data) -> None
     )  # fmt: skip
     lines = train(Trainer(config, data))
     assert [line["samples_seen"] for line in lines] == [
-        120, 210, 300, 420, 510, 600, 720, 810, 900, 1010,
+        120, 210, 300, 420, 510, 600, 720, 810, 900, 985, 1010,
     ]  # fmt: skip
     assert [line["samples_seen"] for line in lines if "test_accuracy" in line] == [510, 1010]
 

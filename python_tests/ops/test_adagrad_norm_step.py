@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -20,6 +21,13 @@ RULES = [
     Rule(lr=0.1, eps=1e-3, weight_decay=0.01),
     Rule(maximize=True, weight_decay=0.1, grad_scale=3.0),
 ]
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["grad", "no_grad"])
+def _grad_mode(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A backend may have a quicker way where no graph can be lost."""
+    with torch.set_grad_enabled(request.param):
+        yield
 
 
 def _lists(

@@ -100,6 +100,18 @@ def test_rows_that_are_one_row(backend: str) -> None:
     assert torch.equal(actual.variance, torch.zeros(33))
 
 
+def test_rows_gigabytes_apart(backend: str) -> None:
+    """Offsets of more than 2^32 elements; of the memory in between nothing is touched."""
+    try:
+        memory = torch.empty(2**32 + 100, dtype=torch.bfloat16)
+    except RuntimeError as error:
+        pytest.skip(f"this machine does not give 8 GB of address space: {error}")
+    far = memory.as_strided((2, 50), (2**32 + 7, 1), 3)
+    near, expected = shared_case(2, 50, torch.bfloat16)
+    far.copy_(near)
+    assert_moments(batch_moments(far), expected)
+
+
 def test_one_column_of_a_matrix(backend: str) -> None:
     """With one feature the stride inside a row says nothing."""
     matrix = per_sample_grads(40, 6, torch.float32).tensor

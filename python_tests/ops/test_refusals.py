@@ -104,6 +104,7 @@ PLACES: dict[str, Callable[[Callable[[Tensor], Any]], Any]] = {
     "adagrad_step_(state_sum)": lambda bad: _step(*_lists(state_sum=bad(_ones(2, 3)))),
     "adagrad_norm_step_(param)": lambda bad: _norm(*_lists(param=bad(_ones(2, 3)))[:2], _total()),
     "adagrad_norm_step_(grad)": lambda bad: _norm(*_lists(grad=bad(_ones(2, 3)))[:2], _total()),
+    "adagrad_norm_step_(accumulator)": lambda bad: _norm(*_lists()[:2], bad(_total(1))),
     "adagrad_norm_step_(rows)": lambda bad: _norm(*_lists()[:2], [_total(4), bad(_ones(2))]),
 }
 
@@ -130,7 +131,9 @@ def test_refuses_what_no_kernel_can_read(place: str, what: str, grad_mode: bool)
     bad, message = UNREADABLE[what]
     if what == "a graph" and ("grad)" in place or not grad_mode):
         return  # a gradient that carries a graph is only read; without grad mode there is none
-    if place.endswith("rows)") and ("dtype" in message):
+    if place.endswith("accumulator)") and "got" in message:
+        message = "got 1 accumulators for 2 params"  # a sequence is one of accumulators
+    if place.endswith(("rows)", "accumulator)")) and "dtype" in message:
         message = "accumulator has .*accepted is a contiguous float64 tensor"
     _assert_refused(PLACES[place](bad), message, grad_mode)
 
@@ -226,6 +229,10 @@ ROWS: dict[str, tuple[Make, str]] = {
     # adagrad_norm_step_
     "norm: sum in param": (
         lambda: _norm([(m := _total(9))[:6]], [_total(6)], m[3:4]),
+        "overlap in memory",
+    ),
+    "norm: sum is param": (
+        lambda: _norm([(p := _total(1))], [_total(1)], p.view(())),
         "overlap in memory",
     ),
     "norm: sum in grad": (
