@@ -19,11 +19,11 @@ Calls = dict[str, Callable[[], object]]
 
 @dataclass(frozen=True)
 class Goal:
-    """The ratio ``ours / over``: at most ``limit``, or at least where ``at_least``."""
+    """The ratio of two contenders: at most ``limit``, or at least where ``at_least``."""
 
     what: str
-    ours: str
-    over: str
+    numerator: str
+    denominator: str
     limit: float
     at_least: bool = False
 

@@ -120,7 +120,7 @@ def _rows(experiment: Experiment, rounds: int) -> Iterator[dict[str, Any]]:
     else:
         measured = rounds_of_seconds(contenders, rounds)
     for goal in experiment.goals:
-        found: Spread = ratio(measured[goal.ours], measured[goal.over])
+        found: Spread = ratio(measured[goal.numerator], measured[goal.denominator])
         yield {
             "experiment": experiment.title,
             "what": goal.what,
@@ -130,8 +130,8 @@ def _rows(experiment: Experiment, rounds: int) -> Iterator[dict[str, Any]]:
             "at_least": goal.at_least,
             "met": goal.met(found.median),
             "unit": experiment.unit,
-            "ours": spread(measured[goal.ours]).median,
-            "over": spread(measured[goal.over]).median,
+            "numerator": spread(measured[goal.numerator]).median,
+            "denominator": spread(measured[goal.denominator]).median,
         }
 
 
@@ -140,10 +140,11 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         sign = ">=" if row["at_least"] else "<="
         lower, upper = row["quartiles"]
-        absolute = _absolute(row["ours"], row["unit"])
+        parts = (row["numerator"], row["denominator"])
+        both = " / ".join(_absolute(part, row["unit"]) for part in parts)
         print(
-            f"  {row['what']:<42}{row['measured']:>7.2f}  [{lower:.2f}, {upper:.2f}]".ljust(68)
-            + f"goal {sign} {row['goal']:<5.2f}  {'met' if row['met'] else 'NOT MET':<8} {absolute}"
+            f"  {row['what']:<44}{row['measured']:>6.2f}  [{lower:.2f}, {upper:.2f}]".ljust(70)
+            + f"goal {sign} {row['goal']:<5.2f}  {'met' if row['met'] else 'NOT MET':<8} {both}"
         )
 
 

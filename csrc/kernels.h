@@ -11,6 +11,10 @@ namespace adak {
 
 enum class ElementType : int { float32 = 0, bfloat16 = 1, float16 = 2, float64 = 3 };
 inline constexpr int element_types = 4;
+constexpr std::int64_t element_bytes(ElementType type) {
+  constexpr std::int64_t bytes[element_types] = {4, 2, 2, 8};
+  return bytes[static_cast<int>(type)];
+}
 
 // The scalars of an AdaGrad update: with d = sign * grad / grad_scale + weight_decay * param,
 // sum += d^2 and param -= lr * d / (sqrt(sum) + eps).

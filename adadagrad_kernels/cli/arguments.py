@@ -254,7 +254,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--samples",
         type=quantities.count,
         metavar="N",
-        help="budget of each run (default: 15 times the training set)",
+        help="budget of each run (default: 12 times the training set)",
     )
     demo.add_argument(
         "--seeds",

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from adadagrad_kernels.cli.config import RunConfig
 from adadagrad_kernels.cli.data import Data, load_data
@@ -19,7 +22,7 @@ from adadagrad_kernels.cli.progress import Progress
 from adadagrad_kernels.cli.table import format_table
 from adadagrad_kernels.cli.trainer import Trainer
 
-EPOCHS = 15
+EPOCHS = 12
 EVALUATIONS = 20
 LINES = 200
 SMALLEST, LARGEST = 8, 1024
@@ -77,23 +80,38 @@ def run(arguments: argparse.Namespace) -> int:
     samples = arguments.samples or EPOCHS * len(data.train)
     out.mkdir(parents=True, exist_ok=True)
     results = []
-    _warm_up(data)
     with MetricsFile(out / "metrics.jsonl") as metrics:
 
         def record(line: dict[str, Any]) -> None:
             metrics.write(line)
             picture.add(line)
 
-        for seed in range(arguments.seeds):
-            for method in METHODS:
-                trainer = Trainer(method.config(samples, seed), data)
-                results.append(_train(method, trainer, record, quiet=arguments.quiet))
+        with _one_thread():
+            _warm_up(data)
+            for seed in range(arguments.seeds):
+                for method in METHODS:
+                    trainer = Trainer(method.config(samples, seed), data)
+                    results.append(_train(method, trainer, record, quiet=arguments.quiet))
     picture.save(out / "demo.png")
     rows = [_mean(method, results) for method in METHODS]
     text = json.dumps(strict({"methods": rows, "runs": results}), indent=2) + "\n"
     replace_file(out / "summary.json", [text.encode()])
     print(text if arguments.json else _report(rows, samples, arguments.seeds, data, out))
     return 0
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keeps torch to one thread: steps of a millisecond are too short to share.
+
+    On a busy machine, threads that wait for each other made them ten times slower.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _warm_up(data: Data) -> None:

@@ -50,6 +50,9 @@ how the times are measured:
                     samples is timed, at each new batch size and after every 20 times as many
                     samples; it changes nothing else.
 
+Torch uses as many threads as there are cores; OMP_NUM_THREADS says otherwise. Small models on a
+busy machine are faster with 1.
+
 examples:
   the paper's CNN on MNIST (100 epochs, a test at every step):
     adadagrad-kernels train --data mnist --data-dir DIR --model cnn --optimizer adagrad \\
@@ -64,6 +67,8 @@ DEMO = """\
 Compares five ways to spend the same samples on scikit-learn's digits (no download), with the same
 model, seeds and evaluation: AdAdaGrad, AdAdaGrad-Norm and AdaSGD, all three with the norm test,
 and AdaGrad at the smallest and at the largest batch.
+
+Each learning rate is the best of a short search. One thread, so that times compare.
 
 Writes metrics.jsonl, summary.json and demo.png into --out and prints a table.
 """

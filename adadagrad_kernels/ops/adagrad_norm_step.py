@@ -91,24 +91,16 @@ def _run(
 ) -> Tensor:
     scalars = (lr, eps, weight_decay, maximize, grad_scale)
     # As in adagrad_step_: what is plainly right need not go through the checks, tensor by tensor.
-    # An accumulator that overlaps a parameter or gradient cannot be told there: it is a storage
-    # of its own that is asked for.
     if params and isinstance(params[0], Tensor) and not row_wise and not torch.is_grad_enabled():
+        _check_accumulator(accumulators[0], 1, params[0])
         quick = getattr(backends.select(params[0].device.type), "quick_adagrad_norm_step_", None)
-        if quick is not None and _owns_storage(accumulators[0]):
-            _check_accumulator(accumulators[0], 1, params[0])
-            settled: Tensor | None = quick(params, grads, accumulators[0], *scalars)
-            if settled is not None:
-                return settled
+        settled: Tensor | None = quick and quick(params, grads, accumulators[0], *scalars)
+        if settled is not None:
+            return settled
     _check(params, grads, accumulators, row_wise)
     backend = backends.select(params[0].device.type if params else "cpu")
     sq_norm: Tensor = backend.adagrad_norm_step_(params, grads, accumulators, row_wise, *scalars)
     return sq_norm
-
-
-def _owns_storage(accumulator: Tensor) -> bool:
-    """Whether nothing else fits into the accumulator's storage: it is one float64 and no more."""
-    return type(accumulator) is Tensor and accumulator.untyped_storage().nbytes() == 8
 
 
 def _check(

@@ -144,6 +144,16 @@ double adagrad_norm_step(const std::vector<TensorTuple>& tensors, Address shared
                     });
 }
 
+// Whether the double at `shared` lies in the memory of a parameter or gradient.
+bool overlaps(const cpu::UpdatedTensor& tensor, Address shared) {
+  const auto bytes = static_cast<Address>(tensor.size * adak::element_bytes(tensor.type));
+  const auto within = [&](const void* start) {
+    const auto begin = reinterpret_cast<Address>(start);
+    return begin < shared + sizeof(double) && shared < begin + bytes;
+  };
+  return within(tensor.param) || within(tensor.grad);
+}
+
 // The same for whole lists of tensors with one accumulator in all; None as above.
 std::optional<double> adagrad_norm_step_lists(const py::list& params, const py::list& grads,
                                               Address shared, double lr, double eps,
@@ -151,6 +161,8 @@ std::optional<double> adagrad_norm_step_lists(const py::list& params, const py::
                                               int threads) {
   std::vector<cpu::UpdatedTensor> tensors;
   if (!tensor_lists().read(params, grads, nullptr, tensors)) return std::nullopt;
+  for (const cpu::UpdatedTensor& tensor : tensors)
+    if (overlaps(tensor, shared)) return std::nullopt;
   return run_update(tensors, {lr, eps, weight_decay, grad_scale, maximize}, threads,
                     [shared](const cpu::UpdateArgs& args) {
                       return cpu::adagrad_norm_step(args, pointer<double>(shared));

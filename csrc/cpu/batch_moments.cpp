@@ -2,7 +2,6 @@
 //
 // The cut depends on the shape alone, never on the number of threads, and partial sums are added in
 // a fixed order: results are bitwise the same for any number of threads.
-#include "cpu/elements.h"
 #include "cpu/huge_pages.h"
 #include "cpu/kernel_table.h"
 #include "cpu/parallel.h"

@@ -1,16 +1,9 @@
-// Element types: their sizes, and the 16-bit ones as bits (arithmetic happens after widening).
+// The 16-bit element types, as bits: arithmetic happens after widening to float.
 #pragma once
 
 #include <cstdint>
 
-#include "kernels.h"
-
 namespace adak::cpu {
-
-constexpr std::int64_t element_bytes(ElementType type) {
-  constexpr std::int64_t bytes[element_types] = {4, 2, 2, 8};
-  return bytes[static_cast<int>(type)];
-}
 
 struct BFloat16 {
   std::uint16_t bits;

@@ -4,7 +4,6 @@
 // bitwise the same for any number of threads.
 #include <math.h>
 
-#include "cpu/elements.h"
 #include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
 
