@@ -149,6 +149,12 @@ def _same_order(tensor: Tensor, other: Tensor) -> bool:
     )
 
 
+def require_distinct(name: str, tensors: Sequence[Tensor]) -> None:
+    """Refuse a list that names one tensor twice: two threads would write it at the same time."""
+    if len({id(tensor) for tensor in tensors}) != len(tensors):
+        raise ValueError(f"{name} holds the same tensor more than once; pass each one once")
+
+
 def require_disjoint(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     """Refuse two tensors whose memory overlaps, one of which is written."""
     first, second = _extent(tensor), _extent(other)

@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+import torch
+
 from adadagrad_kernels.cli.config import resolve
 from adadagrad_kernels.cli.data import load_data
 from adadagrad_kernels.cli.errors import Interrupted, StoppedError
@@ -28,6 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
     config = resolve(arguments, len(data.train))
     fingerprint = {**config.options(), "the data (CRC-32)": data.checksum}
     folder = RunFolder(arguments.out, fingerprint, arguments.checkpoint_every)
+    # Settles how many threads a matrix product takes: without an explicit number MKL chooses for
+    # each product anew, and rounding, with it the resumed run, would depend on what ran before.
+    torch.set_num_threads(torch.get_num_threads())
     trainer = Trainer(config, data)
     with (
         folder.resume(trainer)

@@ -118,6 +118,8 @@ def _check(
             f"got {len(accumulators)} accumulators for {len(params)} params; accepted are one "
             "tensor in all, or a list with one for each param"
         )
+    require_distinct("params", params)
+    require_distinct("accumulators", accumulators)
     for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
         check_updated(("param", "grad"), (param, grad))
         require_disjoint("param", param, "grad", grad)

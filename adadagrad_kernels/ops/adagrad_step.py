@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adadagrad_kernels import backends
-from adadagrad_kernels.checks import check_updated, require_disjoint
+from adadagrad_kernels.checks import check_updated, require_disjoint, require_distinct
 from adadagrad_kernels.ops._library import register
 
 
@@ -93,6 +93,8 @@ def _check(params: Sequence[Tensor], grads: Sequence[Tensor], state_sums: Sequen
             f"params, grads and state_sums must have equal lengths, got {len(params)}, "
             f"{len(grads)} and {len(state_sums)}"
         )
+    require_distinct("params", params)
+    require_distinct("state_sums", state_sums)
     for param, grad, state_sum in zip(params, grads, state_sums, strict=True):
         check_updated(("param", "grad", "state_sum"), (param, grad, state_sum))
         require_disjoint("param", param, "state_sum", state_sum)

@@ -6,6 +6,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -76,7 +77,7 @@ class TensorLists {
       }
       tensors.push_back({param.data(), grad.data(), accumulator, param.size, 1, param.type});
     }
-    return true;
+    return distinct(tensors);
   }
 
  private:
@@ -127,6 +128,19 @@ class TensorLists {
     for (std::int32_t d = 0; d < a.tensor.dimensions; ++d)
       if (a.tensor.shape[d] != b.tensor.shape[d]) return false;
     return true;
+  }
+
+  // Whether no parameter and no accumulator begins where another does.
+  static bool distinct(const std::vector<cpu::UpdatedTensor>& tensors) {
+    std::vector<const void*> starts;
+    starts.reserve(2 * tensors.size());
+    for (const cpu::UpdatedTensor& tensor : tensors) {
+      if (tensor.size == 0) continue;
+      starts.push_back(tensor.param);
+      if (tensor.accumulator) starts.push_back(tensor.accumulator);
+    }
+    std::sort(starts.begin(), starts.end());
+    return std::adjacent_find(starts.begin(), starts.end()) == starts.end();
   }
 
   static bool overlap(const View& a, const View& b) {

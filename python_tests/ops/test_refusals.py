@@ -222,6 +222,14 @@ ROWS: dict[str, tuple[Make, str]] = {
         lambda: _step([(m := _ones(20))[:6]], [m[3:9]], [_ones(6)]),
         "param and grad overlap in memory",
     ),
+    "one param twice": (
+        lambda: _step([_ones(6)] * 2, [_ones(6), _ones(6)], [_ones(6), _ones(6)]),
+        "params holds the same tensor more than once",
+    ),
+    "one sum twice": (
+        lambda: _step([_ones(6), _ones(6)], [_ones(6), _ones(6)], [_ones(6)] * 2),
+        "state_sums holds the same tensor more than once",
+    ),
     "grad in sum": (
         lambda: _step([_ones(6)], [(m := _ones(20))[:6]], [m[3:9]]),
         "grad.*overlap in memory",
