@@ -150,8 +150,9 @@ def _same_order(tensor: Tensor, other: Tensor) -> bool:
 
 
 def require_distinct(name: str, tensors: Sequence[Tensor]) -> None:
-    """Refuse a list that names one tensor twice: two threads would write it at the same time."""
-    if len({id(tensor) for tensor in tensors}) != len(tensors):
+    """Refuse a list that holds one memory twice: two threads would write it at the same time."""
+    starts = [address(tensor) for tensor in tensors if tensor.numel()]
+    if len(set(starts)) != len(starts):
         raise ValueError(f"{name} holds the same tensor more than once; pass each one once")
 
 

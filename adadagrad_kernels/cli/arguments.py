@@ -101,7 +101,7 @@ def _add_task(group: argparse._ArgumentGroup) -> None:
         "--lr",
         type=quantities.positive,
         metavar="LR",
-        help="learning rate, constant (default: 0.008 for adagrad, 0.3 for adagrad-norm, 0.1 for "
+        help="learning rate, constant (default: 0.008 for adagrad, 1.0 for adagrad-norm, 0.1 for "
         "adagrad-norm-rows and sgd, 0.001 for adam and adamw)",
     )
     group.add_argument(

@@ -22,7 +22,7 @@ TEST_CONSTANTS: dict[str, tuple[str, ...]] = {
 DEFAULT_CONSTANTS = {"eta": 0.1, "theta": 0.5, "nu": 1.0}
 DEFAULT_LR = {
     "adagrad": 0.008,
-    "adagrad-norm": 0.3,
+    "adagrad-norm": 1.0,
     "adagrad-norm-rows": 0.1,
     "sgd": 0.1,
     "adam": 0.001,

@@ -11,6 +11,7 @@ from adadagrad_kernels import backends
 from adadagrad_kernels.checks import (
     check_updated,
     require_disjoint,
+    require_distinct,
     require_no_graph,
     require_plain,
 )
@@ -118,8 +119,6 @@ def _check(
             f"got {len(accumulators)} accumulators for {len(params)} params; accepted are one "
             "tensor in all, or a list with one for each param"
         )
-    require_distinct("params", params)
-    require_distinct("accumulators", accumulators)
     for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
         check_updated(("param", "grad"), (param, grad))
         require_disjoint("param", param, "grad", grad)
@@ -140,6 +139,8 @@ def _check(
         accumulator = accumulators[index if row_wise else 0]
         require_disjoint("accumulator", accumulator, "param", param)
         require_disjoint("accumulator", accumulator, "grad", grad)
+    require_distinct("params", params)
+    require_distinct("accumulators", accumulators)
     if not row_wise and not params:
         _check_accumulator(accumulators[0], 1, accumulators[0])
 

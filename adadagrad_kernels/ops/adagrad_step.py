@@ -93,8 +93,6 @@ def _check(params: Sequence[Tensor], grads: Sequence[Tensor], state_sums: Sequen
             f"params, grads and state_sums must have equal lengths, got {len(params)}, "
             f"{len(grads)} and {len(state_sums)}"
         )
-    require_distinct("params", params)
-    require_distinct("state_sums", state_sums)
     for param, grad, state_sum in zip(params, grads, state_sums, strict=True):
         check_updated(("param", "grad", "state_sum"), (param, grad, state_sum))
         require_disjoint("param", param, "state_sum", state_sum)
@@ -104,6 +102,8 @@ def _check(params: Sequence[Tensor], grads: Sequence[Tensor], state_sums: Sequen
             raise ValueError(
                 f"params are on {params[0].device} and {param.device}; call once per device"
             )
+    require_distinct("params", params)
+    require_distinct("state_sums", state_sums)
 
 
 def _fake(
