@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -168,15 +169,16 @@ def _report(rows: list[dict[str, Any]], samples: int, seeds: int, data: Data, ou
             for row in rows
         ],
     )
-    mean = "" if seeds == 1 else f" Means of {seeds} seeds; ± is their standard deviation."
-    return (
-        f"{table}\n\n"
-        f"Each run: {samples:,} samples of {len(data.train):,} training images. The first three "
-        f"grow their batch from {SMALLEST} to\nat most {LARGEST:,} by the norm test with eta = "
-        f"{ETA:g}. Loss: whole training set. Statistics: their share of the seconds.{mean}\n"
-        f"Learning rates: for each run the best of a short search with other seeds.\n\n"
-        f"{out / 'demo.png'}, {out / 'metrics.jsonl'}, {out / 'summary.json'}"
+    notes = (
+        f"Each run takes {samples:,} samples of {len(data.train):,} training images. The first "
+        f"three grow their batch from {SMALLEST} to at most {LARGEST:,} by the norm test with "
+        f"eta = {ETA:g}. The loss is that of the whole training set; statistics are a share of the "
+        "seconds. Learning rates: the best of a short search with other seeds."
     )
+    if seeds > 1:
+        notes += f" Means of {seeds} seeds, ± their standard deviation."
+    files = "\n".join(str(out / name) for name in ("demo.png", "metrics.jsonl", "summary.json"))
+    return f"{table}\n\n{textwrap.fill(notes, 88)}\n\n{files}"
 
 
 def _accuracy(row: dict[str, Any]) -> str:
