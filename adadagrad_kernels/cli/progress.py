@@ -48,7 +48,8 @@ class Progress:
 def warn(text: str) -> None:
     """Prints a warning to stderr, above the bar if there is one."""
     message = f"adadagrad-kernels: warning: {text}"
-    if "tqdm" in sys.modules:
-        sys.modules["tqdm"].tqdm.write(message, file=sys.stderr)
-    else:
+    loaded = sys.modules.get("tqdm")
+    if loaded is None:
         print(message, file=sys.stderr, flush=True)
+    else:
+        loaded.tqdm.write(message, file=sys.stderr)
