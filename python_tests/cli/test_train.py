@@ -148,6 +148,7 @@ def test_resume_after_kill_9(tmp_path: Path) -> None:
         # Elsewhere than here, where the sources would hide the installed package.
         [*command, "--checkpoint-every", "500", "--out", str(killed)],
         cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
     )
     try:
         deadline = time.monotonic() + 60
