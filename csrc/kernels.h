@@ -26,6 +26,16 @@ struct AdagradScalars {
   bool maximize;
 };
 
+// One tensor of an update; pointers are those of the device where it runs.
+struct UpdatedTensor {
+  void* param;
+  const void* grad;
+  void* accumulator;  // AdaGrad: like param; AdaGrad-Norm: double, one for each row
+  std::int64_t size;
+  std::int64_t rows;
+  ElementType type;
+};
+
 namespace cpu {
 
 // mean, variance, squared norms and inner products with the mean of the rows of G, and optionally
@@ -48,15 +58,6 @@ struct BatchMomentsArgs {
 };
 std::int64_t batch_moments_workspace(const BatchMomentsArgs& args);
 void batch_moments(const BatchMomentsArgs& args);
-
-struct UpdatedTensor {
-  void* param;
-  const void* grad;
-  void* accumulator;  // AdaGrad: like param; AdaGrad-Norm: double, one for each row
-  std::int64_t size;
-  std::int64_t rows;
-  ElementType type;
-};
 
 struct UpdateArgs {
   const UpdatedTensor* tensors;

@@ -10,31 +10,25 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <vector>
 
+#include "bindings/arguments.h"
 #include "bindings/tensor_lists.h"
 #include "kernels.h"
 
 namespace py = pybind11;
 namespace cpu = adak::cpu;
 using adak::AdagradScalars;
-using adak::ElementType;
-using Address = std::uintptr_t;
+using adak::UpdatedTensor;
+using adak::bindings::Address;
+using adak::bindings::cpu_device;
+using adak::bindings::element_type;
+using adak::bindings::overlaps;
+using adak::bindings::pointer;
+using adak::bindings::tensors_of;
+using adak::bindings::TensorTuple;
 
 namespace {
-
-template <class T = void>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
-ElementType element_type(int code) {
-  if (code < 0 || code >= adak::element_types)
-    throw std::invalid_argument("element type code " + std::to_string(code) +
-                                " is not one of 0 to 3");
-  return static_cast<ElementType>(code);
-}
 
 struct Moments {
   Address grads;
@@ -90,20 +84,8 @@ void batch_adagrad_step(Address param, Address state_sum, Address grads, int typ
       state_sum, {lr, eps, weight_decay, 1.0, maximize}, threads);
 }
 
-// One tensor of an update: addresses of param, grad and accumulator, elements, rows, element type.
-using TensorTuple = std::tuple<Address, Address, Address, std::int64_t, std::int64_t, int>;
-
-std::vector<cpu::UpdatedTensor> tensors_of(const std::vector<TensorTuple>& tuples) {
-  std::vector<cpu::UpdatedTensor> tensors;
-  tensors.reserve(tuples.size());
-  for (const auto& [param, grad, accumulator, size, rows, type] : tuples)
-    tensors.push_back(
-        {pointer(param), pointer(grad), pointer(accumulator), size, rows, element_type(type)});
-  return tensors;
-}
-
 template <class Step>
-double run_update(const std::vector<cpu::UpdatedTensor>& tensors, const AdagradScalars& scalars,
+double run_update(const std::vector<UpdatedTensor>& tensors, const AdagradScalars& scalars,
                   int threads, Step&& step) {
   py::gil_scoped_release release;
   cpu::UpdateArgs args{tensors.data(), static_cast<std::int64_t>(tensors.size()), scalars, nullptr,
@@ -129,8 +111,8 @@ std::optional<double> adagrad_step_lists(const py::list& params, const py::list&
                                          const py::list& state_sums, double lr, double eps,
                                          double weight_decay, bool maximize, double grad_scale,
                                          int threads) {
-  std::vector<cpu::UpdatedTensor> tensors;
-  if (!tensor_lists().read(params, grads, &state_sums, tensors)) return std::nullopt;
+  std::vector<UpdatedTensor> tensors;
+  if (!tensor_lists().read(cpu_device, params, grads, &state_sums, tensors)) return std::nullopt;
   return run_update(tensors, {lr, eps, weight_decay, grad_scale, maximize}, threads,
                     [](const cpu::UpdateArgs& args) { return cpu::adagrad_step(args); });
 }
@@ -144,24 +126,14 @@ double adagrad_norm_step(const std::vector<TensorTuple>& tensors, Address shared
                     });
 }
 
-// Whether the double at `shared` lies in the memory of a parameter or gradient.
-bool overlaps(const cpu::UpdatedTensor& tensor, Address shared) {
-  const auto bytes = static_cast<Address>(tensor.size * adak::element_bytes(tensor.type));
-  const auto within = [&](const void* start) {
-    const auto begin = reinterpret_cast<Address>(start);
-    return begin < shared + sizeof(double) && shared < begin + bytes;
-  };
-  return within(tensor.param) || within(tensor.grad);
-}
-
 // The same for whole lists of tensors with one accumulator in all; None as above.
 std::optional<double> adagrad_norm_step_lists(const py::list& params, const py::list& grads,
                                               Address shared, double lr, double eps,
                                               double weight_decay, bool maximize, double grad_scale,
                                               int threads) {
-  std::vector<cpu::UpdatedTensor> tensors;
-  if (!tensor_lists().read(params, grads, nullptr, tensors)) return std::nullopt;
-  for (const cpu::UpdatedTensor& tensor : tensors)
+  std::vector<UpdatedTensor> tensors;
+  if (!tensor_lists().read(cpu_device, params, grads, nullptr, tensors)) return std::nullopt;
+  for (const UpdatedTensor& tensor : tensors)
     if (overlaps(tensor, shared)) return std::nullopt;
   return run_update(tensors, {lr, eps, weight_decay, grad_scale, maximize}, threads,
                     [shared](const cpu::UpdateArgs& args) {

@@ -23,7 +23,7 @@ struct Version {
 };
 struct Tensor {
   void* data;
-  std::int32_t device_type;  // 1: CPU
+  std::int32_t device_type;
   std::int32_t device_id;
   std::int32_t dimensions;
   std::uint8_t type_code;  // 2: float, 4: bfloat16
@@ -45,6 +45,13 @@ struct Exchange {
 
 }  // namespace dlpack
 
+// As DLPack counts them.
+struct Device {
+  std::int32_t type;  // 1: CPU, 2: CUDA
+  std::int32_t index;
+};
+inline constexpr Device cpu_device{1, 0};
+
 class TensorLists {
  public:
   // Takes torch's capsule and the exact types that are read; without it every list is refused.
@@ -55,22 +62,23 @@ class TensorLists {
     for (const pybind11::handle type : types) types_.push_back(type.inc_ref().ptr());
   }
 
-  // Fills `tensors` from lists of contiguous CPU tensors that agree in shape and type and do not
-  // overlap; false where anything is otherwise. Without state_sums the accumulators are null.
-  bool read(const pybind11::list& params, const pybind11::list& grads,
-            const pybind11::list* state_sums, std::vector<cpu::UpdatedTensor>& tensors) const {
+  // Fills `tensors` from lists of contiguous tensors on one device that agree in shape and type and
+  // do not overlap; false where anything is otherwise. Without state_sums the accumulators are
+  // null.
+  bool read(const Device& device, const pybind11::list& params, const pybind11::list& grads,
+            const pybind11::list* state_sums, std::vector<UpdatedTensor>& tensors) const {
     const std::size_t count = params.size();
     if (exchange_ == nullptr || grads.size() != count) return false;
     if (state_sums && state_sums->size() != count) return false;
     tensors.reserve(count);
     for (std::size_t i = 0; i < count; ++i) {
       View param, grad, sum;
-      if (!view(params[i], param) || !view(grads[i], grad) || !same(param, grad) ||
+      if (!view(device, params[i], param) || !view(device, grads[i], grad) || !same(param, grad) ||
           overlap(grad, param))
         return false;
       char* accumulator = nullptr;
       if (state_sums) {
-        if (!view((*state_sums)[i], sum) || !same(param, sum) || overlap(param, sum) ||
+        if (!view(device, (*state_sums)[i], sum) || !same(param, sum) || overlap(param, sum) ||
             overlap(grad, sum))
           return false;
         accumulator = sum.data();
@@ -88,7 +96,7 @@ class TensorLists {
     char* data() const { return static_cast<char*>(tensor.data) + tensor.byte_offset; }
   };
 
-  bool view(pybind11::handle object, View& out) const {
+  bool view(const Device& device, pybind11::handle object, View& out) const {
     bool plain = false;
     for (const PyObject* type : types_)
       plain |= reinterpret_cast<const PyObject*>(Py_TYPE(object.ptr())) == type;
@@ -97,7 +105,8 @@ class TensorLists {
       PyErr_Clear();
       return false;
     }
-    return out.tensor.device_type == 1 && element_type(out.tensor, out.type) && contiguous(out) &&
+    return out.tensor.device_type == device.type && out.tensor.device_id == device.index &&
+           element_type(out.tensor, out.type) && contiguous(out) &&
            (out.tensor.data != nullptr || out.size == 0);
   }
 
@@ -131,10 +140,10 @@ class TensorLists {
   }
 
   // Whether no parameter and no accumulator begins where another does.
-  static bool distinct(const std::vector<cpu::UpdatedTensor>& tensors) {
+  static bool distinct(const std::vector<UpdatedTensor>& tensors) {
     std::vector<const void*> starts;
     starts.reserve(2 * tensors.size());
-    for (const cpu::UpdatedTensor& tensor : tensors) {
+    for (const UpdatedTensor& tensor : tensors) {
       if (tensor.size == 0) continue;
       starts.push_back(tensor.param);
       if (tensor.accumulator) starts.push_back(tensor.accumulator);

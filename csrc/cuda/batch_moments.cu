@@ -1,0 +1,163 @@
+// Decides how G is cut, and launches the kernels of batch_moments.cuh.
+#include "cuda/batch_moments.cuh"
+#include "cuda/launch.h"
+#include "cuda/sum_partials.h"
+
+namespace adak::cuda {
+namespace {
+
+// A tile that the second sweep reads again; two blocks of them fit on a multiprocessor.
+constexpr std::int64_t tile_bytes = 64 << 10;
+constexpr std::int64_t chunk_bytes = 16;
+
+// Few rows: more threads to each, so that every slot of a block has four. Many rows of which a tile
+// is kept: fewer, so that it fits.
+int lanes_for(std::int64_t rows, bool keeps_tile) {
+  int lanes = warp_threads;
+  while (lanes < moments_threads && rows * lanes <= moments_threads * rows_together / 2) lanes *= 2;
+  while (keeps_tile && rows * lanes * chunk_bytes > tile_bytes) lanes /= 2;
+  return lanes;
+}
+
+// How the rows and columns of one matrix are cut.
+struct Plan {
+  std::int64_t groups;
+  std::int64_t rows_per_group;
+  bool products_at_once;  // in the same read
+  int lanes;
+  std::int64_t tiles;
+
+  Plan(const BatchMomentsArgs& args, int chunk_size)
+      : groups(divide_up(args.samples, group_rows)),
+        rows_per_group(divide_up(args.samples, groups)),
+        products_at_once(args.inner_products != nullptr && groups == 1),
+        lanes(lanes_for(rows_per_group, products_at_once)),
+        tiles(std::max<std::int64_t>(1, divide_up(args.features, lanes * chunk_size))) {}
+};
+
+template <class T, bool with_variance>
+std::int64_t shared_bytes(const Plan& plan) {
+  const int rows = static_cast<int>(plan.rows_per_group);
+  const std::int64_t sums =
+      ColumnTotals<with_variance>::numbers(Chunk<T>::size, plan.lanes) * std::int64_t{4} +
+      RowTotals::numbers(rows, plan.lanes) * std::int64_t{8} * (plan.products_at_once ? 2 : 1);
+  const std::int64_t together = moments_threads / plan.lanes * rows_together;
+  return sums + (plan.products_at_once ? round_up(rows, together) * plan.lanes * chunk_bytes : 0);
+}
+
+template <class T>
+bool rows_are_aligned(const BatchMomentsArgs& args) {
+  const auto bytes = args.row_stride * static_cast<std::int64_t>(sizeof(T));
+  return reinterpret_cast<std::uintptr_t>(args.grads) % chunk_bytes == 0 &&
+         (args.samples == 1 || bytes % chunk_bytes == 0);
+}
+
+// One call for elements of type T.
+template <class T>
+class Moments {
+ public:
+  Moments(const BatchMomentsArgs& args, const Call& call, const Allocate& allocate)
+      : args_(args), call_(call), allocate_(allocate), plan_(args, Chunk<T>::size) {}
+
+  void run() const {
+    if (args_.variance)
+      rows_are_aligned<T>(args_) ? run<true, true>() : run<true, false>();
+    else
+      rows_are_aligned<T>(args_) ? run<false, true>() : run<false, false>();
+  }
+
+ private:
+  template <bool with_variance, bool aligned>
+  void run() const {
+    const std::int64_t shared = shared_bytes<T, with_variance>(plan_);
+    const auto kernel = plan_.products_at_once ? moments_kernel<T, with_variance, true, aligned>
+                                               : moments_kernel<T, with_variance, false, aligned>;
+    const std::int64_t resident = call_.resident_blocks(kernel, moments_threads, shared);
+    const std::int64_t parts =
+        std::min(plan_.tiles, std::max<std::int64_t>(1, resident / plan_.groups));
+    Matrix<T> matrix = this->matrix();
+    const Columns<T> columns = this->columns();
+    Columns<T> group_columns = columns;
+
+    const std::int64_t partials = parts * args_.samples;
+    const std::int64_t stride = plan_.groups > 1 ? round_up(args_.features, 4) : 0;
+    const std::int64_t group_floats = plan_.groups * stride * (with_variance ? 2 : 1);
+    const bool products = args_.inner_products != nullptr;
+    auto* const workspace = static_cast<double*>(
+        allocate_(round_up(partials * (products ? 2 : 1), 2) * 8 + group_floats * 4));
+    matrix.norm_partials = workspace;
+    matrix.product_partials = products ? workspace + partials : nullptr;
+    if (plan_.groups > 1) {
+      auto* const floats =
+          reinterpret_cast<float*>(workspace + round_up(partials * (products ? 2 : 1), 2));
+      group_columns = {floats,  with_variance ? floats + plan_.groups * stride : nullptr,
+                       stride,  nullptr,
+                       nullptr, columns.rule};
+    }
+    call_.launch(kernel, blocks(parts, plan_.groups), moments_threads, shared, matrix,
+                 group_columns);
+    if (plan_.groups > 1) merge_groups<with_variance>(matrix, group_columns, columns);
+    if (products && !plan_.products_at_once) launch_products<aligned>(matrix, parts);
+    sum_partials(call_, matrix.norm_partials, parts, args_.samples, args_.sq_norms);
+    if (products)
+      sum_partials(call_, matrix.product_partials, parts, args_.samples, args_.inner_products);
+  }
+
+  Matrix<T> matrix() const {
+    return {static_cast<const T*>(args_.grads),
+            args_.samples,
+            args_.features,
+            args_.row_stride,
+            plan_.rows_per_group,
+            plan_.lanes,
+            nullptr,
+            nullptr};
+  }
+  Columns<T> columns() const {
+    return {args_.mean,
+            args_.variance,
+            0,
+            static_cast<T*>(args_.param),
+            static_cast<T*>(args_.state_sum),
+            AdagradRule(args_.scalars)};
+  }
+  template <bool with_variance>
+  void merge_groups(const Matrix<T>& matrix, const Columns<T>& groups,
+                    const Columns<T>& columns) const {
+    const std::int64_t count = divide_up(args_.features, moments_threads * Chunk<T>::size);
+    if (count > 0)
+      call_.launch(merge_groups_kernel<T, with_variance>, blocks(count), moments_threads, 0, matrix,
+                   groups, columns);
+  }
+  template <bool aligned>
+  void launch_products(const Matrix<T>& matrix, std::int64_t parts) const {
+    const int rows = static_cast<int>(plan_.rows_per_group);
+    call_.launch(products_kernel<T, aligned>, blocks(parts, plan_.groups), moments_threads,
+                 RowTotals::numbers(rows, plan_.lanes) * std::int64_t{8}, matrix,
+                 static_cast<const float*>(args_.mean));
+  }
+
+  const BatchMomentsArgs& args_;
+  const Call& call_;
+  const Allocate& allocate_;
+  Plan plan_;
+};
+
+}  // namespace
+
+void batch_moments(const BatchMomentsArgs& args, const Stream& stream, const Allocate& allocate) {
+  const Call call(args.param ? "batch_adagrad_step_" : "batch_moments", stream);
+  switch (args.type) {
+    case ElementType::float32:
+      return Moments<float>(args, call, allocate).run();
+    case ElementType::bfloat16:
+      return Moments<__nv_bfloat16>(args, call, allocate).run();
+    case ElementType::float16:
+      return Moments<__half>(args, call, allocate).run();
+    case ElementType::float64:
+      break;
+  }
+  throw Error("batch_moments: float64 has no CUDA kernel; accepted are the narrower types");
+}
+
+}  // namespace adak::cuda
