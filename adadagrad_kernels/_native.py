@@ -1,4 +1,4 @@
-"""Loads the compiled module once, and says why where it cannot."""
+"""Loads the compiled modules once, and says why where it cannot."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ _VARIABLE = "ADADAGRAD_KERNELS_ISA"
 
 C: ModuleType | None = None
 missing: str | None = None
+C_cuda: ModuleType | None = None
+cuda_missing: str | None = None
 
 try:
     from adadagrad_kernels import _C
@@ -25,6 +27,16 @@ except ImportError as error:
     )
 else:
     C = _C
+
+try:
+    from adadagrad_kernels import _C_cuda
+except ImportError as error:
+    cuda_missing = (
+        f"the compiled module adadagrad_kernels._C_cuda could not be imported ({error}); it is "
+        "built where nvcc is found: install the package from source with CMAKE_ARGS=-DADAK_CUDA=ON"
+    )
+else:
+    C_cuda = _C_cuda
 
 
 def openmp_runtimes() -> list[str]:
@@ -48,6 +60,28 @@ def instruction_sets() -> dict[str, object]:
     }
 
 
+def cuda_unavailable() -> str | None:
+    """Why the CUDA kernels cannot run here, or None. Asks the driver, which starts CUDA."""
+    if C_cuda is None:
+        return cuda_missing
+    compiled_for, driver, devices, error = C_cuda.runtime_info()
+    if driver == 0:
+        return "no NVIDIA driver is installed"
+    if driver < compiled_for:
+        return (
+            f"the NVIDIA driver supports CUDA {_version(driver)}, and these kernels were built "
+            f"with {_version(compiled_for)}; update the driver, or build with an older toolkit"
+        )
+    if devices == 0:
+        return f"CUDA finds no device ({error or 'none is visible'})"
+    return None
+
+
+def _version(number: int) -> str:
+    """1000 * major + 10 * minor, as CUDA counts."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
 def use_isa(name: str) -> None:
     """Run the CPU kernels with one instruction set: ``scalar``, ``avx2`` or ``avx512``.
 
@@ -66,14 +100,15 @@ def use_isa(name: str) -> None:
 
 
 def _initialise() -> None:
+    exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # torch >= 2.10
+    for module in (C, C_cuda):
+        if module is not None and exchange is not None:
+            module.use_tensor_exchange(exchange, (torch.Tensor, torch.nn.Parameter))
     if C is None:
         return
     for path in openmp_runtimes():
         if C.use_openmp(path):
             break
-    exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # torch >= 2.10
-    if exchange is not None:
-        C.use_tensor_exchange(exchange, (torch.Tensor, torch.nn.Parameter))
     asked = os.environ.get(_VARIABLE)
     if asked:
         use_isa(asked)

@@ -119,6 +119,21 @@ def check_per_sample_grads(per_sample_grads: Tensor, *, variance: bool) -> None:
         )
 
 
+def device_scalar(name: str, value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A number that kernels read where it lies, as ``dtype``; converting does not wait for it.
+
+    Raises:
+        ValueError: for anything but one real number on ``device``.
+    """
+    require_plain(name, value)
+    if value.numel() != 1 or value.device != device or not value.is_floating_point():
+        raise ValueError(
+            f"{name} is a tensor of shape {tuple(value.shape)}, dtype {value.dtype}, on "
+            f"{value.device}; accepted is one floating-point number on {device}, or a float"
+        )
+    return value.detach().to(dtype)
+
+
 def check_updated(names: Sequence[str], tensors: Sequence[Tensor]) -> None:
     """Check tensors of one update that share device, dtype, shape and layout.
 

@@ -1,8 +1,9 @@
 """Which implementation runs an op: by name, by environment, or the best one that can.
 
-Every backend is a module with one function per op and ``unavailable()``, which says in a sentence
-why it cannot run here, or None. A backend asked for by name runs or raises; only ``auto`` falls
-back, in the order of ``AUTO_ORDER``.
+Every backend is a module with one function per op; ``unavailable()``, which says in a sentence why
+it cannot run here, or None; and, where it does not take all of them, ``refuses(device, dtype)``,
+which says the same of tensors. A backend asked for by name runs or raises; only ``auto`` falls back,
+in the order of ``AUTO_ORDER``.
 """
 
 from __future__ import annotations
@@ -15,18 +16,23 @@ from types import ModuleType
 import torch
 
 from adadagrad_kernels import _native
-from adadagrad_kernels.backends import cpu, reference
+from adadagrad_kernels.backends import cpu, cuda, reference, triton
 from adadagrad_kernels.errors import BackendUnavailableError
 
 __all__ = ["AUTO_ORDER", "BACKENDS", "describe", "select", "use_backend"]
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "cpu": cpu}
+BACKENDS: dict[str, ModuleType] = {
+    "reference": reference,
+    "cpu": cpu,
+    "cuda": cuda,
+    "triton": triton,
+}
 
-#: What ``auto`` tries on each device, in order.
-AUTO_ORDER = {"cpu": ("cpu", "reference")}
+#: What ``auto`` tries on each type of device, in order; elsewhere the reference.
+AUTO_ORDER = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 
-#: The devices whose tensors a backend reads; ``None`` stands for all of them.
-_DEVICES = {"reference": None, "cpu": "cpu"}
+#: The type of device whose tensors a backend reads; ``None`` stands for all of them.
+_DEVICES = {"reference": None, "cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 
 _VARIABLE = "ADADAGRAD_KERNELS_BACKEND"
 
@@ -42,30 +48,42 @@ def _names() -> str:
 
 
 _chosen = _accepted(os.environ.get(_VARIABLE, "auto"), _VARIABLE)
-_best: dict[str, ModuleType] = {}
+_best: dict[tuple[torch.device, torch.dtype], ModuleType] = {}
 
 
-def select(device: str) -> ModuleType:
-    """The backend for tensors on ``device`` (a device type such as ``"cpu"``).
+def select(device: torch.device | str, dtype: torch.dtype = torch.float32) -> ModuleType:
+    """The backend for tensors on ``device`` with elements of type ``dtype``.
 
     Raises:
         BackendUnavailableError: where the backend asked for by name cannot run, with the reason.
     """
+    device = torch.device(device)
     if _chosen == "auto":
-        best = _best.get(device)
+        best = _best.get((device, dtype))
         if best is None:
-            order = AUTO_ORDER.get(device, ("reference",))
-            best = next(BACKENDS[n] for n in order if BACKENDS[n].unavailable() is None)
-            _best[device] = best
+            order = AUTO_ORDER.get(device.type, ("reference",))
+            best = next(BACKENDS[n] for n in order if _obstacle(n, device, dtype) is None)
+            _best[device, dtype] = best
         return best
-    reason = BACKENDS[_chosen].unavailable()
-    if reason is None and _DEVICES[_chosen] not in (None, device):
-        reason = f"it reads {_DEVICES[_chosen]} tensors, and these are on {device}"
+    reason = _obstacle(_chosen, device, dtype)
     if reason is not None:
         raise BackendUnavailableError(
             f"the backend {_chosen!r} cannot run: {reason}; accepted are auto, {_names()}"
         )
     return BACKENDS[_chosen]
+
+
+def _obstacle(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a backend cannot take such tensors, or None."""
+    backend = BACKENDS[name]
+    reason: str | None = backend.unavailable()
+    if reason is not None:
+        return reason
+    if _DEVICES[name] not in (None, device.type):
+        return f"it reads {_DEVICES[name]} tensors, and these are on {device.type}"
+    refuses = getattr(backend, "refuses", None)
+    refusal: str | None = refuses and refuses(device, dtype)
+    return refusal
 
 
 @contextlib.contextmanager

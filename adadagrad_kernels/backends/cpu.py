@@ -101,19 +101,22 @@ def adagrad_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     state_sums: Sequence[Tensor],
-    lr: float,
+    lr: float | Tensor,
     eps: float,
     weight_decay: float,
     maximize: bool,
-    grad_scale: float,
+    grad_scale: float | Tensor,
+    found_inf: Tensor | None,
 ) -> Tensor:
     """An AdaGrad step of every tensor; returns the squared norm of the whole gradient."""
+    if found_inf is not None and float(found_inf) != 0:
+        return _sq_norm(grads, float(grad_scale))
     tensors = [
         (address(param), address(grad), address(state_sum), param.numel(), 1, _code(param))
         for param, grad, state_sum in zip(params, grads, state_sums, strict=True)
     ]
     sq_norm = _C.adagrad_step(
-        tensors, lr, eps, weight_decay, maximize, grad_scale, torch.get_num_threads()
+        tensors, float(lr), eps, weight_decay, maximize, float(grad_scale), torch.get_num_threads()
     )
     increment_version([*params, *state_sums])
     return torch.tensor(sq_norm, dtype=torch.float64)
@@ -123,18 +126,19 @@ def quick_adagrad_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     state_sums: Sequence[Tensor],
-    lr: float,
+    lr: float | Tensor,
     eps: float,
     weight_decay: float,
     maximize: bool,
-    grad_scale: float,
+    grad_scale: float | Tensor,
+    found_inf: Tensor | None,
 ) -> Tensor | None:
     """The same for unchecked lists, read as a whole; None where they need the checks."""
     lists = [list(params), list(grads), list(state_sums)]
-    if _lazy_or_alien(*lists):
+    if found_inf is not None or _lazy_or_alien(*lists):
         return None
     sq_norm = _C.adagrad_step_lists(
-        *lists, lr, eps, weight_decay, maximize, grad_scale, torch.get_num_threads()
+        *lists, float(lr), eps, weight_decay, maximize, float(grad_scale), torch.get_num_threads()
     )
     if sq_norm is None:
         return None
@@ -155,13 +159,16 @@ def adagrad_norm_step_(
     grads: Sequence[Tensor],
     accumulators: Sequence[Tensor],
     row_wise: bool,
-    lr: float,
+    lr: float | Tensor,
     eps: float,
     weight_decay: float,
     maximize: bool,
-    grad_scale: float,
+    grad_scale: float | Tensor,
+    found_inf: Tensor | None,
 ) -> Tensor:
     """An AdaGrad-Norm step; one accumulator in all, or one for each row of each tensor."""
+    if found_inf is not None and float(found_inf) != 0:
+        return _sq_norm(grads, float(grad_scale))
     shared = 0 if row_wise else address(accumulators[0])
     tensors = [
         (
@@ -175,7 +182,7 @@ def adagrad_norm_step_(
         for index, (param, grad) in enumerate(zip(params, grads, strict=True))
     ]
     sq_norm = _C.adagrad_norm_step(
-        tensors, shared, lr, eps, weight_decay, maximize, grad_scale, torch.get_num_threads()
+        tensors, shared, float(lr), eps, weight_decay, maximize, float(grad_scale), torch.get_num_threads()
     )
     increment_version([*params, *accumulators])
     return torch.tensor(sq_norm, dtype=torch.float64)
@@ -185,30 +192,39 @@ def quick_adagrad_norm_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     accumulator: Tensor,
-    lr: float,
+    lr: float | Tensor,
     eps: float,
     weight_decay: float,
     maximize: bool,
-    grad_scale: float,
+    grad_scale: float | Tensor,
+    found_inf: Tensor | None,
 ) -> Tensor | None:
     """The same for unchecked lists and one checked accumulator; None where they need the checks."""
     lists = [list(params), list(grads)]
-    if _lazy_or_alien(*lists):
+    if found_inf is not None or _lazy_or_alien(*lists):
         return None
     sq_norm = _C.adagrad_norm_step_lists(
         *lists,
         address(accumulator),
-        lr,
+        float(lr),
         eps,
         weight_decay,
         maximize,
-        grad_scale,
+        float(grad_scale),
         torch.get_num_threads(),
     )
     if sq_norm is None:
         return None
     increment_version([*lists[0], accumulator])
     return torch.tensor(sq_norm, dtype=torch.float64)
+
+
+def _sq_norm(grads: Sequence[Tensor], grad_scale: float) -> Tensor:
+    """The squared norm of the gradient of a step that is not taken."""
+    return torch.stack(
+        [torch.zeros((), dtype=torch.float64)]
+        + [(grad.double() / grad_scale).square().sum() for grad in grads]
+    ).sum()
 
 
 def _code(tensor: Tensor) -> int:

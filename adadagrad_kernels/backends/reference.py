@@ -62,18 +62,19 @@ def adagrad_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     state_sums: Sequence[Tensor],
-    lr: float,
+    lr: float | Tensor,
     eps: float,
     weight_decay: float,
     maximize: bool,
-    grad_scale: float,
+    grad_scale: float | Tensor,
+    found_inf: Tensor | None,
 ) -> Tensor:
     """An AdaGrad step of every tensor; returns the squared norm of the whole gradient."""
     sq_norm = torch.zeros((), dtype=torch.float64, device=params[0].device if params else None)
     for param, grad, state_sum in zip(params, grads, state_sums, strict=True):
         unscaled = grad.to(ACCUMULATION_DTYPES[grad.dtype]) / grad_scale
         sq_norm += unscaled.double().square().sum()
-        _adagrad(param, unscaled, state_sum, lr, eps, weight_decay, maximize)
+        _adagrad(param, unscaled, state_sum, lr, eps, weight_decay, maximize, found_inf)
     return sq_norm
 
 
@@ -81,10 +82,11 @@ def _adagrad(
     param: Tensor,
     grad: Tensor,
     state_sum: Tensor,
-    lr: float,
+    lr: float | Tensor,
     eps: float,
     weight_decay: float,
     maximize: bool,
+    found_inf: Tensor | None = None,
 ) -> None:
     dtype = ACCUMULATION_DTYPES[param.dtype]
     value = param.to(dtype)
@@ -92,8 +94,15 @@ def _adagrad(
     if weight_decay:
         direction = direction + weight_decay * value
     total = state_sum.to(dtype) + direction.square()
-    param.copy_(value - lr * direction / (total.sqrt() + eps))
-    state_sum.copy_(total)
+    _write(param, value - lr * direction / (total.sqrt() + eps), found_inf)
+    _write(state_sum, total, found_inf)
+
+
+def _write(tensor: Tensor, value: Tensor, found_inf: Tensor | None) -> None:
+    """Copy, unless ``found_inf`` is not zero; decided where it lies, without waiting for it."""
+    if found_inf is not None:
+        value = torch.where(found_inf.view(()) != 0, tensor, value.to(tensor.dtype))
+    tensor.copy_(value)
 
 
 def adagrad_norm_step_(
@@ -101,11 +110,12 @@ def adagrad_norm_step_(
     grads: Sequence[Tensor],
     accumulators: Sequence[Tensor],
     row_wise: bool,
-    lr: float,
+    lr: float | Tensor,
     eps: float,
     weight_decay: float,
     maximize: bool,
-    grad_scale: float,
+    grad_scale: float | Tensor,
+    found_inf: Tensor | None,
 ) -> Tensor:
     """An AdaGrad-Norm step; one accumulator in all, or one for each row of each tensor."""
     sq_norm = torch.zeros((), dtype=torch.float64, device=params[0].device if params else None)
@@ -119,15 +129,18 @@ def adagrad_norm_step_(
         if weight_decay:
             direction = direction + weight_decay * param.to(dtype)
         directions.append(direction)
+    totals = list(accumulators)
     if not row_wise:
-        accumulators[0] += sum(d.double().square().sum() for d in directions)
+        totals[0] = totals[0] + sum(d.double().square().sum() for d in directions)
     for index, (param, direction) in enumerate(zip(params, directions, strict=True)):
-        accumulator = accumulators[index if row_wise else 0]
         if row_wise:
             squares = direction.double().square()
             rows = squares.flatten(1).sum(1) if param.dim() > 1 else squares
-            accumulator += rows.view_as(accumulator)
-        scale = (lr / (accumulator.sqrt() + eps)).to(direction.dtype)
+            totals[index] = totals[index] + rows.view_as(totals[index])
+        total = totals[index if row_wise else 0]
+        scale = (lr / (total.sqrt() + eps)).to(direction.dtype)
         shape = (-1, *[1] * (param.dim() - 1)) if param.dim() and row_wise else ()
-        param.copy_(param.to(direction.dtype) - scale.view(shape) * direction)
+        _write(param, param.to(direction.dtype) - scale.view(shape) * direction, found_inf)
+    for accumulator, total in zip(accumulators, totals, strict=True):
+        _write(accumulator, total, found_inf)
     return sq_norm

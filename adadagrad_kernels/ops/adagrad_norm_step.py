@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adadagrad_kernels import backends
 from adadagrad_kernels.checks import (
     check_updated,
     require_disjoint,
@@ -16,6 +15,7 @@ from adadagrad_kernels.checks import (
     require_plain,
 )
 from adadagrad_kernels.ops._library import register
+from adadagrad_kernels.ops._lists import checked_flag, joined, select_for, split
 
 
 def adagrad_norm_step_(
@@ -23,11 +23,12 @@ def adagrad_norm_step_(
     grads: Sequence[Tensor],
     accumulators: Tensor | Sequence[Tensor],
     *,
-    lr: float,
+    lr: float | Tensor,
     eps: float = 1e-10,
     weight_decay: float = 0.0,
     maximize: bool = False,
-    grad_scale: float = 1.0,
+    grad_scale: float | Tensor = 1.0,
+    found_inf: Tensor | None = None,
 ) -> Tensor:
     r"""AdaGrad with a norm as its accumulator (Ward, Wu, Bottou 2019, algorithm 1).
 
@@ -52,6 +53,12 @@ def adagrad_norm_step_(
         weight_decay: :math:`\lambda`.
         maximize: ascend instead of descend.
         grad_scale: the factor the gradients carry, as from ``torch.amp.GradScaler``.
+        found_inf: one number on the device of the tensors; where it is not 0 nothing is written,
+            as for a step that ``torch.amp.GradScaler`` skips.
+
+    ``lr`` and ``grad_scale`` may be one number each on the device of the tensors. The kernels of a
+    GPU read these when they run, so that the host does not wait, and a captured graph is replayed
+    with the values of that time.
 
     Returns:
         The squared norm of the whole gradient, :math:`\sum \lVert g \rVert^2` before weight decay
@@ -72,10 +79,11 @@ def adagrad_norm_step_(
     """
     row_wise = not isinstance(accumulators, Tensor)
     rows = [accumulators] if isinstance(accumulators, Tensor) else list(accumulators)
+    rate, lr_tensor = split(lr)
+    scale, scale_tensor = split(grad_scale)
+    scalars = (rate, eps, weight_decay, maximize, scale, lr_tensor, scale_tensor, found_inf)
     run = _operator if torch.compiler.is_compiling() else _run
-    result: Tensor = run(
-        list(params), list(grads), rows, row_wise, lr, eps, weight_decay, maximize, grad_scale
-    )
+    result: Tensor = run(list(params), list(grads), rows, row_wise, *scalars)
     return result
 
 
@@ -89,17 +97,28 @@ def _run(
     weight_decay: float,
     maximize: bool,
     grad_scale: float,
+    lr_tensor: Tensor | None = None,
+    grad_scale_tensor: Tensor | None = None,
+    found_inf: Tensor | None = None,
 ) -> Tensor:
-    scalars = (lr, eps, weight_decay, maximize, grad_scale)
+    devices_of = params or accumulators
+    scalars = (
+        joined("lr", lr, lr_tensor, devices_of),
+        eps,
+        weight_decay,
+        maximize,
+        joined("grad_scale", grad_scale, grad_scale_tensor, devices_of),
+        checked_flag(found_inf, devices_of),
+    )
     # As in adagrad_step_: what is plainly right need not go through the checks, tensor by tensor.
     if params and isinstance(params[0], Tensor) and not row_wise and not torch.is_grad_enabled():
         _check_accumulator(accumulators[0], 1, params[0])
-        quick = getattr(backends.select(params[0].device.type), "quick_adagrad_norm_step_", None)
+        quick = getattr(select_for(params), "quick_adagrad_norm_step_", None)
         settled: Tensor | None = quick and quick(params, grads, accumulators[0], *scalars)
         if settled is not None:
             return settled
     _check(params, grads, accumulators, row_wise)
-    backend = backends.select(params[0].device.type if params else "cpu")
+    backend = select_for(devices_of)
     sq_norm: Tensor = backend.adagrad_norm_step_(params, grads, accumulators, row_wise, *scalars)
     return sq_norm
 
@@ -171,6 +190,9 @@ def _fake(
     weight_decay: float,
     maximize: bool,
     grad_scale: float,
+    lr_tensor: Tensor | None = None,
+    grad_scale_tensor: Tensor | None = None,
+    found_inf: Tensor | None = None,
 ) -> Tensor:
     device = params[0].device if params else None
     return torch.empty((), dtype=torch.float64, device=device)
@@ -178,8 +200,8 @@ def _fake(
 
 _operator = register(
     "adagrad_norm_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] accumulators, "
-    "bool row_wise, float lr, float eps, float weight_decay, bool maximize, float grad_scale)"
-    " -> Tensor",
+    "bool row_wise, float lr, float eps, float weight_decay, bool maximize, float grad_scale, "
+    "Tensor? lr_tensor=None, Tensor? grad_scale_tensor=None, Tensor? found_inf=None) -> Tensor",
     _run,
     _fake,
 )

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adadagrad_kernels import backends
 from adadagrad_kernels.checks import check_updated, require_disjoint, require_distinct
 from adadagrad_kernels.ops._library import register
+from adadagrad_kernels.ops._lists import checked_flag, joined, select_for, split
 
 
 def adagrad_step_(
@@ -17,11 +17,12 @@ def adagrad_step_(
     grads: Sequence[Tensor],
     state_sums: Sequence[Tensor],
     *,
-    lr: float,
+    lr: float | Tensor,
     eps: float = 1e-10,
     weight_decay: float = 0.0,
     maximize: bool = False,
-    grad_scale: float = 1.0,
+    grad_scale: float | Tensor = 1.0,
+    found_inf: Tensor | None = None,
 ) -> Tensor:
     r"""AdaGrad's update (Duchi, Hazan, Singer 2011) of a list of tensors, as torch.optim has it.
 
@@ -38,6 +39,12 @@ def adagrad_step_(
         weight_decay: :math:`\lambda`.
         maximize: ascend instead of descend.
         grad_scale: the factor the gradients carry, as from ``torch.amp.GradScaler``.
+        found_inf: one number on the device of the tensors; where it is not 0 nothing is written,
+            as for a step that ``torch.amp.GradScaler`` skips.
+
+    ``lr`` and ``grad_scale`` may be one number each on the device of the tensors. The kernels of a
+    GPU read these when they run, so that the host does not wait, and a captured graph is replayed
+    with the values of that time.
 
     Returns:
         The squared norm of the whole gradient, :math:`\sum \lVert g \rVert^2` before weight decay
@@ -56,11 +63,13 @@ def adagrad_step_(
         >>> param
         tensor([-0.1000, -0.1000])
     """
+    rate, lr_tensor = split(lr)
+    scale, scale_tensor = split(grad_scale)
+    scalars = (rate, eps, weight_decay, maximize, scale, lr_tensor, scale_tensor, found_inf)
     if torch.compiler.is_compiling():
-        lists = (list(params), list(grads), list(state_sums))
-        result: Tensor = _operator(*lists, lr, eps, weight_decay, maximize, grad_scale)
+        result: Tensor = _operator(list(params), list(grads), list(state_sums), *scalars)
         return result
-    return _run(params, grads, state_sums, lr, eps, weight_decay, maximize, grad_scale)
+    return _run(params, grads, state_sums, *scalars)
 
 
 def _run(
@@ -72,18 +81,27 @@ def _run(
     weight_decay: float,
     maximize: bool,
     grad_scale: float,
+    lr_tensor: Tensor | None = None,
+    grad_scale_tensor: Tensor | None = None,
+    found_inf: Tensor | None = None,
 ) -> Tensor:
-    arguments = (params, grads, state_sums, lr, eps, weight_decay, maximize, grad_scale)
+    scalars = (
+        joined("lr", lr, lr_tensor, params),
+        eps,
+        weight_decay,
+        maximize,
+        joined("grad_scale", grad_scale, grad_scale_tensor, params),
+        checked_flag(found_inf, params),
+    )
     # The checks below cost more than the update of a small tensor. Where all is plainly right a
     # backend may settle it on its own, and where it is not, the checks find out what is wrong.
     if params and isinstance(params[0], Tensor) and not torch.is_grad_enabled():
-        quick = getattr(backends.select(params[0].device.type), "quick_adagrad_step_", None)
-        settled: Tensor | None = quick and quick(*arguments)
+        quick = getattr(select_for(params), "quick_adagrad_step_", None)
+        settled: Tensor | None = quick and quick(params, grads, state_sums, *scalars)
         if settled is not None:
             return settled
     _check(params, grads, state_sums)
-    backend = backends.select(params[0].device.type if params else "cpu")
-    sq_norm: Tensor = backend.adagrad_step_(*arguments)
+    sq_norm: Tensor = select_for(params).adagrad_step_(params, grads, state_sums, *scalars)
     return sq_norm
 
 
@@ -115,6 +133,9 @@ def _fake(
     weight_decay: float,
     maximize: bool,
     grad_scale: float,
+    lr_tensor: Tensor | None = None,
+    grad_scale_tensor: Tensor | None = None,
+    found_inf: Tensor | None = None,
 ) -> Tensor:
     device = params[0].device if params else None
     return torch.empty((), dtype=torch.float64, device=device)
@@ -122,7 +143,8 @@ def _fake(
 
 _operator = register(
     "adagrad_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] state_sums, float lr, "
-    "float eps, float weight_decay, bool maximize, float grad_scale) -> Tensor",
+    "float eps, float weight_decay, bool maximize, float grad_scale, "
+    "Tensor? lr_tensor=None, Tensor? grad_scale_tensor=None, Tensor? found_inf=None) -> Tensor",
     _run,
     _fake,
 )

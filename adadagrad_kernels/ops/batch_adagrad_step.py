@@ -108,7 +108,7 @@ def _run(
     require_disjoint("param", param, "state_sum", state_sum)
     require_disjoint("param", param, "per_sample_grads", per_sample_grads)
     require_disjoint("state_sum", state_sum, "per_sample_grads", per_sample_grads)
-    backend = backends.select(param.device.type)
+    backend = backends.select(param.device, param.dtype)
     outputs: _Outputs = backend.batch_adagrad_step_(
         param,
         state_sum,

@@ -102,7 +102,7 @@ def _run(
     per_sample_grads: Tensor, variance: bool, inner_products: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     check_per_sample_grads(per_sample_grads, variance=variance)
-    backend = backends.select(per_sample_grads.device.type)
+    backend = backends.select(per_sample_grads.device, per_sample_grads.dtype)
     outputs: tuple[Tensor, Tensor, Tensor, Tensor] = backend.batch_moments(
         per_sample_grads, variance, inner_products
     )

@@ -1,0 +1,315 @@
+"""The CUDA C++ kernels: addresses, sizes and strides handed to the compiled module.
+
+Arguments have passed the ops' checks. Kernels are put into the stream that torch works on, and
+nothing here waits for them. Memory comes from torch's allocator, which gives it back to the same
+stream's next user; the version counters of what is written are raised here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from adadagrad_kernels import _native
+from adadagrad_kernels.checks import address
+
+# The order of ElementType in csrc/kernels.h.
+_TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+_Moments: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
+_Place: TypeAlias = tuple[int, int, Callable[[int], int]]
+
+_OLDEST = (8, 0)
+
+# DLPack's number for the devices whose tensors are read here.
+_DLPACK_DEVICE = 2
+
+
+def _module() -> Any:
+    """The compiled module; where it is None, `unavailable` says so and nothing here is called."""
+    return _native.C_cuda
+
+
+def unavailable() -> str | None:
+    """Why this backend cannot run here, or None."""
+    return _native.cuda_unavailable()
+
+
+def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why tensors of this device and dtype are not taken, or None."""
+    if dtype not in _TYPE_CODES:
+        accepted = ", ".join(map(str, _TYPE_CODES))
+        return f"it has no kernels for {dtype}; accepted are {accepted}"
+    capability = _module().compute_capability(_index(device))
+    if capability < _OLDEST:
+        return (
+            f"{device} has compute capability {capability[0]}.{capability[1]}, and these kernels "
+            f"need {_OLDEST[0]}.{_OLDEST[1]} or newer"
+        )
+    return None
+
+
+def batch_moments(per_sample_grads: Tensor, variance: bool, inner_products: bool) -> _Moments:
+    """Mean, variance, squared norms and inner products with the mean, of the rows of G."""
+    outputs = _empty_moments(per_sample_grads, variance, inner_products)
+    place, kept = _place(per_sample_grads.device)
+    _module().batch_moments(*_moments_arguments(per_sample_grads, outputs), place)
+    kept.clear()
+    return outputs
+
+
+def batch_adagrad_step_(
+    param: Tensor,
+    state_sum: Tensor,
+    per_sample_grads: Tensor,
+    lr: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    variance: bool,
+    inner_products: bool,
+) -> _Moments:
+    """The moments of G, and an AdaGrad step of ``param`` along their mean."""
+    outputs = _empty_moments(per_sample_grads, variance, inner_products)
+    place, kept = _place(per_sample_grads.device)
+    _module().batch_adagrad_step(
+        address(param),
+        address(state_sum),
+        *_moments_arguments(per_sample_grads, outputs),
+        lr,
+        eps,
+        weight_decay,
+        maximize,
+        place,
+    )
+    kept.clear()
+    increment_version([param, state_sum])
+    return outputs
+
+
+def adagrad_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    state_sums: Sequence[Tensor],
+    lr: float | Tensor,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float | Tensor,
+    found_inf: Tensor | None,
+) -> Tensor:
+    """An AdaGrad step of every tensor; returns the squared norm of the whole gradient."""
+    tensors = [
+        (address(param), address(grad), address(state_sum), param.numel(), 1, _code(param))
+        for param, grad, state_sum in zip(params, grads, state_sums, strict=True)
+    ]
+    sq_norm = _empty((), torch.float64, params[0].device)
+    place, kept = _place(params[0].device)
+    _module().adagrad_step(
+        tensors,
+        *_scalars(lr, eps, weight_decay, maximize, grad_scale, found_inf),
+        sq_norm.data_ptr(),
+        place,
+    )
+    kept.clear()
+    increment_version([*params, *state_sums])
+    return sq_norm
+
+
+def quick_adagrad_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    state_sums: Sequence[Tensor],
+    lr: float | Tensor,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float | Tensor,
+    found_inf: Tensor | None,
+) -> Tensor | None:
+    """The same for unchecked lists, read as a whole; None where they need the checks."""
+    lists = [list(params), list(grads), list(state_sums)]
+    if not _readable(*lists):
+        return None
+    sq_norm = _empty((), torch.float64, params[0].device)
+    place, kept = _place(params[0].device)
+    settled = _module().adagrad_step_lists(
+        _DLPACK_DEVICE,
+        *lists,
+        *_scalars(lr, eps, weight_decay, maximize, grad_scale, found_inf),
+        sq_norm.data_ptr(),
+        place,
+    )
+    kept.clear()
+    if not settled:
+        return None
+    increment_version(lists[0] + lists[2])
+    return sq_norm
+
+
+def adagrad_norm_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    accumulators: Sequence[Tensor],
+    row_wise: bool,
+    lr: float | Tensor,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float | Tensor,
+    found_inf: Tensor | None,
+) -> Tensor:
+    """An AdaGrad-Norm step; one accumulator in all, or one for each row of each tensor."""
+    device = (params or accumulators)[0].device
+    tensors = [
+        (
+            address(param),
+            address(grad),
+            address(accumulators[index]) if row_wise else 0,
+            param.numel(),
+            accumulators[index].numel() if row_wise else 1,
+            _code(param),
+        )
+        for index, (param, grad) in enumerate(zip(params, grads, strict=True))
+    ]
+    sq_norm = _empty((), torch.float64, device)
+    place, kept = _place(device)
+    _module().adagrad_norm_step(
+        tensors,
+        0 if row_wise else address(accumulators[0]),
+        *_scalars(lr, eps, weight_decay, maximize, grad_scale, found_inf),
+        sq_norm.data_ptr(),
+        place,
+    )
+    kept.clear()
+    increment_version([*params, *accumulators])
+    return sq_norm
+
+
+def quick_adagrad_norm_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    accumulator: Tensor,
+    lr: float | Tensor,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float | Tensor,
+    found_inf: Tensor | None,
+) -> Tensor | None:
+    """The same for unchecked lists and one checked accumulator; None where they need the checks."""
+    lists = [list(params), list(grads)]
+    if not _readable(*lists):
+        return None
+    sq_norm = _empty((), torch.float64, params[0].device)
+    place, kept = _place(params[0].device)
+    settled = _module().adagrad_norm_step_lists(
+        _DLPACK_DEVICE,
+        *lists,
+        address(accumulator),
+        *_scalars(lr, eps, weight_decay, maximize, grad_scale, found_inf),
+        sq_norm.data_ptr(),
+        place,
+    )
+    kept.clear()
+    if not settled:
+        return None
+    increment_version([*lists[0], accumulator])
+    return sq_norm
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def _stream(device: torch.device) -> int:
+    """The handle of the stream that torch puts work into."""
+    handle: int = torch.cuda.current_stream(device).cuda_stream
+    return handle
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """New memory of the device; raises torch's error where there is none left."""
+    return torch.empty(shape, dtype=dtype, device=device)
+
+
+def _place(device: torch.device) -> tuple[_Place, list[Tensor]]:
+    """Where a call runs, and the workspaces it is given.
+
+    A workspace may go back to the allocator once the kernels are in the stream: whoever gets it
+    next puts its own work behind them.
+    """
+    kept: list[Tensor] = []
+
+    def allocate(count: int) -> int:
+        kept.append(_empty((count,), torch.uint8, device))
+        return kept[-1].data_ptr()
+
+    return (_index(device), _stream(device), allocate), kept
+
+
+def _empty_moments(grads: Tensor, variance: bool, inner_products: bool) -> _Moments:
+    samples, features = grads.shape
+    nothing = (0,)
+    return (
+        _empty((features,), torch.float32, grads.device),
+        _empty((features,) if variance else nothing, torch.float32, grads.device),
+        _empty((samples,), torch.float64, grads.device),
+        _empty((samples,) if inner_products else nothing, torch.float64, grads.device),
+    )
+
+
+def _moments_arguments(grads: Tensor, outputs: _Moments) -> tuple[int, ...]:
+    samples, features = grads.shape
+    mean, variance, sq_norms, inner_products = outputs
+    return (
+        address(grads),
+        _code(grads),
+        samples,
+        features,
+        grads.stride(0),
+        mean.data_ptr(),
+        variance.data_ptr(),
+        sq_norms.data_ptr(),
+        inner_products.data_ptr(),
+    )
+
+
+def _scalars(
+    lr: float | Tensor,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float | Tensor,
+    found_inf: Tensor | None,
+) -> tuple[tuple[float, float, float, float, bool], tuple[int, int, int]]:
+    """The host's scalars, and the addresses of those that lie on the device."""
+    on_host = (
+        0.0 if isinstance(lr, Tensor) else lr,
+        eps,
+        weight_decay,
+        1.0 if isinstance(grad_scale, Tensor) else grad_scale,
+        maximize,
+    )
+    on_device = (
+        address(lr) if isinstance(lr, Tensor) else 0,
+        address(grad_scale) if isinstance(grad_scale, Tensor) else 0,
+        0 if found_inf is None else address(found_inf),
+    )
+    return on_host, on_device
+
+
+def _readable(*lists: list[Tensor]) -> bool:
+    """Whether all are tensors whose memory shows what they hold: no lazy negation."""
+    try:
+        return not any(tensor.is_neg() for tensors in lists for tensor in tensors)
+    except AttributeError:
+        return False
+
+
+def _code(tensor: Tensor) -> int:
+    return _TYPE_CODES[tensor.dtype]
