@@ -1,0 +1,1 @@
+"""Checks GPU kernels on a machine without a GPU: see README.md."""

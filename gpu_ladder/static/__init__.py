@@ -1,0 +1,1 @@
+"""The build gate: what compilers make of a kernel, held against budgets."""

@@ -1,0 +1,228 @@
+"""Writes what the gate found as one page of tables that line up in the source too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from gpu_ladder.static.checks import Budget, budget_of, fits
+from gpu_ladder.static.facts import Kernel, Widths
+from gpu_ladder.static.occupancy import DEVICES
+
+Variants = Sequence[Kernel]  # one kernel, as compiled for each architecture
+
+HEAD = """\
+# GPU kernels: what the compilers make of them
+
+Executed at PTX level on a CPU; not yet run on a GPU. What stands here was read from compiled code
+and calculated from it: what a kernel takes and how wide it moves data, and nothing of how fast it
+is.
+
+`make gpu-static` compiles every kernel for every architecture and writes this page. CI compiles
+again, compares, and holds the kernels against their budgets. Written with {versions}.
+
+## How to read it
+
+Where one number stands, it holds for all architectures: {architectures}. Where they
+differ, they stand in this order: 40/40/46/46.
+
+* **Spills**: bytes of stack, stores to and loads from local memory. None is allowed.
+* **Shared**: bytes of a block, static + dynamic. Dynamic are those that Triton asks for, or that a
+  typical launch does.
+* **Blocks, occupancy**: how many blocks, and what share of the threads that may be resident, one
+  multiprocessor of {devices} holds, by the rules of CUDA's
+  `cuda_occupancy.h`.
+* **Loads and stores**: *count* x *bytes that one thread moves with each*, as they stand in the
+  machine code, not as often as they run. 16 is the widest. Narrower ones beside them serve ends of
+  rows, and tensors that begin at any address.
+* **Fused**: `as written` where products and sums are fused only where the source says so; else how
+  many of them the compiler was free to fuse.
+"""
+
+#: Before the table of traffic.
+BYTES = """\
+## Bytes
+
+What a kernel moves to and from device memory, counted while its PTX is executed on a CPU, against
+the least that its task needs. A request is one instruction of one warp; a sector is 32 bytes. A
+full request of 16-byte accesses is 16 sectors, of 4-byte ones 4.
+"""
+
+#: Before the table of budgets.
+BUDGETS = """\
+## Budgets
+
+For all: no spills, at most 48 KiB of static shared memory, accesses whose space the compiler knows.
+`*` stands for any characters; the first line that matches a kernel holds.
+"""
+
+
+def page(
+    kernels: Sequence[Kernel],
+    budgets: Sequence[Budget],
+    versions: Mapping[str, str],
+    absent: Mapping[str, str],
+    traffic: Sequence[Mapping[str, Any]] | None,
+) -> str:
+    """The whole page.
+
+    Args:
+        kernels: what the gate found.
+        budgets: what they are held against.
+        versions: of each compiler.
+        absent: groups of kernels that could not be looked at, and why.
+        traffic: counted bytes, if they were counted.
+    """
+    architectures = sorted({kernel.architecture for kernel in kernels})
+    devices = [DEVICES[a].name for a in architectures if a in DEVICES]
+    parts = [
+        HEAD.format(
+            versions=", ".join(f"{name} {version}" for name, version in versions.items()),
+            architectures=", ".join(f"sm_{a}" for a in architectures),
+            devices=", ".join(devices),
+        )
+    ]
+    for group in sorted({kernel.group for kernel in kernels}):
+        found = _variants(kernel for kernel in kernels if kernel.group == group)
+        parts += [f"## {group}\n", _resources(found, budgets), _accesses(found)]
+    parts += [f"## {group}\n\nNot looked at: {reason}.\n" for group, reason in absent.items()]
+    parts += [_bytes(traffic), _budgets(budgets)]
+    return "\n".join(parts)
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> str:
+    """A table whose columns line up; those from the ``right``-th on to the right, if not 0."""
+    cells = [list(head), *(list(row) for row in rows)]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
+    rule = ["-" * w if not right or c < right else "-" * (w - 1) + ":"
+            for c, w in enumerate(widths)]  # fmt: skip
+    aligned = [
+        [
+            text.ljust(width) if not right or column < right else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in cells
+    ]
+    lines = [aligned[0], rule, *aligned[1:]]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _variants(kernels: Iterable[Kernel]) -> list[Variants]:
+    by_name: dict[str, list[Kernel]] = {}
+    for kernel in sorted(kernels, key=lambda kernel: (kernel.name, kernel.architecture)):
+        by_name.setdefault(kernel.name, []).append(kernel)
+    return list(by_name.values())
+
+
+def _each(variants: Variants, say: Callable[[Kernel], object]) -> str:
+    """What ``say`` says of each architecture; once, where it is the same for all."""
+    said = [str(say(kernel)) for kernel in variants]
+    return said[0] if len(set(said)) == 1 else "/".join(said)
+
+
+def _resources(found: Iterable[Variants], budgets: Sequence[Budget]) -> str:
+    def shared(kernel: Kernel) -> str:
+        budget = budget_of(kernel, budgets)
+        dynamic = kernel.dynamic_shared_bytes or (budget.dynamic_shared if budget else 0)
+        static = kernel.resources.static_shared_bytes
+        return f"{static} + {dynamic}" if dynamic else str(static)
+
+    def threads(kernel: Kernel) -> str:
+        budget = budget_of(kernel, budgets)
+        return str(kernel.threads or (budget.threads if budget else None) or "?")
+
+    def blocks(kernel: Kernel) -> str:
+        held = fits(kernel, budget_of(kernel, budgets))
+        return str(held.blocks) if held else "?"
+
+    def share(kernel: Kernel) -> str:
+        held = fits(kernel, budget_of(kernel, budgets))
+        return f"{held.share:.0%}" if held else "?"
+
+    def spills(kernel: Kernel) -> str:
+        code = kernel.instructions
+        if not kernel.spills:
+            return "none"
+        return f"{kernel.resources.stack_bytes} B, {code.local_stores} + {code.local_loads}"
+
+    columns: list[Callable[[Kernel], object]] = [
+        threads, lambda kernel: kernel.resources.registers, spills, shared, blocks, share,
+    ]  # fmt: skip
+    rows = [[f"`{v[0].name}`", *(_each(v, column) for column in columns)] for v in found]
+    head = ["kernel", "threads", "registers", "spills", "shared", "blocks", "occupancy"]
+    return markdown(head, rows, right=1)
+
+
+def _accesses(found: Iterable[Variants]) -> str:
+    def atomics(kernel: Kernel) -> str:
+        kinds = {"float": kernel.ptx.float_atomics, "integer": kernel.ptx.integer_atomics}
+        return ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count) or "none"
+
+    rows = [
+        [
+            f"`{v[0].name}`",
+            _widths([kernel.instructions.global_loads for kernel in v]),
+            _widths([kernel.instructions.global_stores for kernel in v]),
+            _widths([kernel.instructions.shared_loads for kernel in v]),
+            _widths([kernel.instructions.shared_stores for kernel in v]),
+            _each(v, atomics),
+            _each(v, lambda kernel: kernel.instructions.matrix or "none"),
+            _each(v, lambda kernel: kernel.ptx.contractible or "as written"),
+        ]
+        for v in found
+    ]
+    head = ["kernel", "global loads", "global stores", "shared loads", "shared stores", "atomics",
+            "mma", "fused"]  # fmt: skip
+    return markdown(head, rows)
+
+
+def _widths(variants: Sequence[Widths]) -> str:
+    """``6 x 16, 4/4/8/8 x 4``: instructions of each width, by architecture where they differ."""
+    parts = []
+    for width in sorted({width for counts in variants for width in counts}, reverse=True):
+        counts = [str(widths.get(width, 0)) for widths in variants]
+        text = counts[0] if len(set(counts)) == 1 else "/".join(counts)
+        parts.append(f"{text} x {width}")
+    return ", ".join(parts) or "none"
+
+
+def _bytes(traffic: Sequence[Mapping[str, Any]] | None) -> str:
+    if not traffic:
+        return BYTES + "\nNot counted yet.\n"
+    rows = [
+        [
+            f"`{row['kernel']}`",
+            str(row["case"]),
+            str(row["architecture"]),
+            f"{row['least_bytes']:,}",
+            f"{row['moved_bytes']:,}",
+            f"{row['moved_bytes'] / row['least_bytes'] - 1:+.1%}" if row["least_bytes"] else "",
+            f"{row['sectors_per_request_loads']:.2f}",
+            f"{row['sectors_per_request_stores']:.2f}",
+        ]
+        for row in sorted(
+            traffic, key=lambda row: (row["kernel"], str(row["case"]), str(row["architecture"]))
+        )
+    ]
+    head = ["kernel", "case", "architecture", "least bytes", "moved bytes", "over",
+            "sectors per load", "sectors per store"]  # fmt: skip
+    return f"{BYTES}\n{markdown(head, rows, right=3)}"
+
+
+def _budgets(budgets: Sequence[Budget]) -> str:
+    def widths(also: tuple[int, ...]) -> str:
+        return ", ".join(str(width) for width in (16, *also))
+
+    rows = [
+        [
+            f"`{b.kernels}`",
+            str(b.registers),
+            f"{b.occupancy:.0%}",
+            widths(b.also_loads),
+            widths(b.also_stores),
+            b.why or "",
+        ]
+        for b in budgets
+    ]
+    head = ["kernels", "registers", "occupancy", "loads", "stores", "exceptions because"]
+    return f"{BUDGETS}\n{markdown(head, rows)}"
