@@ -28,7 +28,7 @@ LAYERS = [
     ("checks",),
     ("_native",),
     ("errors",),
-    ("_C",),
+    ("_C", "_C_cuda"),
 ]
 HEIGHT = {part: -depth for depth, parts in enumerate(LAYERS) for part in parts}
 # The package itself, which has the public names, and what starts the command line.
@@ -74,7 +74,7 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 def test_the_layers_are_all_there_and_documented() -> None:
-    parts = {_part(path) for path in SOURCES} | {"_C"}
+    parts = {_part(path) for path in SOURCES} | {"_C", "_C_cuda"}
     assert parts == set(HEIGHT)
     document = ROOT / "docs" / "architecture.md"
     if not document.exists():

@@ -182,7 +182,14 @@ def adagrad_norm_step_(
         for index, (param, grad) in enumerate(zip(params, grads, strict=True))
     ]
     sq_norm = _C.adagrad_norm_step(
-        tensors, shared, float(lr), eps, weight_decay, maximize, float(grad_scale), torch.get_num_threads()
+        tensors,
+        shared,
+        float(lr),
+        eps,
+        weight_decay,
+        maximize,
+        float(grad_scale),
+        torch.get_num_threads(),
     )
     increment_version([*params, *accumulators])
     return torch.tensor(sq_norm, dtype=torch.float64)
