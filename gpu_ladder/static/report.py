@@ -63,7 +63,12 @@ def main(arguments: list[str] | None = None) -> int:
         kernels = [kernel for kernel in kernels if options.only in kernel.name]
         budgets = [b for b in budgets if any(b is checks.budget_of(k, budgets) for k in kernels)]
     if not kernels:
-        print(f"gpu_ladder.static: no kernel's name contains {options.only!r}", file=sys.stderr)
+        what = (
+            f"no kernel's name contains {options.only!r}"
+            if options.only
+            else (f"there is no kernel to look at in {options.sources} and {options.triton}")
+        )
+        print(f"gpu_ladder.static: {what}", file=sys.stderr)
         return 2
     traffic = json.loads(TRAFFIC.read_text(encoding="utf-8")) if TRAFFIC.is_file() else None
     text = page(kernels, budgets, versions, absent, traffic)
