@@ -1,0 +1,134 @@
+"""Triton kernels, compiled at their first use for the device at hand.
+
+Arguments have passed the ops' checks. Triton is imported by the first call that needs it, so that
+the package works where Triton is missing. Learning rate and gradient scale may be numbers, or
+0-dimensional float64 tensors on the device: the kernels read those themselves, so that nothing
+waits for the device and a captured CUDA graph replays with new values. So it is with
+``found_inf``, a 0-dimensional floating-point tensor: where it is not zero, nothing is written.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from adadagrad_kernels.backends.triton import _launch
+
+__all__ = [
+    "DTYPES",
+    "adagrad_norm_step_",
+    "adagrad_step_",
+    "batch_adagrad_step_",
+    "batch_moments",
+    "unavailable",
+]
+
+#: Element types of the kernels; float64 is left to the other backends.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+#: What the compiler accepts, and bfloat16 needs.
+OLDEST_CAPABILITY = (8, 0)
+
+
+def unavailable() -> str | None:
+    """Why this backend cannot run here, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; run `pip install triton`"
+    if _launch.executor() is not None or os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    return _no_device()
+
+
+@functools.cache
+def _no_device() -> str | None:
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    capability = torch.cuda.get_device_capability()
+    if capability < OLDEST_CAPABILITY:
+        given, needed = (".".join(map(str, pair)) for pair in (capability, OLDEST_CAPABILITY))
+        return f"the device has compute capability {given}, and the kernels need {needed} or higher"
+    return None
+
+
+def batch_moments(
+    per_sample_grads: Tensor, variance: bool, inner_products: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean, variance, squared norms and inner products with the mean, of the rows of G."""
+    from adadagrad_kernels.backends.triton.kernels.batch_moments import batch_moments as run
+
+    with _launch.device_of(per_sample_grads):
+        return run(per_sample_grads, variance, inner_products)
+
+
+def batch_adagrad_step_(
+    param: Tensor,
+    state_sum: Tensor,
+    per_sample_grads: Tensor,
+    lr: float | Tensor,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    variance: bool,
+    inner_products: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The moments of G, and an AdaGrad step of ``param`` along their mean."""
+    from adadagrad_kernels.backends.triton.kernels.batch_adagrad_step import batch_adagrad_step_ as run
+
+    rule = (lr, eps, weight_decay, maximize)
+    with _launch.device_of(param):
+        outputs = run(param, state_sum, per_sample_grads, *rule, variance, inner_products)
+    increment_version([param, state_sum])
+    return outputs
+
+
+def adagrad_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    state_sums: Sequence[Tensor],
+    lr: float | Tensor,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float | Tensor,
+    found_inf: Tensor | None = None,
+) -> Tensor:
+    """An AdaGrad step of every tensor; returns the squared norm of the whole gradient."""
+    if not params:
+        return torch.zeros((), dtype=torch.float64)
+    from adadagrad_kernels.backends.triton.kernels.adagrad_step import adagrad_step_ as run
+
+    rule = (lr, eps, weight_decay, maximize, grad_scale, found_inf)
+    with _launch.device_of(params[0]):
+        sq_norm = run(params, grads, state_sums, *rule)
+    increment_version([*params, *state_sums])
+    return sq_norm
+
+
+def adagrad_norm_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    accumulators: Sequence[Tensor],
+    row_wise: bool,
+    lr: float | Tensor,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float | Tensor,
+    found_inf: Tensor | None = None,
+) -> Tensor:
+    """An AdaGrad-Norm step; one accumulator in all, or one for each row of each tensor."""
+    if not params:
+        return torch.zeros((), dtype=torch.float64)
+    from adadagrad_kernels.backends.triton.kernels.adagrad_norm_step import adagrad_norm_step_ as run
+
+    rule = (lr, eps, weight_decay, maximize, grad_scale, found_inf)
+    with _launch.device_of(params[0]):
+        sq_norm = run(params, grads, accumulators, row_wise, *rule)
+    increment_version([*params, *accumulators])
+    return sq_norm

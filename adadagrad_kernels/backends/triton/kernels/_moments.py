@@ -1,0 +1,152 @@
+"""How `batch_moments` and `batch_adagrad_step_` cut G, and the launches they are made of."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from adadagrad_kernels.backends.triton.kernels import _columns
+from adadagrad_kernels.backends.triton._launch import launch
+from adadagrad_kernels.backends.triton.kernels._sums import finish
+from adadagrad_kernels.backends.triton.kernels._update import decay_or_none, plain
+
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
+
+#: The most rows that are held whole, and by the number of rows (the next power of two, at least
+#: the first) the columns and warps of a tile that holds them. A thread has 64 elements, which leaves
+#: registers for several programs on a multiprocessor: one loads while others compute. Tall tiles
+#: are larger, so that their shares of norms and products stay small beside them.
+TALLEST = 256
+WHOLE = {16: (512, 4), 32: (256, 4), 64: (128, 4), 128: (128, 8), 256: (64, 8)}
+#: Rows at a time, columns and warps where rows are cut; the second for G of few columns.
+CHUNK = {256: (32, 4), 64: (128, 4)}
+#: Rows of a part: at least so many, or its means would be more traffic than they are worth ...
+FEWEST_ROWS = 256
+#: ... and no more parts than give every multiprocessor some programs.
+PROGRAMS = 1024
+#: Parts merged at a time, columns and warps of `merge_kernel`.
+MERGED, MERGED_COLUMNS, MERGED_WARPS = 16, 128, 4
+
+
+class Step(NamedTuple):
+    """What an update along the mean needs beside G."""
+
+    param: Tensor
+    state_sum: Tensor
+    lr: float | Tensor
+    eps: float
+    weight_decay: float
+    maximize: bool
+
+
+def measure(grads: Tensor, variance: bool, inner_products: bool, step: Step | None) -> Outputs:
+    """Every statistic of G, and the step along its mean where there is one to take."""
+    samples, features = grads.shape
+    mean = torch.empty(features, dtype=torch.float32, device=grads.device)
+    spread = torch.empty_like(mean) if variance else mean.new_empty(0)
+    sq_norms = torch.empty(samples, dtype=torch.float64, device=grads.device)
+    products = torch.empty_like(sq_norms) if inner_products else sq_norms.new_empty(0)
+    outputs = (mean, spread, sq_norms, products)
+    if features == 0:
+        sq_norms.zero_()
+        products.zero_()
+    elif samples <= TALLEST:
+        _whole(grads, outputs, step)
+    else:
+        _cut(grads, outputs, step)
+    return outputs
+
+
+def _whole(grads: Tensor, outputs: Outputs, step: Step | None) -> None:
+    samples, features = grads.shape
+    rows = max(min(WHOLE), triton.next_power_of_2(samples))
+    columns, warps = WHOLE[rows]
+    tiles = triton.cdiv(features, columns)
+    mean, spread, *_ = outputs
+    shares = _shares(tiles, outputs)
+    norms, products = (*shares, None)[:2]
+    arguments, constants = _step_arguments(step)
+    launch(
+        _columns.whole_kernel,
+        (tiles,),
+        (*_matrix(grads), mean, _or_none(spread), norms, products, *arguments),
+        {"ROWS": rows, "COLUMNS": columns, "VECTOR": _vector(grads), **constants},
+        warps,
+    )
+    _finish(shares, outputs)
+
+
+def _cut(grads: Tensor, outputs: Outputs, step: Step | None) -> None:
+    samples, features = grads.shape
+    columns = 256 if features > 64 else 64
+    rows, warps = CHUNK[columns]
+    tiles = triton.cdiv(features, columns)
+    parts = max(1, min(PROGRAMS // tiles, triton.cdiv(samples, FEWEST_ROWS)))
+    rows_each = rows * triton.cdiv(samples, rows * parts)
+    parts = triton.cdiv(samples, rows_each)
+    vector = _vector(grads)
+    mean, spread, *_ = outputs
+    sums = torch.empty(
+        (2 if spread.numel() else 1, parts, features), dtype=torch.float32, device=grads.device
+    )
+    shares = _shares(tiles, outputs)
+    tile = {"ROWS": rows, "COLUMNS": columns, "VECTOR": vector}
+    parts_sums = (sums[0], sums[1] if len(sums) == 2 else None)
+    pooled = (*_matrix(grads), rows_each, *parts_sums, shares[0])
+    launch(_columns.pool_kernel, (tiles, parts), pooled, tile, warps)
+    arguments, constants = _step_arguments(step)
+    launch(
+        _columns.merge_kernel,
+        (triton.cdiv(features, MERGED_COLUMNS),),
+        (grads, samples, features, parts, rows_each, *parts_sums, mean, _or_none(spread),
+         *arguments),
+        {"PARTS": MERGED, "COLUMNS": MERGED_COLUMNS, "VECTOR": vector, **constants},
+        MERGED_WARPS,
+    )  # fmt: skip
+    if len(shares) == 2:
+        second = (*_matrix(grads), rows_each, mean, shares[1])
+        launch(_columns.products_kernel, (tiles, parts), second, tile, warps)
+    _finish(shares, outputs)
+
+
+def _matrix(grads: Tensor) -> tuple[Tensor, int, int, int]:
+    samples, features = grads.shape
+    return grads, grads.stride(0), samples, features
+
+
+def _vector(grads: Tensor) -> int:
+    """Elements in 16 bytes where rows begin and end at multiples of 16 bytes, otherwise one.
+
+    The address itself is left to Triton, which compiles one kernel for multiples of 16 bytes and
+    one for all others.
+    """
+    vector = 16 // grads.element_size()
+    return vector if grads.stride(0) % vector == grads.shape[1] % vector == 0 else 1
+
+
+def _shares(tiles: int, outputs: Outputs) -> Tensor:
+    """A place for every tile's share of the norms, and of the products where they are wanted."""
+    _, _, sq_norms, products = outputs
+    shape = (2 if len(products) else 1, tiles, len(sq_norms))
+    return torch.empty(shape, dtype=torch.float32, device=sq_norms.device)
+
+
+def _finish(shares: Tensor, outputs: Outputs) -> None:
+    _, _, sq_norms, products = outputs
+    finish(shares, (sq_norms, products) if len(shares) == 2 else (sq_norms,))
+
+
+def _or_none(tensor: Tensor) -> Tensor | None:
+    return tensor if tensor.numel() else None
+
+
+def _step_arguments(step: Step | None) -> tuple[tuple[object, ...], dict[str, object]]:
+    """The last arguments of the kernels that update, and their constants."""
+    if step is None:
+        return (None,) * 5, {"MAXIMIZE": False, "LR_IN_MEMORY": False}
+    lr, in_memory = plain(step.lr)
+    arguments = (step.param, step.state_sum, lr, float(step.eps), decay_or_none(step.weight_decay))
+    return arguments, {"MAXIMIZE": step.maximize, "LR_IN_MEMORY": in_memory}

@@ -1,0 +1,27 @@
+"""The moments of G, and AdaGrad's step along its mean, in the same pass.
+
+Traffic: that of `batch_moments`, and 16·D bytes in float32 for the parameters and their
+accumulators, read and written where the mean is at hand.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from adadagrad_kernels.backends.triton.kernels._moments import Outputs, Step, measure
+
+
+def batch_adagrad_step_(
+    param: Tensor,
+    state_sum: Tensor,
+    per_sample_grads: Tensor,
+    lr: float | Tensor,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    variance: bool,
+    inner_products: bool,
+) -> Outputs:
+    """See `backends.reference.batch_adagrad_step_`."""
+    step = Step(param, state_sum, lr, eps, weight_decay, maximize)
+    return measure(per_sample_grads, variance, inner_products, step)
