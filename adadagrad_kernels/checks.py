@@ -131,7 +131,7 @@ def device_scalar(name: str, value: Tensor, device: torch.device, dtype: torch.d
             f"{name} is a tensor of shape {tuple(value.shape)}, dtype {value.dtype}, on "
             f"{value.device}; accepted is one floating-point number on {device}, or a float"
         )
-    return value.detach().to(dtype)
+    return value.detach().to(dtype).view(())
 
 
 def check_updated(names: Sequence[str], tensors: Sequence[Tensor]) -> None:

@@ -72,7 +72,7 @@ def adagrad_step_(
     """An AdaGrad step of every tensor; returns the squared norm of the whole gradient."""
     sq_norm = torch.zeros((), dtype=torch.float64, device=params[0].device if params else None)
     for param, grad, state_sum in zip(params, grads, state_sums, strict=True):
-        unscaled = grad.to(ACCUMULATION_DTYPES[grad.dtype]) / grad_scale
+        unscaled = grad.to(ACCUMULATION_DTYPES[grad.dtype]) / _like(grad_scale, grad)
         sq_norm += unscaled.double().square().sum()
         _adagrad(param, unscaled, state_sum, lr, eps, weight_decay, maximize, found_inf)
     return sq_norm
@@ -94,14 +94,19 @@ def _adagrad(
     if weight_decay:
         direction = direction + weight_decay * value
     total = state_sum.to(dtype) + direction.square()
-    _write(param, value - lr * direction / (total.sqrt() + eps), found_inf)
+    _write(param, value - _like(lr, param) * direction / (total.sqrt() + eps), found_inf)
     _write(state_sum, total, found_inf)
+
+
+def _like(scalar: float | Tensor, tensor: Tensor) -> float | Tensor:
+    """The number in the type of the tensor's arithmetic, which it must not widen."""
+    return scalar.to(ACCUMULATION_DTYPES[tensor.dtype]) if isinstance(scalar, Tensor) else scalar
 
 
 def _write(tensor: Tensor, value: Tensor, found_inf: Tensor | None) -> None:
     """Copy, unless ``found_inf`` is not zero; decided where it lies, without waiting for it."""
     if found_inf is not None:
-        value = torch.where(found_inf.view(()) != 0, tensor, value.to(tensor.dtype))
+        value = torch.where(found_inf != 0, tensor, value.to(tensor.dtype))
     tensor.copy_(value)
 
 
@@ -122,7 +127,7 @@ def adagrad_norm_step_(
     directions = []
     for param, grad in zip(params, grads, strict=True):
         dtype = ACCUMULATION_DTYPES[param.dtype]
-        direction = grad.to(dtype) / grad_scale
+        direction = grad.to(dtype) / _like(grad_scale, grad)
         sq_norm += direction.double().square().sum()
         if maximize:
             direction = -direction
