@@ -13,9 +13,10 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
+REQUIREMENTS := requirements/development.txt requirements/cuda.txt
 SOURCES := $(NATIVE) $(shell find adadagrad_kernels -name __pycache__ -prune -o -print)
 HAS_AVX512 := $(shell grep -qw avx512vl /proc/cpuinfo && echo yes)
-CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl')
+CXX_FILES := $(shell find csrc gpu_ladder -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -57,6 +58,18 @@ bench: install ## Benchmark every op with pytest-benchmark [ARGS="-k batch_momen
 limits: install ## Measure every op against its goal, in one run: a table and benchmarks/results/
 	$(BIN)/python benchmarks/limits.py $(ARGS)
 
+.PHONY: gpu-static
+gpu-static: environment ## Compile every GPU kernel for every architecture; write docs/gpu_kernels.md, or --check it
+	$(BIN)/python -m gpu_ladder.static $(ARGS)
+
+.PHONY: gpu-nightly
+gpu-nightly: install ## Run every case of every GPU kernel on every rung and architecture (an hour)
+	$(BIN)/pytest python_tests/ops gpu_ladder/tests --gpu-cases all $(ARGS)
+
+.PHONY: gpu-report
+gpu-report: install ## On a machine with a GPU: run the gpu tests, time every op, write docs/gpu_report.md
+	$(BIN)/python benchmarks/gpu_report.py $(ARGS)
+
 .PHONY: wheel
 wheel: environment ## Build a wheel in isolation, into dist/
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
@@ -81,9 +94,9 @@ clean: ## Remove everything that was made, but for runs/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.requirements: requirements/development.txt
+$(VENV)/.requirements: $(REQUIREMENTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(REQUIREMENTS:%=-r %)
 	touch $@
 
 # build/ keeps the compiled objects; the folder that a wheel is packed from starts empty, or a
@@ -96,8 +109,8 @@ $(VENV)/.installed: $(SOURCES) $(VENV)/.requirements
 # Builds beside the installed one, to be put on PYTHONPATH. Sanitizers see into the emulation, but
 # not into AVX-512's own masked loads. -O1 compiles three times as fast as -O3 with sanitizers.
 build/sanitize/.built: OPTIONS := -DADAK_SANITIZE=address,undefined -DADAK_EMULATE_AVX512=ON \
-  -DCMAKE_CXX_FLAGS_RELEASE=-O1
-build/emulated/.built: OPTIONS := -DADAK_EMULATE_AVX512=ON
+  -DADAK_CUDA=OFF -DCMAKE_CXX_FLAGS_RELEASE=-O1
+build/emulated/.built: OPTIONS := -DADAK_EMULATE_AVX512=ON -DADAK_CUDA=OFF
 build/sanitize/.built build/emulated/.built: $(SOURCES) $(VENV)/.requirements
 	rm -rf $(@D)/lib
 	CMAKE_ARGS="$(CMAKE_ARGS) $(OPTIONS)" $(BIN)/python setup.py --quiet build \

@@ -1,8 +1,8 @@
 """Which implementation runs an op: by name, by environment, or the best one that can.
 
 Every backend is a module with one function per op; ``unavailable()``, which says in a sentence why
-it cannot run here, or None; and, where it does not take all of them, ``refuses(device, dtype)``,
-which says the same of tensors. A backend asked for by name runs or raises; only ``auto`` falls back,
+it cannot run here, or None; and, where it does not take all tensors, ``refuses(device, dtype)``,
+which says the same of those. A backend asked for by name runs or raises; only ``auto`` falls back,
 in the order of ``AUTO_ORDER``.
 """
 
