@@ -194,7 +194,7 @@ def test_a_broken_budget_fails_the_command(
     assert report.main(command) == 1
     printed = capsys.readouterr().err
     assert "4 budgets are broken" in printed
-    assert "sm_80 sm_90" in printed
+    assert "sm_90 sm_100" in printed
 
 
 @needs_tools

@@ -1,0 +1,137 @@
+"""Which cases a GPU is measured on, in the order of their weight, and the least each must move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import gpu_contenders as contenders
+import torch
+from gpu_contenders import Calls, Workbench
+
+MIB = 1 << 20
+FLOAT32, BFLOAT16, FLOAT16 = torch.float32, torch.bfloat16, torch.float16
+
+
+@dataclass(frozen=True)
+class Case:
+    """One table of the page: contenders that run in the same rounds.
+
+    Attributes:
+        op: whose table it is.
+        title: sizes, element type, outputs.
+        least_bytes: what any way to do it moves to and from device memory, and what is copied.
+        contenders: makes them when their turn comes.
+        flush: whether the caches are emptied before every call; calls of many small tensors run
+            one after another instead, as they do in training.
+    """
+
+    op: str
+    title: str
+    least_bytes: int
+    contenders: Callable[[], Calls]
+    flush: bool = True
+
+
+def plan(bench: Workbench, *, quick: bool = False) -> Iterator[Case]:
+    """All cases; first those that say most, for time may run out."""
+    large = max(4096, bench.size // 16)
+    yield _moments(bench, 64, FLOAT32, beside_torch=True)
+    yield _step(bench, 64, FLOAT32)
+    yield _update(bench, "adagrad_step_", [large], FLOAT32)
+    yield _update(bench, "adagrad_step_", [1000] * 300, FLOAT32)
+    yield _update(bench, "adagrad_norm_step_", [large], FLOAT32)
+    yield _update(bench, "adagrad_norm_step_", [1000] * 300, FLOAT32)
+    yield _moments(bench, 64, BFLOAT16, beside_torch=True)
+    yield _moments(bench, 512, FLOAT32, beside_torch=True)
+    yield _step(bench, 64, BFLOAT16)
+    if quick:
+        return
+    yield from _combinations(bench)
+    for dtype in (BFLOAT16, FLOAT16):
+        yield _moments(bench, 512, dtype)
+        yield _update(bench, "adagrad_step_", [large], dtype)
+        yield _update(bench, "adagrad_norm_step_", [large], dtype)
+    yield _step(bench, 512, FLOAT32)
+    for rows in (8, 4096):
+        yield _moments(bench, rows, FLOAT32)
+    for dtype in (FLOAT32, BFLOAT16):
+        yield _moments(bench, 64, dtype, aligned=False)
+
+
+def _combinations(bench: Workbench) -> Iterator[Case]:
+    """Every choice of outputs but all of them, which other cases have."""
+    for rows in (64, 512):
+        for variance, products in ((False, False), (True, False), (False, True)):
+            yield _moments(bench, rows, FLOAT32, variance=variance, products=products)
+
+
+def _moments(
+    bench: Workbench,
+    rows: int,
+    dtype: torch.dtype,
+    *,
+    variance: bool = True,
+    products: bool = True,
+    aligned: bool = True,
+    beside_torch: bool = False,
+) -> Case:
+    features = bench.features(rows, dtype, aligned=aligned)
+    outputs = "mean, norms" + ", variance" * variance + ", inner products" * products
+    least = rows * features * dtype.itemsize + features * 4 * (1 + variance)
+    least += rows * 8 * (1 + products)
+    return Case(
+        "batch_moments",
+        f"{_shape(rows, features, dtype)}{'' if aligned else ', rows at odd addresses'}; {outputs}",
+        least,
+        partial(
+            contenders.moments,
+            bench,
+            least,
+            rows,
+            dtype,
+            variance=variance,
+            products=products,
+            aligned=aligned,
+            beside_torch=beside_torch,
+        ),
+    )
+
+
+def _step(bench: Workbench, rows: int, dtype: torch.dtype) -> Case:
+    features = bench.features(rows, dtype)
+    # G, mean and variance, param and sum read and written, norms and products.
+    least = (rows + 4) * features * dtype.itemsize + 2 * 4 * features + rows * 16
+    return Case(
+        "batch_adagrad_step_",
+        f"{_shape(rows, features, dtype)}; all outputs",
+        least,
+        partial(contenders.moments_and_step, bench, least, rows, dtype),
+    )
+
+
+#: Elements moved for each element of a parameter: three read and two written; for the norm the
+#: gradient is read once more, and no accumulator (without weight decay, as here).
+_MOVED = {"adagrad_step_": 5, "adagrad_norm_step_": 4}
+_MAKERS = {"adagrad_step_": contenders.adagrad, "adagrad_norm_step_": contenders.adagrad_norm}
+
+
+def _update(bench: Workbench, op: str, sizes: list[int], dtype: torch.dtype) -> Case:
+    least = _MOVED[op] * sum(sizes) * dtype.itemsize
+    tensors = "one tensor" if len(sizes) == 1 else f"{len(sizes)} tensors"
+    return Case(
+        op,
+        f"{tensors} of {sizes[0]:,}, {_name(dtype)}",
+        least,
+        partial(_MAKERS[op], bench, least, sizes, dtype),
+        flush=len(sizes) == 1,
+    )
+
+
+def _shape(rows: int, features: int, dtype: torch.dtype) -> str:
+    return f"{rows} rows of {features:,}, {_name(dtype)}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
