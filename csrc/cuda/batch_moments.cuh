@@ -81,9 +81,23 @@ struct Tile {
     const int left = rows - row(base);
     return left < 0 ? 0 : left < rows_together ? left : rows_together;
   }
-  __device__ Chunk<T> load(int row, std::int64_t first_column) const {
-    return load_chunk(matrix.grads + (first_row + row) * matrix.row_stride + first_column,
-                      matrix.features - first_column, lane, matrix.lanes, aligned);
+  // This thread's chunks of the rows from row(base) on, zero where there is nothing.
+  __device__ void load(int base, std::int64_t first_column,
+                       Chunk<T> (&chunks)[rows_together]) const {
+    const std::int64_t stride = matrix.row_stride;
+    const T* const span = matrix.grads + (first_row + row(base)) * stride + first_column;
+    const std::int64_t left = matrix.features - first_column;
+    const int there = rows_there(base);
+    if (aligned && there == rows_together && (lane + 1) * Chunk<T>::size <= left) {
+#pragma unroll
+      for (int r = 0; r < rows_together; ++r)
+        chunks[r] = Chunk<T>::of(__ldcs(reinterpret_cast<const uint4*>(span + r * stride) + lane));
+      return;
+    }
+#pragma unroll
+    for (int r = 0; r < rows_together; ++r)
+      chunks[r] = r < there ? load_chunk(span + r * stride, left, lane, matrix.lanes, aligned)
+                            : Chunk<T>::zero();
   }
   __device__ RowSums row_sums() const {
     return {matrix.lanes < warp_threads ? matrix.lanes : warp_threads};
@@ -168,14 +182,15 @@ __global__ void __launch_bounds__(moments_threads, 2)
     ColumnSums<size, with_variance> sums;
     for (int base = 0; base < tile.rows; base += tile.rows_at_a_time()) {
       const int there = tile.rows_there(base);
+      Chunk<T> chunks[rows_together];
+      tile.load(base, start, chunks);
       float rows[rows_together][size];
 #pragma unroll
       for (int r = 0; r < rows_together; ++r) {
-        const Chunk<T> chunk = r < there ? tile.load(tile.row(base) + r, start) : Chunk<T>::zero();
-        unpack(chunk, rows[r]);
+        unpack(chunks[r], rows[r]);
         if constexpr (with_products)
           kept[(base / tile.slots + r) * moments_threads + static_cast<int>(threadIdx.x)] =
-              chunk.bits();
+              chunks[r].bits();
       }
       float own[rows_together];
       squares(rows, own);
@@ -237,10 +252,11 @@ __global__ void __launch_bounds__(moments_threads, 2)
     }
     for (int base = 0; base < tile.rows; base += tile.rows_at_a_time()) {
       const int there = tile.rows_there(base);
+      Chunk<T> chunks[rows_together];
+      tile.load(base, start, chunks);
       float rows[rows_together][size];
 #pragma unroll
-      for (int r = 0; r < rows_together; ++r)
-        unpack(r < there ? tile.load(tile.row(base) + r, start) : Chunk<T>::zero(), rows[r]);
+      for (int r = 0; r < rows_together; ++r) unpack(chunks[r], rows[r]);
       float with_mean[rows_together];
       products(rows, of_columns, with_mean);
       const float product = row_sums(with_mean);

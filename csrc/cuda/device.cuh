@@ -40,7 +40,8 @@ struct Chunk {
   T elements[size];
 
   __device__ static Chunk zero() { return of(make_uint4(0, 0, 0, 0)); }
-  __device__ static Chunk of(const uint4& bits) {
+  __device__ static Chunk of(
+      uint4 bits) {  // by value: bytes of a shared array would be loaded singly
     Chunk chunk;
     memcpy(&chunk, &bits, sizeof(chunk));
     return chunk;
@@ -64,11 +65,18 @@ __device__ inline int place(int lane, int lanes, int k, bool aligned) {
   return aligned ? lane * Chunk<T>::size + k : k * lanes + lane;
 }
 
-// This lane's elements of a span of which `count` exist; the others are zero.
+// Of what is left of a row, as far as a span can reach: compared in 32 bits.
+__device__ inline int reach(std::int64_t left) {
+  constexpr std::int64_t most = std::int64_t{1} << 30;
+  return static_cast<int>(left < most ? left : most);
+}
+
+// This lane's elements of a span of which `left` exist; the others are zero.
 template <class T>
-__device__ inline Chunk<T> load_chunk(const T* span, std::int64_t count, int lane, int lanes,
+__device__ inline Chunk<T> load_chunk(const T* span, std::int64_t left, int lane, int lanes,
                                       bool aligned) {
   constexpr int size = Chunk<T>::size;
+  const int count = reach(left);
   if (aligned && (lane + 1) * size <= count)
     return Chunk<T>::of(__ldcs(reinterpret_cast<const uint4*>(span) + lane));
   Chunk<T> chunk;
@@ -81,9 +89,10 @@ __device__ inline Chunk<T> load_chunk(const T* span, std::int64_t count, int lan
 }
 
 template <class T>
-__device__ inline void store_chunk(const Chunk<T>& chunk, T* span, std::int64_t count, int lane,
+__device__ inline void store_chunk(const Chunk<T>& chunk, T* span, std::int64_t left, int lane,
                                    int lanes, bool aligned) {
   constexpr int size = Chunk<T>::size;
+  const int count = reach(left);
   if (aligned && (lane + 1) * size <= count) {
     reinterpret_cast<uint4*>(span)[lane] = chunk.bits();
     return;
