@@ -11,6 +11,8 @@ from adadagrad_kernels.backends.triton._launch import launch
 GROUP = 256
 #: Of these so many at a time, for so many samples.
 TILES, SAMPLES = 16, 64
+#: Shares of one sum that one program adds up, and how many at a time.
+SPAN, SPAN_BLOCK = 65536, 1024
 
 
 @triton.jit(do_not_specialize=["count", "samples"])
@@ -42,6 +44,33 @@ def add_up_kernel(
         tl.store(first + place, total, mask=columns < samples)
     else:
         tl.store(second + place, total, mask=columns < samples)
+
+
+@triton.jit(do_not_specialize=["count"])
+def add_span_kernel(shares, outputs, count, SPAN: tl.constexpr, BLOCK: tl.constexpr):
+    """``outputs[row, program]`` = the sum of SPAN shares of a row of ``shares[rows, count]``."""
+    span = tl.program_id(0).to(tl.int64)
+    row = tl.program_id(1).to(tl.int64)
+    total = tl.zeros([BLOCK], tl.float64)
+    begin = span * SPAN
+    end = tl.minimum(begin + SPAN, count)
+    for start in range(begin, end, BLOCK):
+        places = start + tl.arange(0, BLOCK)
+        total += tl.load(shares + row * count + places, mask=places < end, other=0.0).to(tl.float64)
+    tl.store(outputs + row * tl.num_programs(0) + span, tl.sum(total, axis=0))
+
+
+def add_up(shares: Tensor) -> Tensor:
+    """The sum of each row of ``shares[rows, count]``, float64 ``[rows]``."""
+    rows, count = shares.shape
+    while True:
+        spans = max(1, triton.cdiv(count, SPAN))
+        outputs = torch.empty((rows, spans), dtype=torch.float64, device=shares.device)
+        constants = {"SPAN": SPAN, "BLOCK": SPAN_BLOCK}
+        launch(add_span_kernel, (spans, rows), (shares, outputs, count), constants, num_warps=4)
+        if spans == 1:
+            return outputs[:, 0]
+        shares, count = outputs, spans
 
 
 def finish(shares: Tensor, outputs: tuple[Tensor, ...]) -> None:

@@ -23,6 +23,39 @@ def scalar(value, IN_MEMORY: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def load(pointers, mask):  # type: ignore[no-untyped-def]
+    """Values in float32, zero where the mask says no; a mask of None says yes everywhere."""
+    if mask is None:
+        values = tl.load(pointers)
+    else:
+        values = tl.load(pointers, mask=mask, other=0.0)
+    return values.to(tl.float32)
+
+
+@triton.jit
+def store(pointers, values, mask):  # type: ignore[no-untyped-def]
+    """Values rounded to the type that is stored."""
+    tl.store(pointers, values.to(pointers.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def unscaled(gradient, grad_scale, IN_MEMORY: tl.constexpr):  # type: ignore[no-untyped-def]
+    """gradient / grad_scale; a scale of None is one."""
+    if grad_scale is not None:
+        gradient = tl.div_rn(gradient, scalar(grad_scale, IN_MEMORY) + tl.zeros_like(gradient))
+    return gradient
+
+
+@triton.jit
+def allowed(found_inf):  # type: ignore[no-untyped-def]
+    """Whether results may be written: where nothing was found, or nobody looked."""
+    allow = True
+    if found_inf is not None:
+        allow = tl.load(found_inf) == 0
+    return allow
+
+
+@triton.jit
 def descent(value, gradient, weight_decay, MAXIMIZE: tl.constexpr):  # type: ignore[no-untyped-def]
     """d = ±gradient + weight_decay · value; a decay of None adds nothing, not even inf · 0."""
     direction = -gradient if MAXIMIZE else gradient
@@ -39,6 +72,13 @@ def adagrad(value, direction, total, rate, eps):  # type: ignore[no-untyped-def]
     """
     total += direction * direction
     return value - tl.div_rn(rate * direction, tl.sqrt_rn(total) + eps), total
+
+
+def scale_or_none(grad_scale: float | Tensor) -> tuple[Any, bool]:
+    """A gradient scale as kernels take it, and whether they find it in memory."""
+    if not isinstance(grad_scale, Tensor) and grad_scale == 1:
+        return None, False
+    return plain(grad_scale)
 
 
 def decay_or_none(weight_decay: float) -> float | None:
