@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from gpu_ladder.static.facts import Kernel, Widths
@@ -23,11 +23,13 @@ class Budget:
         registers: the most of one thread.
         threads: of a block, where the kernel itself does not say.
         static_shared: the most bytes of a block.
-        dynamic_shared: bytes that a typical launch asks for on top; counts for occupancy.
+        dynamic_shared: bytes that a launch asks for on top; counts for occupancy.
         occupancy: the least share of a multiprocessor's threads, on every device.
+        occupancy_on: the same for single architectures, where it differs.
         also_loads: bytes of loads from device memory that are allowed beside 16.
         also_stores: likewise.
-        vectors: whether 16-byte loads are required at all.
+        vector_loads: the fewest 16-byte loads from device memory.
+        vector_stores: the fewest 16-byte stores to it.
         narrow_shared: whether shared memory may be read or written by less than 4 bytes.
         float_atomics: whether floating-point atomics are allowed.
         contraction: whether the compiler may fuse products and sums.
@@ -40,16 +42,18 @@ class Budget:
     static_shared: int = STATIC_SHARED
     dynamic_shared: int = 0
     occupancy: float = 0.0
+    occupancy_on: Mapping[int, float] = field(default_factory=dict)
     also_loads: tuple[int, ...] = ()
     also_stores: tuple[int, ...] = ()
-    vectors: bool = True
+    vector_loads: int = 1
+    vector_stores: int = 0
     narrow_shared: bool = False
     float_atomics: bool = False
     contraction: bool = False
     why: str = ""
 
     def __post_init__(self) -> None:
-        exceptions = (self.also_loads, self.also_stores, not self.vectors, self.narrow_shared,
+        exceptions = (self.also_loads, self.also_stores, not self.vector_loads, self.narrow_shared,
                       self.float_atomics, self.contraction)  # fmt: skip
         if any(exceptions) and not self.why:
             raise ValueError(
@@ -92,13 +96,13 @@ def fits(kernel: Kernel, budget: Budget | None) -> Occupancy | None:
 def check(kernels: Sequence[Kernel], budgets: Sequence[Budget]) -> list[Violation]:
     """Everything that is over budget, has none, or is a budget for nothing."""
     found: list[Violation] = []
-    used: set[Budget] = set()
+    used: list[Budget] = []
     for kernel in kernels:
         budget = budget_of(kernel, budgets)
         if budget is None:
             broken = [("a budget", "none", "every kernel has one")]
         else:
-            used.add(budget)
+            used.append(budget)
             broken = list(_broken(kernel, budget))
         found += [Violation(kernel.name, kernel.architecture, *what) for what in broken]
     stale = [budget for budget in budgets if budget not in used]
@@ -132,8 +136,9 @@ def _broken(kernel: Kernel, budget: Budget) -> Iterator[tuple[str, str, str]]:
         yield "static shared", f"{taken.static_shared_bytes} B", f"{budget.static_shared} B"
     yield from _widths("global loads", code.global_loads, budget.also_loads)
     yield from _widths("global stores", code.global_stores, budget.also_stores)
-    if budget.vectors and not code.global_loads.get(VECTOR, 0) and not code.bulk_copies:
-        yield "16-byte loads", "none", "at least one"
+    if not code.bulk_copies:
+        yield from _vectors("16-byte loads", code.global_loads, budget.vector_loads)
+        yield from _vectors("16-byte stores", code.global_stores, budget.vector_stores)
     narrow = sorted({width for width in (*code.shared_loads, *code.shared_stores) if width < 4})
     if narrow and not budget.narrow_shared:
         yield "shared accesses", _bytes(narrow), "4 B and wider"
@@ -144,11 +149,12 @@ def _broken(kernel: Kernel, budget: Budget) -> Iterator[tuple[str, str, str]]:
     if ptx.contractible and not budget.contraction:
         yield "contraction", f"{ptx.contractible} without a rounding", "fused where fmaf says so"
     held = fits(kernel, budget)
+    floor = budget.occupancy_on.get(kernel.architecture, budget.occupancy)
     if held is None:
         yield "threads", "not known", "__launch_bounds__, or the budget's threads"
-    elif held.share < budget.occupancy:
+    elif held.share < floor:
         limits = " and ".join(held.limits)
-        yield "occupancy", f"{held.share:.0%}, by {limits}", f"at least {budget.occupancy:.0%}"
+        yield "occupancy", f"{held.share:.1%}, by {limits}", f"at least {floor:.1%}"
 
 
 def _widths(what: str, found: Widths, also: tuple[int, ...]) -> Iterator[tuple[str, str, str]]:
@@ -157,6 +163,12 @@ def _widths(what: str, found: Widths, also: tuple[int, ...]) -> Iterator[tuple[s
     if wrong:
         counts = ", ".join(f"{count} x {width} B" for width, count in wrong.items())
         yield what, counts, _bytes(sorted(allowed, reverse=True))
+
+
+def _vectors(what: str, found: Widths, fewest: int) -> Iterator[tuple[str, str, str]]:
+    count = found.get(VECTOR, 0)
+    if count < fewest:
+        yield what, str(count), f"{fewest} or more"
 
 
 def _bytes(widths: Iterable[int]) -> str:

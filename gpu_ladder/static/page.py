@@ -52,8 +52,10 @@ full request of 16-byte accesses is 16 sectors, of 4-byte ones 4.
 BUDGETS = """\
 ## Budgets
 
-For all: no spills, at most 48 KiB of static shared memory, accesses whose space the compiler knows.
-`*` stands for any characters; the first line that matches a kernel holds.
+For all: no spills, at most 48 KiB of static shared memory, accesses whose space the compiler knows,
+no atomics on floating-point numbers, sums and products fused as written. `*` stands for any
+characters; the first line that matches a kernel holds. Registers: the most. Occupancy: the least.
+Loads and stores: the fewest of 16 bytes, and the widths that may stand beside them.
 """
 
 
@@ -137,7 +139,7 @@ def _resources(found: Iterable[Variants], budgets: Sequence[Budget]) -> str:
 
     def share(kernel: Kernel) -> str:
         held = fits(kernel, budget_of(kernel, budgets))
-        return f"{held.share:.0%}" if held else "?"
+        return f"{held.share:.1%}".replace(".0%", "%") if held else "?"
 
     def spills(kernel: Kernel) -> str:
         code = kernel.instructions
@@ -210,17 +212,23 @@ def _bytes(traffic: Sequence[Mapping[str, Any]] | None) -> str:
 
 
 def _budgets(budgets: Sequence[Budget]) -> str:
-    def widths(also: tuple[int, ...]) -> str:
-        return ", ".join(str(width) for width in (16, *also))
+    def widths(also: tuple[int, ...], fewest: int) -> str:
+        beside = f" and {', '.join(str(width) for width in also)}" if also else ""
+        return f"{fewest} x 16{beside}"
+
+    def floors(budget: Budget) -> str:
+        each = [budget.occupancy_on.get(a, budget.occupancy) for a in sorted(DEVICES)]
+        said = [f"{floor:.1%}".replace(".0%", "%") for floor in each]
+        return said[0] if len(set(said)) == 1 else "/".join(said)
 
     rows = [
         [
             f"`{b.kernels}`",
             str(b.registers),
-            f"{b.occupancy:.0%}",
-            widths(b.also_loads),
-            widths(b.also_stores),
-            b.why or "",
+            floors(b),
+            widths(b.also_loads, b.vector_loads),
+            widths(b.also_stores, b.vector_stores),
+            b.why,
         ]
         for b in budgets
     ]

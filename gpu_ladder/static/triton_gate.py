@@ -60,8 +60,10 @@ def gate(module: str = MODULE, architectures: Iterable[int] = ARCHITECTURES) -> 
     if reason is not None:
         raise ToolMissingError(reason)
     tools = require()
-    listed: list[TritonKernel] = importlib.import_module(module).kernels()
-    listed = sorted(listed, key=lambda kernel: kernel.name)
+    listing = getattr(importlib.import_module(module), "kernels", None)
+    if listing is None:
+        raise ToolMissingError(f"the module {module} has no kernels() that lists Triton kernels")
+    listed: list[TritonKernel] = sorted(listing(), key=lambda kernel: kernel.name)
     return [examine(tools, kernel, number) for number in architectures for kernel in listed]
 
 

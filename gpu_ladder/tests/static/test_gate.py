@@ -59,7 +59,7 @@ PLANTED = {
     "atomic_kernel": ("float atomics", "1", "none: sums have a fixed order"),
     "greedy_kernel": ("registers", "1", "64"),
     "bytewise_kernel": ("shared accesses", "1 B", "4 B and wider"),
-    "crowding_kernel": ("occupancy", "by shared memory", "at least 25%"),
+    "crowding_kernel": ("occupancy", "by shared memory", "at least 25.0%"),
     "boundless_kernel": ("threads", "not known", "__launch_bounds__"),
 }
 #: What comes along with a fault: four scalars instead of a vector leave no vector.
@@ -97,6 +97,24 @@ def test_kernels_without_a_budget_and_budgets_without_a_kernel(sound: list[Kerne
     assert len(found) == 2
 
 
+def test_fewer_vectors_than_promised(sound: list[Kernel]) -> None:
+    assert checks.check(sound, [Budget("*", registers=24, vector_stores=1)]) == []
+    found = checks.check(sound[:1], [Budget("*", registers=24, vector_loads=2, vector_stores=3)])
+    assert [(v.budget, v.found, v.allowed) for v in found] == [
+        ("16-byte loads", "1", "2 or more"),
+        ("16-byte stores", "1", "3 or more"),
+    ]
+
+
+def test_floors_of_occupancy_by_architecture(faults: dict[str, list[Kernel]]) -> None:
+    """48 KiB for a block of 32 threads: 3 blocks on A100, 4 on H100 and B200, 2 on RTX 5090."""
+    floors = Budget("*", registers=64, occupancy=0.04, occupancy_on={90: 0.07, 100: 0.06})
+    found = checks.check(faults["crowding_kernel"], [floors])
+    assert [(v.architecture, v.found, v.allowed) for v in found] == [
+        (90, "6.2%, by shared memory", "at least 7.0%")
+    ]
+
+
 def test_the_first_budget_that_matches_holds(sound: list[Kernel]) -> None:
     strict, loose = Budget("*float32*", registers=1), Budget("*", registers=64)
     assert {v.kernel for v in checks.check(sound, [strict, loose])} == {sound[1].name}
@@ -105,13 +123,15 @@ def test_the_first_budget_that_matches_holds(sound: list[Kernel]) -> None:
 def test_an_exception_needs_its_reason() -> None:
     with pytest.raises(ValueError, match=r"'tail_kernel' makes exceptions and gives no reason"):
         Budget("tail_kernel", registers=32, also_loads=(4,))
-    assert Budget("tail_kernel", registers=32, also_loads=(4,), why="ends of rows").vectors
+    assert (
+        Budget("tail_kernel", registers=32, also_loads=(4,), why="ends of rows").vector_loads == 1
+    )
 
 
 def test_allowed_exceptions_pass(faults: dict[str, list[Kernel]]) -> None:
     exceptions = {
         "scalar_kernel": Budget(
-            "*", registers=64, also_loads=(4,), vectors=False, why="planted: rows start anywhere"
+            "*", registers=64, also_loads=(4,), vector_loads=0, why="planted: rows start anywhere"
         ),
         "atomic_kernel": Budget("*", registers=64, float_atomics=True, why="planted: any order"),
         "bytewise_kernel": Budget("*", registers=64, narrow_shared=True, why="planted: bytes"),

@@ -61,7 +61,7 @@ def test_one_number_where_architectures_agree_and_all_where_not() -> None:
     kernels = [_on(80), _on(90, resources=greedy, instructions=more)]
     resources, accesses = _cells(page(kernels, BUDGETS, VERSIONS, {}, None), PLAIN.name)
     assert resources == [
-        "256", "32/48", "none/16 B, 0 + 0", "512", "8/5", "100%/62%",
+        "256", "32/48", "none/16 B, 0 + 0", "512", "8/5", "100%/62.5%",
     ]  # fmt: skip
     assert accesses == [
         "6/8 x 16, 2 x 4", "3 x 16", "none", "none", "none", "none/4", "as written",
@@ -143,6 +143,10 @@ def test_why_there_are_no_triton_kernels(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "Triton" in reason
     with pytest.raises(toolchain.ToolMissingError, match="Triton"):
         triton_gate.gate("gpu_ladder.nowhere.compile")
+    monkeypatch.setattr(triton_gate, "missing", lambda module: None)
+    monkeypatch.setattr(triton_gate, "require", lambda: None)
+    with pytest.raises(toolchain.ToolMissingError, match=r"gpu_ladder.static has no kernels\(\)"):
+        triton_gate.gate("gpu_ladder.static")
 
 
 @pytest.fixture
