@@ -20,6 +20,8 @@ TOOLS = ("memcheck", "racecheck")
 #: Where CUDA puts its programs when they are not on PATH.
 CUDA_PROGRAMS = Path("/usr/local/cuda/bin")
 FOUND = 86
+#: Every tensor in an allocation of its own, or memcheck would see one buffer for all of them.
+_OWN_MEMORY = ("env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1")
 #: Bytes of G, where every op of ours runs once.
 SMALL = 256 << 10
 MOST_NAMES = 8
@@ -77,7 +79,7 @@ def run_sanitizers(seconds: float, run: Run = run_command) -> list[Outcome]:
         return [Outcome(f"compute-sanitizer {tool}", None, reason) for tool in TOOLS]
     outcomes = []
     for tool in TOOLS:
-        command = [program, "--tool", tool, "--error-exitcode", str(FOUND),
+        command = [*_OWN_MEMORY, program, "--tool", tool, "--error-exitcode", str(FOUND),
                    sys.executable, "gpu_report.py", "--once"]  # fmt: skip
         try:
             done = run(command, seconds / len(TOOLS))

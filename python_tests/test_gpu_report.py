@@ -391,8 +391,10 @@ def test_compute_sanitizer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     seen = []
 
     def run(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
-        seen.append((command[0], command[2], command[-1], seconds))
-        wrong = command[2] == "racecheck"
+        assert command[:2] == ["env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1"]
+        tool = command[command.index("--tool") + 1]
+        seen.append((command[2], tool, command[-1], seconds))
+        wrong = tool == "racecheck"
         text = f"========= {'ERROR' if wrong else 'RACECHECK'} SUMMARY: {int(wrong)} errors\n"
         return subprocess.CompletedProcess(command, 86 if wrong else 0, text, "")
 
