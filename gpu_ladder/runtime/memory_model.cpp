@@ -1,5 +1,6 @@
 #include "memory_model.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -284,6 +285,18 @@ void MemoryModel::add_buffer(std::string name, std::uint64_t address, std::uint6
 
 void MemoryModel::clear_buffers() {
   state_->regions.erase_if([](const Region& region) { return !region.shared; }, state_->crowds);
+}
+
+void MemoryModel::mark_initialised(std::uint64_t address, std::uint64_t bytes) {
+  for (std::uint64_t at = address, end = address + bytes; at < end;) {
+    Region* const region = state_->regions.find(at);
+    if (!region) return;
+    const std::uint64_t offset = (at - region->base()) % Page::bytes;
+    const std::uint64_t count = std::min({end - at, region->end - at, Page::bytes - offset});
+    const auto [first, last] = region->page(at).cells(offset, count, state_->crowds);
+    for (Cell* cell = first; cell != last; ++cell) cell->initialised = true;
+    at += count;
+  }
 }
 
 void MemoryModel::add_shared(std::string name, std::uint64_t address, std::uint64_t bytes) {

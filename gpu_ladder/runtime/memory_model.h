@@ -102,6 +102,8 @@ class MemoryModel {
   // only what kernels write. A buffer that overlaps an older one replaces it.
   void add_buffer(std::string name, std::uint64_t address, std::uint64_t bytes, bool initialised);
   void clear_buffers();
+  // Somebody other than a kernel has written there.
+  void mark_initialised(std::uint64_t address, std::uint64_t bytes);
   // Shared memory beside that of begin_grid: variables with addresses of their own. It stays from
   // grid to grid until cleared.
   void add_shared(std::string name, std::uint64_t address, std::uint64_t bytes);
