@@ -44,10 +44,11 @@ def missing(module: str = MODULE) -> str | None:
     """Why there are no Triton kernels to look at, or None."""
     if importlib.util.find_spec("triton") is None:
         return "no Triton; pip install -r requirements/cuda.txt"
-    parent = module.rpartition(".")[0]
-    if importlib.util.find_spec(parent) is None or importlib.util.find_spec(module) is None:
-        return f"no module {module} names Triton kernels"
-    return None
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even its package
+        found = False
+    return None if found else f"no module {module} names Triton kernels"
 
 
 def gate(module: str = MODULE, architectures: Iterable[int] = ARCHITECTURES) -> list[Kernel]:
