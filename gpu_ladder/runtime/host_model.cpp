@@ -25,7 +25,7 @@ void before_atomic(const void* address, std::size_t bytes, bool write, bool blin
                    const void* return_address) {
   Machine& self = machine;
   if (!self.current) return;
-  self.count_atomic();
+  self.count_atomic(return_address);
   if (!accesses_are_checked) return;
   const bool allowed = self.model.access(
       {self.current->index, Space::global, write, true, static_cast<std::uint32_t>(bytes),

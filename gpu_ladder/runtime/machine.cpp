@@ -16,7 +16,7 @@ namespace {
 // Atomics of one thread without a barrier in between, after which others have their turn: it may be
 // waiting for one of them.
 constexpr unsigned atomics_per_turn = 1000;
-constexpr unsigned idle_turns = 100000;
+constexpr unsigned idle_turns = 20000;
 
 std::string to_string(const Place& place) {
   return std::string(place.operation) + " at " + place.file + ":" + std::to_string(place.line);
@@ -249,14 +249,14 @@ void Machine::check_collective(unsigned index, unsigned first_lane, std::uint32_
   }
 }
 
-void Machine::count_atomic() {
+void Machine::count_atomic(const void* return_address) {
   if (++current->atomics < atomics_per_turn) return;
   current->atomics = 0;
   if (++turns_ > idle_turns) {
     model.report(Finding::Kind::deadlock,
                  thread_name(current->index) +
                      " keeps calling atomic functions, and no other thread can go on",
-                 0);
+                 site_of_address(return_address));
     give_up(cudaErrorLaunchTimeout);
   }
   const unsigned next = ready_.take_after(current->index);

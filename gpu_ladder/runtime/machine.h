@@ -50,7 +50,7 @@ class Machine {
   int barrier(const Place& place, bool predicate);
   std::uint64_t collective(const Place& place, Collective what, unsigned mask, std::uint64_t value,
                            unsigned source);
-  void count_atomic();
+  void count_atomic(const void* return_address);
   void give_up(int error);
 
  private:

@@ -2,11 +2,11 @@
 
 #include <dlfcn.h>
 #include <elf.h>
-#include <link.h>
 
 #include <cstdio>
 #include <map>
 #include <sstream>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -68,6 +68,12 @@ AddressTable& addresses() {
   return table;
 }
 
+#ifdef GPU_LADDER_ROOT
+constexpr std::string_view root = GPU_LADDER_ROOT;
+#else
+constexpr std::string_view root = "";
+#endif
+
 bool is_of_the_model(const std::string& place) {
   return place.find("runtime/include/") != std::string::npos;
 }
@@ -106,6 +112,7 @@ void look_up_addresses() {
     }
     if (!current || settled || line.starts_with("??")) continue;
     line = line.substr(0, line.find(' '));  // what follows is about branches of one line
+    if (line.starts_with(root)) line = line.substr(root.size());
     for (Site* const site : *current) site->name = line;
     settled = !is_of_the_model(line);
   }

@@ -83,7 +83,8 @@ __global__ void votes_kernel(const int* in, unsigned* out) {
   mine[6] = __reduce_min_sync(whole, static_cast<unsigned>(value));
   mine[7] = __match_any_sync(whole, value % 4);
   mine[8] = static_cast<unsigned>(__syncthreads_count(value > 0));
-  mine[9] = static_cast<unsigned>(__syncthreads_and(value > -100) * 2 + __syncthreads_or(value > 99));
+  mine[9] =
+      static_cast<unsigned>(__syncthreads_and(value > -100) * 2 + __syncthreads_or(value > 99));
 }
 
 // Counts values into bins in shared memory, and adds the bins up, both by atomics.
@@ -135,6 +136,6 @@ EXPORTED int votes(const int* in, unsigned* out) {
   return launch(votes_kernel, dim3(1), dim3(32), 0, in, out);
 }
 EXPORTED int histogram(const int* in, long long count, unsigned* bins, int* extremes) {
-  return launch(histogram_kernel, dim3(static_cast<unsigned>((count + 127) / 128)), dim3(128), 0, in,
-                count, bins, extremes);
+  return launch(histogram_kernel, dim3(static_cast<unsigned>((count + 127) / 128)), dim3(128), 0,
+                in, count, bins, extremes);
 }

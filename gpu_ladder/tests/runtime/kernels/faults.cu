@@ -5,7 +5,8 @@ namespace {
 constexpr unsigned whole_warp = 0xffffffffu;
 
 __device__ inline float sum_warp(float value) {
-  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(whole_warp, value, offset);
+  for (int offset = 16; offset > 0; offset /= 2)
+    value += __shfl_xor_sync(whole_warp, value, offset);
   return value;
 }
 }  // namespace
@@ -133,7 +134,7 @@ EXPORTED int fault_two_barriers(float* out) {
   return launch(two_barriers_kernel, dim3(1), dim3(64), 0, out);
 }
 EXPORTED int fault_skipped_barrier(float* out) {
-  return launch(skipped_barrier_kernel, dim3(2), dim3(128), 0, out);
+  return launch(skipped_barrier_kernel, dim3(1), dim3(128), 0, out);
 }
 EXPORTED int fault_divergent_shuffle(const float* in, float* out) {
   return launch(divergent_shuffle_kernel, dim3(1), dim3(64), 0, in, out);
@@ -154,8 +155,8 @@ EXPORTED int fault_unwritten(const float* in, float* out) {
   return launch(unwritten_kernel, dim3(1), dim3(32), 0, in, out);
 }
 EXPORTED int neighbours(const float* in, float* out, int with_sync) {
-  return launch(with_sync ? neighbours_kernel<true> : neighbours_kernel<false>, dim3(1), dim3(32), 0,
-                in, out);
+  return launch(with_sync ? neighbours_kernel<true> : neighbours_kernel<false>, dim3(1), dim3(32),
+                0, in, out);
 }
 EXPORTED int fault_waiting(unsigned* flag) {
   return launch(waiting_kernel, dim3(2), dim3(1), 0, flag);
