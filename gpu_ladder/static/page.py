@@ -19,7 +19,8 @@ and calculated from it: what a kernel takes and how wide it moves data, and noth
 is.
 
 `make gpu-static` compiles every kernel for every architecture and writes this page. CI compiles
-again, compares, and holds the kernels against their budgets. Written with {versions}.
+again, compares, and holds the kernels against their budgets. Compilers:
+{versions}.
 
 ## How to read it
 
@@ -30,8 +31,8 @@ differ, they stand in this order: 40/40/46/46.
 * **Shared**: bytes of a block, static + dynamic. Dynamic are those that Triton asks for, or that a
   typical launch does.
 * **Blocks, occupancy**: how many blocks, and what share of the threads that may be resident, one
-  multiprocessor of {devices} holds, by the rules of CUDA's
-  `cuda_occupancy.h`.
+  multiprocessor of {devices} holds, by the rules of the CUDA
+  header cuda_occupancy.h.
 * **Loads and stores**: *count* x *bytes that one thread moves with each*, as they stand in the
   machine code, not as often as they run. 16 is the widest. Narrower ones beside them serve ends of
   rows, and tensors that begin at any address.
