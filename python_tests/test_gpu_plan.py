@@ -1,0 +1,114 @@
+"""What the GPU report measures: cases, the bytes they must move, and contenders that run."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import benchmark_fakes  # noqa: F401 - puts the modules of the benchmarks on the path
+import gpu_contenders
+import gpu_right
+import pytest
+import torch
+from gpu_contenders import COPY, Workbench
+from gpu_plan import plan
+
+from adadagrad_kernels import ops
+from adadagrad_kernels.backends import BACKENDS
+
+
+def test_the_plan_counts_the_least_bytes() -> None:
+    bench = Workbench("cpu", 1 << 20, ("cuda",), compiled=False)
+    least = {(case.op, case.title): case.least_bytes for case in plan(bench)}
+    rows, features = 64, 4096
+    everything = "mean, norms, variance, inner products"
+    assert least["batch_moments", f"64 rows of 4,096, float32; {everything}"] == (
+        4 * rows * features + 8 * features + 16 * rows
+    )
+    assert least["batch_moments", "64 rows of 4,096, float32; mean, norms"] == (
+        4 * rows * features + 4 * features + 8 * rows
+    )
+    assert least["batch_adagrad_step_", "64 rows of 8,192, bfloat16; all outputs"] == (
+        2 * rows * 8192 + (4 * 2 + 8) * 8192 + 16 * rows
+    )
+    assert least["adagrad_step_", "one tensor of 65,536, float32"] == 20 * 65536
+    assert least["adagrad_step_", "300 tensors of 1,000, float32"] == 20 * 300_000
+    assert least["adagrad_norm_step_", "one tensor of 65,536, bfloat16"] == 8 * 65536
+    odd = [title for op, title in least if "odd addresses" in title]
+    assert len(odd) == 2
+    assert "64 rows of 4,033, float32" in odd[0]
+
+
+def test_the_plan_has_every_op_output_and_type() -> None:
+    bench = Workbench("cpu", 1 << 20, ("cuda", "triton"), compiled=True)
+    cases = list(plan(bench))
+    assert len({(case.op, case.title) for case in cases}) == len(cases)
+    ops = {"batch_moments", "batch_adagrad_step_", "adagrad_step_", "adagrad_norm_step_"}
+    assert {case.op for case in cases} == {case.op for case in plan(bench, quick=True)} == ops
+    outputs = {case.title.partition("; ")[2] for case in cases if case.op == "batch_moments"}
+    assert outputs == {
+        "mean, norms", "mean, norms, variance", "mean, norms, inner products",
+        "mean, norms, variance, inner products",
+    }  # fmt: skip
+    for dtype in ("float32", "bfloat16", "float16"):
+        assert {case.op for case in cases if dtype in case.title} >= ops - {"batch_adagrad_step_"}
+    together = [case for case in cases if "300 tensors" in case.title]
+    assert len(together) == 2
+    assert not any(case.flush for case in together)
+    assert all(case.flush for case in cases if case not in together)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_every_contender_runs(quick: bool) -> None:
+    """On a CPU, with backends that it has, on little data."""
+    ours = tuple(name for name in ("reference", "cpu") if BACKENDS[name].unavailable() is None)
+    bench = Workbench("cpu", 1 << 15, ours, compiled=False)
+    names: dict[str, set[str]] = {}
+    for case in plan(bench, quick=quick):
+        contenders = case.contenders()
+        assert {*ours, COPY} <= contenders.keys()
+        for name, call in contenders.items():
+            call()
+            names.setdefault(case.op, set()).add(name)
+    assert {"torch, plain", "torch, by_matrix_products", "torch, by_elements"} <= names[
+        "batch_moments"
+    ]
+    assert {"torch, Adagrad(fused=True)", "torch, Adagrad(foreach=True)",
+            "our Adagrad, reference"} <= names["adagrad_step_"]  # fmt: skip
+    assert "torch, foreach" in names["adagrad_norm_step_"]
+    assert gpu_right.run_once("cpu", ours) > 40 * len(ours) // 2
+
+
+def test_compiled_contenders_take_part_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda call, *, dynamic: call)
+    bench = Workbench("cpu", 1 << 15, ("reference",), compiled=True)
+    first = next(iter(plan(bench))).contenders()
+    assert {"torch.compile, plain", "torch.compile, by_elements"} <= first.keys()
+    later = [c for c in plan(bench) if c.title.startswith("one tensor")]
+    assert len(later) == 6
+    for case in later:
+        case.contenders()["torch.compile"]()
+
+
+def test_the_expressions_of_torch_do_what_our_ops_do() -> None:
+    bench = Workbench("cpu", 1 << 15, ("reference",), compiled=False)
+    params, grads = [bench.numbers(n) for n in (7, 64)], [bench.numbers(n) for n in (7, 64)]
+    ours, theirs = ([p.clone() for p in params] for _ in range(2))
+    sums, other_sums = ([torch.ones_like(p) for p in params] for _ in range(2))
+    ops.adagrad_step_(ours, grads, sums, lr=gpu_contenders.LR)
+    gpu_contenders._eager_adagrad(theirs, other_sums, grads)
+    torch.testing.assert_close([*ours, *sums], [*theirs, *other_sums])
+    accumulator, other = (torch.ones((), dtype=torch.float64) for _ in range(2))
+    ops.adagrad_norm_step_(ours, grads, accumulator, lr=gpu_contenders.LR)
+    gpu_contenders._eager_adagrad_norm(theirs, grads, other)
+    torch.testing.assert_close([*ours, accumulator], [*theirs, other])
+
+
+def test_a_copy_moves_the_bytes_it_should() -> None:
+    copy = Workbench("cpu", 1, (), compiled=False).copies(4000)
+    assert isinstance(copy, partial)
+    assert copy.args[0].nbytes == 2000, "read once, written once"
+    bench = Workbench("cpu", 1 << 16, (), compiled=False)
+    grads = bench.grads(8, torch.bfloat16, aligned=False)
+    assert grads.shape[1] % 2 == 1
+    assert grads.is_contiguous()
+    assert bench.grads(8, torch.bfloat16).data_ptr() == grads.data_ptr(), "one memory for all"
