@@ -8,8 +8,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from adadagrad_kernels import backends
+
 #: Elements around a guarded tensor: more than the widest vector of any instruction set.
 GUARD = 70
+
+
+def taken(dtype: torch.dtype) -> torch.dtype:
+    """The dtype, or float32 in place of float64 where the chosen backend has kernels of no such."""
+    on_gpu = backends._chosen in ("cuda", "triton")
+    return torch.float32 if on_gpu and dtype == torch.float64 else dtype
 
 
 @dataclass

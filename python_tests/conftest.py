@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gpu_executions import DEVICES, EXECUTIONS, ON_CPU, running
 
 from adadagrad_kernels import _native
 from adadagrad_kernels.backends import BACKENDS, use_backend
@@ -49,9 +50,24 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
         yield name
 
 
-@pytest.fixture(params=["reference", *(f"cpu-{isa}" for isa in ISAS)])
+#: Every way to run an op: every backend, the compiled one with every instruction set.
+WAYS = [
+    "reference",
+    *(f"cpu-{isa}" for isa in ISAS),
+    *ON_CPU,
+    *(pytest.param(name, marks=pytest.mark.gpu) for name in DEVICES),
+]
+
+
+@pytest.fixture(params=WAYS)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each way to run an op: every backend, the compiled one with every instruction set."""
+    """Each of ``WAYS`` that this machine has and that takes the test's dtype."""
+    if request.param in EXECUTIONS:
+        if torch.float64 in request.node.callspec.params.values():
+            pytest.skip("the GPU kernels take no float64")
+        with running(request.param):
+            yield request.param
+        return
     name, _, isa = request.param.partition("-")
     with _running(name, isa):
         yield request.param

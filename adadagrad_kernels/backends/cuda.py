@@ -164,7 +164,7 @@ def adagrad_norm_step_(
     found_inf: Tensor | None,
 ) -> Tensor:
     """An AdaGrad-Norm step; one accumulator in all, or one for each row of each tensor."""
-    device = (params or accumulators)[0].device
+    device = params[0].device
     tensors = [
         (
             address(param),

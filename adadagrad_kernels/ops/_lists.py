@@ -13,9 +13,7 @@ from adadagrad_kernels.checks import device_scalar
 
 
 def select_for(tensors: Sequence[Tensor]) -> ModuleType:
-    """The backend for all of them; an empty list has nothing that a GPU could do."""
-    if not tensors:
-        return backends.select(torch.device("cpu"))
+    """The backend for all of them, of which there is at least one."""
     device = tensors[0].device
     if device.type == "cpu":
         return backends.select(device, tensors[0].dtype)

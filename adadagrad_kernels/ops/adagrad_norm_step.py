@@ -118,7 +118,9 @@ def _run(
         if settled is not None:
             return settled
     _check(params, grads, accumulators, row_wise)
-    backend = select_for(devices_of)
+    if not params:
+        return torch.zeros((), dtype=torch.float64)
+    backend = select_for(params)
     sq_norm: Tensor = backend.adagrad_norm_step_(params, grads, accumulators, row_wise, *scalars)
     return sq_norm
 

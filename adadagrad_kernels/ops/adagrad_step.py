@@ -101,6 +101,8 @@ def _run(
         if settled is not None:
             return settled
     _check(params, grads, state_sums)
+    if not params:
+        return torch.zeros((), dtype=torch.float64)
     sq_norm: Tensor = select_for(params).adagrad_step_(params, grads, state_sums, *scalars)
     return sq_norm
 

@@ -276,8 +276,8 @@ __global__ void __launch_bounds__(moments_threads)
                         const __grid_constant__ Columns<T> groups,
                         const __grid_constant__ Columns<T> columns) {
   constexpr int width = moments_threads * Chunk<T>::size;
-  __shared__ __align__(16) float mean[width];
-  __shared__ __align__(16) float spread[with_variance ? width : 4];
+  alignas(16) __shared__ float mean[width];
+  alignas(16) __shared__ float spread[with_variance ? width : 4];
   const std::int64_t start = static_cast<std::int64_t>(blockIdx.x) * width;
   const std::int64_t left = matrix.features - start;
   for (int column = static_cast<int>(threadIdx.x); column < width; column += moments_threads) {

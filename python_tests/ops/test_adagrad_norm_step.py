@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from buffers import guarded
+from buffers import guarded, taken
 from oracles import Rule, assert_adagrad_norm
 from tolerances import assert_within, extended, sq_norm_tolerance
 from torch import Tensor
@@ -112,7 +112,7 @@ def test_dtypes_may_differ_between_tensors(backend: str) -> None:
     for row_wise in (False, True):
         params, grads = [], []
         for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.float16):
-            new = _lists([(3, 21)], dtype, row_wise)
+            new = _lists([(3, 21)], taken(dtype), row_wise)
             params += new[0]
             grads += new[1]
         sums = [torch.ones(3 if row_wise else 1, dtype=torch.float64) for _ in params]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from buffers import guarded
+from buffers import guarded, taken
 from oracles import Rule, assert_adagrad
 from tolerances import assert_within, extended, sq_norm_tolerance
 
@@ -69,7 +69,7 @@ def test_many_small_and_one_large_tensor(backend: str) -> None:
 def test_dtypes_may_differ_between_tensors(backend: str) -> None:
     lists: Triples = ([], [], [])
     for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.float16, torch.float32):
-        for collected, new in zip(lists, _triples([(37,)], dtype), strict=True):
+        for collected, new in zip(lists, _triples([(37,)], taken(dtype)), strict=True):
             collected += new
     _assert_step(*lists, Rule(weight_decay=0.02))
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import oracles
 import torch
-from buffers import Guarded, guarded
+from buffers import Guarded, guarded, taken
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -69,6 +69,7 @@ def rules(draw: st.DrawFn) -> Rule:
 def test_batch_moments(
     backend: str, data: st.DataObject, dtype: torch.dtype, variance: bool, inner_products: bool
 ) -> None:
+    dtype = taken(dtype)
     grads = data.draw(gradients(dtype))
     variance &= len(grads.tensor) > 1
     actual = batch_moments(grads.tensor, variance=variance, inner_products=inner_products)
@@ -81,6 +82,7 @@ def test_batch_moments(
 def test_batch_adagrad_step(
     backend: str, data: st.DataObject, dtype: torch.dtype, rule: Rule
 ) -> None:
+    dtype = taken(dtype)
     grads = data.draw(gradients(dtype))
     samples, features = grads.tensor.shape
     param = data.draw(placed(data.draw(_values((features,))), dtype))
@@ -114,7 +116,7 @@ def updates(draw: st.DrawFn) -> tuple[list[Guarded], list[Guarded], list[Guarded
     """Parameters, gradients and non-negative sums; each triple with a dtype of its own."""
     lists: tuple[list[Guarded], ...] = ([], [], [])
     for shape in draw(_shapes(max_dims=2)):
-        dtype = draw(DTYPES)
+        dtype = taken(draw(DTYPES))
         for collected, low in zip(lists, (-LIMIT, -LIMIT, 0.0), strict=True):
             values = draw(_values(shape, low))
             contiguous = torch.from_numpy(values).to(dtype)

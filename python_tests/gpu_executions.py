@@ -1,0 +1,195 @@
+"""Every way to run a GPU backend: on a CPU, by the ladder's models, or on a device.
+
+    cuda-host              the CUDA source, on the host model of threads and blocks
+    cuda-checked-reverse   the same, every access checked, threads and blocks in that order
+    cuda-ptx-sm_90         the PTX that nvcc makes of it for that architecture, interpreted
+    triton-interpreter     the Triton source, by Triton's interpreter (with TRITON_INTERPRET=1)
+    triton-ptx-sm_90       the PTX that Triton makes of it, interpreted
+    cuda, triton           on a GPU
+
+On a CPU all memory is the host's, so tensors of the tests go to the kernels as they are. Everything
+is checked while it runs where the execution can: what was found fails the test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from on_device import OnDevice
+
+from adadagrad_kernels import _native, backends, checks
+from adadagrad_kernels.backends import BACKENDS, cuda, use_backend
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
+DEVICES = ("cuda", "triton")
+SCHEDULES = ("forward", "reverse", "random")
+ON_CPU = (
+    "cuda-host",
+    *(f"cuda-checked-{schedule}" for schedule in SCHEDULES),
+    *(f"cuda-ptx-{architecture}" for architecture in ARCHITECTURES),
+    "triton-interpreter",
+    *(f"triton-ptx-{architecture}" for architecture in ARCHITECTURES),
+)
+EXECUTIONS = (*ON_CPU, *DEVICES)
+
+#: Of the emulated device: few multiprocessors, so that blocks take several tiles each.
+MULTIPROCESSORS = 2
+
+
+@contextlib.contextmanager
+def running(execution: str) -> Iterator[None]:
+    """Run the ops inside the context in one of ``EXECUTIONS``; skip where that cannot be."""
+    name, _, how = execution.partition("-")
+    if not how:
+        context = _on_device(name)
+    elif execution == "cuda-host":
+        context = _host_model()
+    elif execution.startswith("cuda-checked-"):
+        context = _checked_host_model(how.removeprefix("checked-"))
+    elif execution == "triton-interpreter":
+        context = _interpreter()
+    else:
+        compiler, _, architecture = how.partition("-")
+        assert compiler == "ptx"
+        context = _cuda_ptx(architecture) if name == "cuda" else _triton_ptx(architecture)
+    with context:
+        yield
+
+
+@contextlib.contextmanager
+def _on_device(name: str) -> Iterator[None]:
+    backend: ModuleType = BACKENDS[name]
+    reason = backend.unavailable()
+    if reason is not None:
+        pytest.skip(f"backend {name}: {reason}")
+    device = torch.device("cuda", torch.cuda.current_device())
+    with _standing_in(name, OnDevice(backend, device)):
+        yield
+
+
+@contextlib.contextmanager
+def _standing_in(name: str, backend: Any) -> Iterator[None]:
+    """Have ``backend`` run the ops on CPU tensors under another's name."""
+    patch = pytest.MonkeyPatch()
+    patch.setitem(backends.BACKENDS, name, backend)
+    patch.setitem(backends._DEVICES, name, "cpu")
+    try:
+        with use_backend(name):
+            yield
+    finally:
+        patch.undo()
+
+
+@contextlib.contextmanager
+def emulated_cuda(flavour: str = "plain") -> Iterator[Any]:
+    """The cuda backend on host memory; gives the control of the emulated device."""
+    emulated = _emulated(flavour)
+    emulated.reset()
+    emulated.set_device_attribute(0, "MultiProcessorCount", MULTIPROCESSORS)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(_native, "C_cuda", emulated.module)
+    patch.setattr(cuda, "_DLPACK_DEVICE", 1)
+    patch.setattr(cuda, "_index", lambda device: 0)
+    patch.setattr(cuda, "_stream", lambda device: 0)
+    try:
+        with _standing_in("cuda", cuda):
+            yield emulated
+    finally:
+        patch.undo()
+        emulated.reset()
+
+
+@contextlib.contextmanager
+def known_buffers(add_buffer: Callable[..., None]) -> Iterator[None]:
+    """Tell a checker of every tensor that the cuda backend takes, and of the memory it makes.
+
+    New memory is as long as asked for and begins at a multiple of 256 bytes, as on a device.
+    """
+    patch = pytest.MonkeyPatch()
+    kept: list[torch.Tensor] = []
+
+    def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        size = math.prod(shape) * dtype.itemsize
+        memory = torch.full((size + 512,), 0xFF, dtype=torch.uint8)
+        start = -memory.data_ptr() % 256
+        tensor = memory[start : start + size].view(dtype).view(shape)
+        if size:
+            add_buffer(f"new memory of {size} bytes", (tensor.data_ptr(), size), initialised=False)
+        kept.append(memory)
+        return tensor
+
+    def address(tensor: torch.Tensor) -> int:
+        if tensor.numel():
+            add_buffer(f"a tensor of shape {tuple(tensor.shape)}", tensor, initialised=True)
+        return checks.address(tensor)
+
+    patch.setattr(cuda, "_empty", empty)
+    patch.setattr(cuda, "address", address)
+    # What reads whole lists at once does not ask for the address of each.
+    patch.setattr(cuda, "_readable", lambda *lists: False)
+    try:
+        yield
+    finally:
+        patch.undo()
+
+
+@functools.cache
+def _emulated(flavour: str) -> Any:
+    try:
+        from gpu_ladder import emulated
+    except ImportError:
+        pytest.skip("the ladder is not here: the tests run away from the sources")
+    loaded = emulated.load(flavour)
+    exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+    if exchange is not None:
+        loaded.module.use_tensor_exchange(exchange, (torch.Tensor, torch.nn.Parameter))
+    return loaded
+
+
+def assert_nothing_found(findings: list[Any]) -> None:
+    """Fails with what the checks have found."""
+    assert not findings, "\n".join(f"{finding.kind}: {finding.message}" for finding in findings)
+
+
+@contextlib.contextmanager
+def _host_model() -> Iterator[None]:
+    with emulated_cuda() as emulated:
+        yield
+        assert_nothing_found(emulated.findings())
+
+
+@contextlib.contextmanager
+def _checked_host_model(schedule: str) -> Iterator[None]:
+    with emulated_cuda("checked") as emulated, known_buffers(emulated.add_buffer):
+        emulated.count_traffic(False)
+        emulated.set_schedule(schedule, seed=1)
+        yield
+        assert_nothing_found(emulated.findings())
+
+
+@contextlib.contextmanager
+def _cuda_ptx(architecture: str) -> Iterator[None]:
+    pytest.skip("not yet")
+    yield
+
+
+@contextlib.contextmanager
+def _interpreter() -> Iterator[None]:
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("Triton's interpreter runs where TRITON_INTERPRET=1 was set before")
+    with _standing_in("triton", BACKENDS["triton"]):
+        yield
+
+
+@contextlib.contextmanager
+def _triton_ptx(architecture: str) -> Iterator[None]:
+    pytest.skip("not yet")
+    yield
