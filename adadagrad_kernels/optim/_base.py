@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from adadagrad_kernels.optim._buckets import Accumulator, Bucket, Call, Group, same
+from adadagrad_kernels.optim._scalars import capturing, kept_where_skipped, require_capturable
 
 
 class MultiTensorOptimizer(Optimizer):
@@ -29,6 +30,8 @@ class MultiTensorOptimizer(Optimizer):
         _require_not_negative("initial_accumulator_value value", initial)
         _require_not_negative("epsilon value", defaults["eps"])
         self._grad_sq_norm: Tensor | None = None
+        self._lasting_sq_norm: Tensor | None = None
+        self._is_set_up = False
         self._forget()
         super().__init__(params, defaults)
         if defaults["fused"]:
@@ -38,15 +41,24 @@ class MultiTensorOptimizer(Optimizer):
                 raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
             self._step_supports_amp_scaling = True
         self._add_missing_state()
+        self._set_up_buckets(all_new=True)
+        self._is_set_up = True
 
     @property
     def grad_sq_norm(self) -> Tensor | None:
         """The squared norm of the gradient of the last step that was taken.
 
         It is unscaled and before weight decay, 0-dimensional, float64; None before the first step.
-        Of a sharded gradient it is this process's part.
+        Of a sharded gradient it is this process's part. With ``capturable=True`` it is one tensor
+        in which every step and every replay writes, and NaN while all steps have been skipped.
         """
         return self._grad_sq_norm
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group, as torch.optim.Optimizer."""
+        super().add_param_group(param_group)
+        if self._is_set_up:
+            self._set_up_buckets()
 
     def share_memory(self) -> None:
         """Move the accumulators to shared memory."""
@@ -69,8 +81,8 @@ class MultiTensorOptimizer(Optimizer):
             The closure's loss, if there is one.
 
         Raises:
-            RuntimeError: for sparse gradients with weight decay, and for sparse or complex
-                tensors with ``fused=True``.
+            RuntimeError: for sparse gradients with weight decay or ``capturable=True``, for sparse
+                or complex tensors with ``fused=True``, and for what a graph cannot capture.
             ValueError: for tensors that the op does not accept.
         """
         if torch.compiler.is_compiling():
@@ -86,19 +98,40 @@ class MultiTensorOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        buckets = self._current_buckets()
         found_inf: Tensor | None = getattr(self, "found_inf", None)
-        if found_inf is not None and found_inf.item():
-            return loss
-        grad_scale: Tensor | None = getattr(self, "grad_scale", None)
-        calls = [call for bucket in self._current_buckets() if (call := bucket.call())]
+        grad_scale: Tensor | float | None = getattr(self, "grad_scale", None)
+        if self._some_off_host and capturing():
+            name = type(self).__name__
+            require_capturable(name, [(bucket.group, bucket.device) for bucket in buckets])
+        if self._some_on_host:
+            if found_inf is not None and found_inf.item():
+                return loss
+            found_inf, grad_scale = None, 1.0 if grad_scale is None else float(grad_scale)
+        calls = [call for bucket in buckets if (call := bucket.call())]
+        for call in calls:
+            call.take_numbers(1.0 if grad_scale is None else grad_scale, found_inf)
         for call in calls:
             if not call.bucket.plain:
                 call.prepare()
-        self._grad_sq_norm = self._update(calls, 1.0 if grad_scale is None else grad_scale.item())
+        if calls:
+            self._keep_sq_norm(self._update(calls), calls[0].found_inf)
+        else:
+            device = buckets[0].device if buckets else None
+            self._keep_sq_norm(torch.zeros((), dtype=torch.float64, device=device), None)
         for call in calls:
             call.finish()
-            call.bucket.count(call.positions)
+            call.bucket.counters.count(call.positions, call.found_inf)
         return loss
+
+    def _keep_sq_norm(self, sq_norm: Tensor, found_inf: Tensor | None) -> None:
+        lasting = self._lasting_sq_norm
+        if found_inf is not None:
+            before = self._grad_sq_norm if lasting is None else lasting
+            sq_norm = kept_where_skipped(before, sq_norm, found_inf)
+        if lasting is not None:  # a replay writes to where it was captured
+            sq_norm = lasting.copy_(sq_norm)
+        self._grad_sq_norm = sq_norm
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         saved_states = [
@@ -115,21 +148,36 @@ class MultiTensorOptimizer(Optimizer):
                 )
         super().__setstate__(state)
         self._forget()
-        self.__dict__.setdefault("_grad_sq_norm", None)
+        for name in ("_grad_sq_norm", "_lasting_sq_norm"):
+            self.__dict__.setdefault(name, None)
+        self._is_set_up = True
         for group in self.param_groups:
             # Older checkpoints lack what did not exist yet.
             group.setdefault("foreach", None)
             group.setdefault("maximize", False)
             group.setdefault("fused", None)
+            group.setdefault("capturable", self.defaults.setdefault("capturable", False))
             group["differentiable"] = False  # how a saved run was executed is not part of its state
         for param, group, saved in saved_states:
             if not isinstance(saved["step"], Tensor):
                 saved["step"] = _new_step(param, group, float(saved["step"]))
         if any(group["fused"] for group in self.param_groups):
             self._step_supports_amp_scaling = True
+        self._set_up_buckets()
+
+    def _set_up_buckets(self, all_new: bool = False) -> None:
+        """Do now what would have a step off the host wait, and what no graph can capture."""
+        params = [(p, group) for group in self.param_groups for p in group["params"]]
+        if any(param.device.type == "meta" for param, _ in params):
+            return
+        if any(param.device.type != "cpu" or group["capturable"] for param, group in params):
+            self._find_buckets()
+            for bucket in self._buckets:
+                bucket.counters.begin_equal() if all_new else bucket.counters.read()
 
     def _forget(self) -> None:
         self._buckets: list[Bucket] = []
+        self._some_on_host = self._some_off_host = False
         self._known_groups: list[Group] = []
         self._known_params: list[list[Tensor]] = []
         self._known_states: list[Any] = []
@@ -149,6 +197,11 @@ class MultiTensorOptimizer(Optimizer):
         return self._buckets
 
     def _find_buckets(self) -> None:
+        if capturing():
+            raise RuntimeError(
+                f"{type(self).__name__} was given new parameters or state, which it cannot set up "
+                "while a CUDA graph is captured; take a step before the capture"
+            )
         self._add_missing_state()
         self._buckets = []
         for group in self.param_groups:
@@ -158,9 +211,20 @@ class MultiTensorOptimizer(Optimizer):
             for params in by_kind.values():
                 states = [self.state[param] for param in params]
                 self._buckets.append(Bucket(group, self._accumulator(group), params, states))
+        self._some_on_host = any(bucket.on_host for bucket in self._buckets)
+        self._some_off_host = not all(bucket.on_host for bucket in self._buckets)
+        places = [bucket.device for bucket in self._buckets if bucket.capturable]
+        place = next((device for device in places if device.type != "cpu"), None)
+        self._lasting_sq_norm = self._lasting_sq_norm_on(place or places[0]) if places else None
         self._known_groups = list(self.param_groups)
         self._known_params = [list(group["params"]) for group in self.param_groups]
         self._known_states = list(self.state.values())
+
+    def _lasting_sq_norm_on(self, device: torch.device) -> Tensor:
+        lasting = self._lasting_sq_norm
+        if lasting is not None and lasting.device == device:
+            return lasting
+        return torch.full((), torch.nan, dtype=torch.float64, device=device)
 
     def _add_missing_state(self) -> None:
         missing = []
@@ -184,18 +248,18 @@ class MultiTensorOptimizer(Optimizer):
         """The accumulators of parameters that have no state yet."""
 
     @abstractmethod
-    def _update(self, calls: list[Call], grad_scale: float) -> Tensor:
+    def _update(self, calls: list[Call]) -> Tensor:
         """Update parameters and accumulators; the squared norm of the whole gradient."""
 
 
 def total_of(sq_norms: list[Tensor]) -> Tensor:
-    """The sum of 0-dimensional tensors, on the device of the first; zero for none."""
-    if not sq_norms:
-        return torch.zeros((), dtype=torch.float64)
-    first, *others = sq_norms
-    for other in others:
-        first = first + other.to(first.device)
-    return first
+    """The sum of 0-dimensional tensors, on a device of theirs, which is the CPU only for all."""
+    first = next((norm for norm in sq_norms if not norm.is_cpu), sq_norms[0])
+    total = first
+    for norm in sq_norms:
+        if norm is not first:
+            total = total + norm.to(total.device, non_blocking=not total.is_cpu)
+    return total
 
 
 def _require_not_negative(name: str, value: float | Tensor) -> None:
@@ -204,8 +268,8 @@ def _require_not_negative(name: str, value: float | Tensor) -> None:
 
 
 def _new_step(param: Tensor, group: Group, value: float) -> Tensor:
-    """A step counter of the dtype and on the device where torch.optim.Adagrad keeps it."""
-    if group["fused"]:
-        return torch.tensor(value, dtype=torch.float32, device=param.device)
+    """A step counter of the dtype and on the device where torch keeps it."""
+    if group["fused"] or group["capturable"]:
+        return torch.full((), value, dtype=torch.float32, device=param.device)
     is_double = torch.get_default_dtype() == torch.float64
     return torch.tensor(value, dtype=torch.float64 if is_double else torch.float32)

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from enum import Enum
-from operator import is_, itemgetter
+from operator import attrgetter, is_, itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from adadagrad_kernels.checks import check_updated
+from adadagrad_kernels.optim._counters import Counters, State, join
+from adadagrad_kernels.optim._scalars import left_there
 
-State = dict[str, Any]
 Group = dict[str, Any]
 
-_step_of, _sum_of = itemgetter("step"), itemgetter("sum")
+_sum_of, _is_sparse = itemgetter("sum"), attrgetter("is_sparse")
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -43,25 +44,43 @@ class Bucket:
         self.kind = kind
         self.params = params
         self.states = states
-        self.counters = join(states, "step")
-        self._steps = list(map(_step_of, states))
+        self.device = params[0].device
+        self.capturable = bool(group["capturable"])
+        # Where no one has to wait for the numbers of a step, they are read.
+        self.on_host = self.device.type == "cpu" and not self.capturable
+        place = self.device if self.capturable or group["fused"] else None
+        self.counters = Counters(states, place, self.capturable)
         self.shares: Tensor | None = None
         if kind is Accumulator.SHARE:
             self.shares = join(states, "sum", torch.float64)
             sizes = torch.tensor([param.numel() for param in params], dtype=torch.float64)
-            self._weights = (sizes / sizes.sum().clamp(min=1)).to(self.shares.device)
+            weights = sizes / sizes.sum().clamp(min=1)
+            self._parts: list[float] = weights.tolist()
+            self._weights = weights.to(self.shares.device, non_blocking=True)
             self._sums = list(map(_sum_of, states))
         self.plain = False  # whether the op takes every tensor as it is, as far as we know
 
     def is_current(self) -> bool:
         """Whether the states still hold the elements of the vectors found here."""
-        return all(map(is_, map(_step_of, self.states), self._steps)) and (
-            self.shares is None or all(map(is_, map(_sum_of, self.states), self._sums))
+        return (
+            self.counters.are_current()
+            and (self.shares is None or all(map(is_, map(_sum_of, self.states), self._sums)))
+            and self.capturable == self.group["capturable"]
+            and self.device == self.params[0].device
         )
 
     def call(self) -> Call | None:
-        """The tensors with gradients, or None where there are none."""
+        """The tensors with gradients, or None where there are none.
+
+        Raises:
+            RuntimeError: for sparse gradients with ``capturable=True``.
+        """
         grads = [grad for param in self.params if (grad := param.grad) is not None]
+        if self.capturable and any(map(_is_sparse, grads)):
+            raise RuntimeError(
+                "capturable=True got a sparse gradient: adding up the rows that it names more than "
+                "once waits for the device; pass capturable=False, or dense gradients"
+            )
         if len(grads) == len(self.params):
             return Call(self, None, self.params, grads, self.states)
         if not grads:
@@ -70,21 +89,31 @@ class Bucket:
         params = [self.params[i] for i in positions]
         return Call(self, positions, params, grads, [self.states[i] for i in positions])
 
-    def count(self, positions: list[int] | None) -> None:
-        """Count a step of the tensors at ``positions``, or of all."""
-        if positions is None:
-            self.counters.add_(1)
-        else:
-            self.counters[positions] += 1
+    def number(self, name: str, value: float | Tensor) -> float | Tensor:
+        """A number as the op takes it: read on the host, or left on the tensors' device."""
+        if self.on_host or not isinstance(value, Tensor):
+            return float(value)
+        return left_there(name, value, self.device, torch.float64, self.capturable)
+
+    def flag(self, found_inf: Tensor) -> Tensor:
+        """The same of a flag that tells whether the step is skipped; it has to be counted there."""
+        if self.counters.device != self.device:
+            self.counters.move(self.device)
+        return left_there("found_inf", found_inf, self.device, torch.float32, self.capturable)
 
     def share_out(self, growth: Tensor, positions: list[int] | None) -> None:
         """Add a growth of the one accumulator to the shares at ``positions``, by their sizes."""
         assert self.shares is not None
         if positions is None:
             self.shares.addcmul_(self._weights, growth)
-        else:
+        elif self.on_host:
             weights = self._weights[positions]
             self.shares[positions] += growth * weights / weights.sum().clamp(min=_TINY)
+        else:  # a list of positions would have to be copied to the device
+            parts = [self._parts[i] for i in positions]
+            whole = max(sum(parts), _TINY)
+            growths = torch._foreach_mul([growth] * len(parts), [part / whole for part in parts])
+            torch._foreach_add_([self.states[i]["sum"] for i in positions], growths)
 
 
 class Call:
@@ -105,8 +134,21 @@ class Call:
         self.grads = grads
         self.states = states
         self.sums: list[Tensor] = list(map(_sum_of, states))
+        self.lr: float | Tensor = 0.0
+        self.grad_scale: float | Tensor = 1.0
+        self.found_inf: Tensor | None = None
         self._prepared = False
         self._gathered: list[tuple[Tensor, tuple[Tensor, ...], Tensor]] = []
+
+    def take_numbers(self, grad_scale: float | Tensor, found_inf: Tensor | None) -> None:
+        """Settle the learning rate, and what ``torch.amp.GradScaler`` has set.
+
+        Raises:
+            ValueError: with ``capturable=True``, for tensors on another type of device.
+        """
+        self.lr = self.bucket.number("lr", self.group["lr"])
+        self.grad_scale = self.bucket.number("grad_scale", grad_scale)
+        self.found_inf = None if found_inf is None else self.bucket.flag(found_inf)
 
     def subset(self, chosen: Sequence[int]) -> Call:
         """The tensors at ``chosen`` places of this call's lists."""
@@ -119,6 +161,7 @@ class Call:
             [self.states[i] for i in chosen],
         )
         part.sums = [self.sums[i] for i in chosen]
+        part.lr, part.grad_scale, part.found_inf = self.lr, self.grad_scale, self.found_inf
         part._prepared = self._prepared
         part._gathered = self._gathered
         return part
@@ -207,29 +250,6 @@ class Call:
 def same(objects: Collection[object], others: Collection[object]) -> bool:
     """Whether both list the same objects."""
     return len(objects) == len(others) and all(map(is_, objects, others))
-
-
-def join(states: Sequence[State], key: str, dtype: torch.dtype | None = None) -> Tensor:
-    """One vector of the states' 0-dimensional tensors, which become its elements.
-
-    One addition then counts the steps of hundreds of parameters. Tensors that lie so already, as
-    after unpickling or sharing between processes, stay where they are.
-    """
-    scalars: list[Tensor] = [state[key] for state in states]
-    first = scalars[0]
-    dtype = dtype or first.dtype
-    storage, start = first.untyped_storage().data_ptr(), first.storage_offset()
-    if all(
-        scalar.dtype == dtype
-        and scalar.storage_offset() == start + i
-        and scalar.untyped_storage().data_ptr() == storage
-        for i, scalar in enumerate(scalars)
-    ):
-        return first.as_strided((len(scalars),), (1,), start)
-    joined = torch.tensor([s.item() for s in scalars], dtype=dtype, device=first.device)
-    for i, state in enumerate(states):
-        state[key] = joined[i]
-    return joined
 
 
 def _local(tensor: Tensor) -> Tensor:

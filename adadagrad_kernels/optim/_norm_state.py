@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adadagrad_kernels.optim._buckets import Accumulator, Group, State
+from adadagrad_kernels.optim._buckets import Accumulator, Group
+from adadagrad_kernels.optim._counters import State
 
 
 def first_sums(

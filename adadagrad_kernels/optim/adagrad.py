@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -11,6 +9,7 @@ from torch.optim.optimizer import ParamsT
 from adadagrad_kernels.ops import adagrad_step_
 from adadagrad_kernels.optim._base import MultiTensorOptimizer, total_of
 from adadagrad_kernels.optim._buckets import Accumulator, Call, Group
+from adadagrad_kernels.optim._scalars import capturing
 
 
 class Adagrad(MultiTensorOptimizer):
@@ -39,6 +38,16 @@ class Adagrad(MultiTensorOptimizer):
         differentiable: must be False.
         fused: accepted as by torch. True has ``torch.amp.GradScaler`` leave the gradients scaled:
             the kernel divides them as it reads them.
+        capturable: whether a CUDA graph may capture the step. ``lr`` as a tensor on the device,
+            ``lr_decay``'s counts and loss scaling (with ``fused=True``) then take part in every
+            replay with the values of that time. Sparse gradients are refused. On the CPU it is an
+            ordinary step. Loaded state lies elsewhere: capture after loading.
+
+    On other devices than the CPU a step does not wait, with or without ``capturable``, unless
+    gradients are sparse. Counts that lie there (``capturable`` or ``fused``) are not read: with
+    ``lr_decay`` parameters are updated in one call as long as they had gradients in the same steps,
+    and in as many calls as there are such histories afterwards; where the state was replaced by
+    hand, in one call for each.
 
     Raises:
         ValueError: for a negative setting, or a learning rate with more than one element.
@@ -68,6 +77,7 @@ class Adagrad(MultiTensorOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        capturable: bool = False,
     ) -> None:
         if not lr_decay >= 0.0:
             raise ValueError(f"Invalid lr_decay value: {lr_decay}; accepted are numbers from 0 up")
@@ -81,6 +91,7 @@ class Adagrad(MultiTensorOptimizer):
             "maximize": maximize,
             "differentiable": differentiable,
             "fused": fused,
+            "capturable": capturable,
         }
         super().__init__(params, defaults)
 
@@ -94,40 +105,43 @@ class Adagrad(MultiTensorOptimizer):
             for param, _ in missing
         ]
 
-    def _update(self, calls: list[Call], grad_scale: float) -> Tensor:
-        return total_of(
-            [
-                part.run(partial(_step, lr=lr, grad_scale=grad_scale))
-                for call in calls
-                for lr, part in _by_learning_rate(call)
-            ]
-        )
+    def _update(self, calls: list[Call]) -> Tensor:
+        parts = [part for call in calls for part in _by_learning_rate(call)]
+        return total_of([part.run(_step) for part in parts])
 
 
-def _step(call: Call, lr: float, grad_scale: float) -> Tensor:
+def _step(call: Call) -> Tensor:
     return adagrad_step_(
         call.params,
         call.grads,
         call.sums,
-        lr=lr,
+        lr=call.lr,
         eps=call.group["eps"],
         weight_decay=call.group["weight_decay"],
         maximize=call.group["maximize"],
-        grad_scale=grad_scale,
+        grad_scale=call.grad_scale,
+        found_inf=call.found_inf,
     )
 
 
-def _by_learning_rate(call: Call) -> list[tuple[float, Call]]:
+def _by_learning_rate(call: Call) -> list[Call]:
     """The call, split where ``lr_decay`` and different counts give tensors different rates."""
-    lr, decay = float(call.group["lr"]), call.group["lr_decay"]
-    if decay == 0:
-        return [(lr, call)]
-    counts: list[float] = call.bucket.counters.tolist()
-    if call.positions is not None:
-        counts = [counts[i] for i in call.positions]
-    parts: dict[float, list[int]] = {}
-    for i, count in enumerate(counts):
-        parts.setdefault(count, []).append(i)
-    if len(parts) == 1:
-        return [(lr / (1 + counts[0] * decay), call)]
-    return [(lr / (1 + count * decay), call.subset(chosen)) for count, chosen in parts.items()]
+    counters, decay = call.bucket.counters, call.group["lr_decay"]
+    parts = [call]
+    if decay != 0:
+        groups = counters.groups(call.positions)
+        if len(groups) > 1:
+            parts = [call.subset(places) for _, places in groups]
+        for part, (count, _) in zip(parts, groups, strict=True):
+            part.lr = _decayed(part.lr, count, decay)
+    counters.part_ways(call.positions)
+    if decay != 0 and call.bucket.capturable and capturing():
+        counters.rely_on_groups()
+    return parts
+
+
+def _decayed(lr: float | Tensor, count: float | Tensor, decay: float) -> float | Tensor:
+    divisor = 1 + count * decay
+    if isinstance(divisor, Tensor) and not isinstance(lr, Tensor):
+        lr = torch.full_like(divisor, lr)  # torch divides numbers by tensors through reciprocals
+    return lr / divisor

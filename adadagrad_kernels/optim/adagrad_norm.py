@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -12,6 +13,7 @@ from adadagrad_kernels.ops import adagrad_norm_step_
 from adadagrad_kernels.optim._base import MultiTensorOptimizer, total_of
 from adadagrad_kernels.optim._buckets import Accumulator, Call, Group
 from adadagrad_kernels.optim._norm_state import filled, first_sums, guard_sums, spread, summed
+from adadagrad_kernels.optim._scalars import kept_where_skipped
 
 
 class AdagradNorm(MultiTensorOptimizer):
@@ -53,6 +55,8 @@ class AdagradNorm(MultiTensorOptimizer):
         foreach: accepted as by torch; there is only one implementation.
         fused: accepted as by torch. True has ``torch.amp.GradScaler`` leave the gradients scaled:
             the kernel divides them as it reads them.
+        capturable: whether a CUDA graph may capture the step, as of
+            :class:`~adadagrad_kernels.optim.Adagrad`.
 
     Raises:
         ValueError: for a negative setting, or a learning rate with more than one element.
@@ -81,6 +85,7 @@ class AdagradNorm(MultiTensorOptimizer):
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
+        capturable: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -92,6 +97,7 @@ class AdagradNorm(MultiTensorOptimizer):
             "maximize": maximize,
             "differentiable": False,
             "fused": fused,
+            "capturable": capturable,
         }
         super().__init__(params, defaults)
 
@@ -154,49 +160,56 @@ class AdagradNorm(MultiTensorOptimizer):
         value = float(self.defaults["initial_accumulator_value"])
         return first_sums(missing, self.param_groups, value)
 
-    def _update(self, calls: list[Call], grad_scale: float) -> Tensor:
+    def _update(self, calls: list[Call]) -> Tensor:
         by_row = [call for call in calls if call.bucket.kind is Accumulator.ROW]
-        sq_norms = [call.run(partial(_step, grad_scale=grad_scale)) for call in by_row]
+        sq_norms = [call.run(_step) for call in by_row]
         sharing = [call for call in calls if call.bucket.kind is Accumulator.SHARE]
         if sharing:
-            sq_norms += self._update_sharing(sharing, grad_scale)
+            sq_norms += self._update_sharing(sharing)
         return total_of(sq_norms)
 
-    def _update_sharing(self, calls: list[Call], grad_scale: float) -> list[Tensor]:
+    def _update_sharing(self, calls: list[Call]) -> list[Tensor]:
         # v must hold the whole gradient before any tensor moves, but a call of the op adds and
         # moves its own. So all calls but the largest are measured first.
         if len(calls) > 1:
             calls = sorted(calls, key=lambda call: sum(p.numel() for p in call.params))
         *others, largest = calls
         shares = [bucket.shares.sum() for bucket in self._buckets if bucket.shares is not None]
-        growths = [_measure(call, grad_scale) for call in others]
-        before = total_of([*shares, *growths]).to(largest.params[0].device)
+        growths = [_measure(call) for call in others]
+        before = _moved(total_of([*shares, *growths]), largest.params[0])
         accumulator = before.clone()
-        step = partial(_step, grad_scale=grad_scale)
-        sq_norms = [largest.run(partial(step, accumulator=accumulator))]
+        sq_norms = [largest.run(partial(_step, accumulator=accumulator))]
         for call, growth in zip(others, growths, strict=True):
-            rest = accumulator.to(growth.device) - growth
-            sq_norms.append(call.run(partial(step, accumulator=rest)))
+            rest = _moved(accumulator, growth) - growth
+            sq_norms.append(call.run(partial(_step, accumulator=rest)))
         growths.append(accumulator - before)
         for call, growth in zip(calls, growths, strict=True):
+            if call.found_inf is not None:
+                growth = kept_where_skipped(torch.zeros_like(growth), growth, call.found_inf)
             call.bucket.share_out(growth, call.positions)
         return sq_norms
 
 
-def _step(call: Call, grad_scale: float, accumulator: Tensor | None = None) -> Tensor:
+def _moved(number: Tensor, other: Tensor) -> Tensor:
+    """The number on the device of another tensor; only the CPU has to wait for it."""
+    return number.to(other.device, non_blocking=not other.is_cpu)
+
+
+def _step(call: Call, accumulator: Tensor | None = None) -> Tensor:
     return adagrad_norm_step_(
         call.params,
         call.grads,
         call.sums if accumulator is None else accumulator,
-        lr=float(call.group["lr"]),
+        lr=call.lr,
         eps=call.group["eps"],
         weight_decay=call.group["weight_decay"],
         maximize=call.group["maximize"],
-        grad_scale=grad_scale,
+        grad_scale=call.grad_scale,
+        found_inf=call.found_inf,
     )
 
 
-def _measure(call: Call, grad_scale: float) -> Tensor:
+def _measure(call: Call) -> Tensor:
     """What the call adds to v: a step of length zero, so that it is the same to the last bit."""
     growth = filled((), 0.0, call.params[0])
 
@@ -209,7 +222,8 @@ def _measure(call: Call, grad_scale: float) -> Tensor:
             eps=1.0,
             weight_decay=call.group["weight_decay"],
             maximize=call.group["maximize"],
-            grad_scale=grad_scale,
+            grad_scale=call.grad_scale,
+            found_inf=call.found_inf,
         )
 
     call.run(measure)

@@ -1,0 +1,66 @@
+"""Numbers that a step takes from a device: handed on as they are, for to read one is to wait."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def left_there(
+    name: str, number: Tensor, device: torch.device, dtype: torch.dtype, capturable: bool
+) -> Tensor:
+    """A one-element tensor as kernels on ``device`` read it; nothing waits for it.
+
+    Raises:
+        ValueError: for more than one element, and with ``capturable`` for a tensor on another type
+            of device.
+    """
+    if number.numel() != 1:
+        raise ValueError(f"{name} has shape {tuple(number.shape)}; accepted is a single number")
+    if number.device.type != device.type and capturable:
+        raise ValueError(
+            f"{name} is a tensor on {number.device}, but capturable=True has parameters on "
+            f"{device}: a graph could not read it when it is replayed; make it with "
+            f"device='{device.type}', or pass a number, which the graph then keeps"
+        )
+    # What is to be read on the host has to have arrived there.
+    moved = number.detach().to(device, dtype, non_blocking=device.type != "cpu")
+    return moved.reshape(())
+
+
+def kept_where_skipped(before: Tensor | None, after: Tensor, found_inf: Tensor) -> Tensor:
+    """``after``, or ``before`` (None: NaN) where the step is skipped; decided on the device."""
+    skipped = found_inf.to(after.device, non_blocking=not after.is_cpu) != 0
+    old = torch.full_like(after, torch.nan) if before is None else before.to(after)
+    return torch.where(skipped, old, after)
+
+
+def capturing() -> bool:
+    """Whether work on the current stream is recorded in a CUDA graph."""
+    cuda: Any = torch.cuda
+    return bool(cuda.is_initialized() and cuda.is_current_stream_capturing())
+
+
+def require_capturable(
+    optimizer: str, groups: Collection[tuple[dict[str, Any], torch.device]]
+) -> None:
+    """Refuse to have a step recorded that would go wrong when it is replayed.
+
+    Raises:
+        RuntimeError: for groups without ``capturable``, and for tensors that no graph can hold.
+    """
+    for group, device in groups:
+        if not group["capturable"]:
+            raise RuntimeError(
+                f"Attempting CUDA graph capture of step() for an instance of {optimizer} but "
+                "param_groups' capturable is False; pass capturable=True, or set it in the groups"
+            )
+        if device.type == "cpu":
+            raise RuntimeError(
+                f"Attempting CUDA graph capture of step() for an instance of {optimizer} with "
+                "parameters on the CPU, which a replay would leave as they are; accepted are "
+                "parameters on CUDA devices"
+            )
