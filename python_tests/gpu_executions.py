@@ -14,6 +14,8 @@ is checked while it runs where the execution can: what was found fails the test.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import dataclasses
 import functools
 import math
 import os
@@ -177,8 +179,86 @@ def _checked_host_model(schedule: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _cuda_ptx(architecture: str) -> Iterator[None]:
-    pytest.skip("not yet")
-    yield
+    machine = PtxMachine(architecture)
+    with emulated_cuda() as emulated, known_buffers(machine.add_buffer):
+        emulated.set_launch_hook(machine)
+        yield
+        machine.assert_nothing_found()
+
+
+class PtxMachine:
+    """Runs the launches of the emulated device on the PTX of one architecture.
+
+    Args:
+        architecture: such as ``sm_90``.
+        order: of blocks and warps.
+        checks: whether to look for races and bad accesses, and to count traffic.
+    """
+
+    def __init__(self, architecture: str, order: str = "random", checks: bool = True) -> None:
+        self.modules = _ptx_modules(architecture)
+        self.order = order
+        self.checks = checks
+        self.reports: list[tuple[str, Any]] = []
+        self._buffers: dict[int, Any] = {}
+        self._errors: list[BaseException] = []
+
+    def add_buffer(self, name: str, memory: Any, *, initialised: bool) -> None:
+        from gpu_ladder.emulated import _span
+        from gpu_ladder.ptx import Buffer
+
+        address, size = memory if isinstance(memory, tuple) else _span(memory)
+        self._buffers.pop(address, None)  # so that it comes after those it overlaps
+        self._buffers[address] = Buffer(name, address, size, initialised)
+
+    def __call__(self, name: bytes, grid: Any, block: Any, args: Any, shared_bytes: int) -> int:
+        try:
+            kernel = next(
+                m.kernels[name.decode()] for m in self.modules if name.decode() in m.kernels
+            )
+            report = kernel.launch_raw(
+                grid[:3],
+                block[:3],
+                ctypes.cast(args, ctypes.c_void_p).value,
+                shared_bytes,
+                order=self.order,
+                seed=len(self.reports),
+                buffers=list(self._buffers.values()) if self.checks else (),
+                checks=self.checks,
+            )
+        except BaseException as error:  # a callback of C has nobody to raise to
+            self._errors.append(error)
+            return 1
+        self.reports.append((name.decode(), report))
+        # What one kernel has written the next one may read.
+        for address, buffer in self._buffers.items():
+            self._buffers[address] = dataclasses.replace(buffer, initialised=True)
+        return 0
+
+    def assert_nothing_found(self) -> None:
+        if self._errors:
+            raise self._errors[0]
+        for name, report in self.reports:
+            assert report.outcome == "finished", f"{name}: {report.outcome}"
+            assert_nothing_found(report.findings)
+
+
+@functools.cache
+def _ptx_modules(architecture: str) -> list[Any]:
+    """The kernels of csrc/cuda as nvcc compiles them; skips where it cannot."""
+    try:
+        from gpu_ladder.ptx import Module
+        from gpu_ladder.static import cuda_gate, toolchain
+    except ImportError:
+        pytest.skip("the ladder is not here: the tests run away from the sources")
+    if (reason := toolchain.missing()) is not None:
+        pytest.skip(f"no PTX: {reason}")
+    sources = cuda_gate.ROOT / "csrc"
+    number = int(architecture.removeprefix("sm_"))
+    return [
+        Module(cuda_gate.compile_source(source, number, [sources]).ptx.read_text())
+        for source in sorted((sources / "cuda").glob("*.cu"))
+    ]
 
 
 @contextlib.contextmanager
