@@ -3,12 +3,12 @@
 // does not know of CUDA's threads. It is left out, and here are other answers: they tell the memory
 // model.
 //
-// Not seen: accesses to a thread's own stack and to variables of the program that are not shared,
-// and calls of memcpy and memset that the compiler leaves calls.
+// Not seen: accesses to a thread's own stack and to variables of the program that are not shared.
 #include <cxxabi.h>
 #include <elf.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -53,6 +53,23 @@ void see(const void* memory, std::size_t bytes, Kind kind, const void* return_ad
   if (!allowed) give_up(cudaErrorIllegalAddress);
   const bool is_power = (bytes & (bytes - 1)) == 0;
   if (is_power && address % bytes != 0) give_up(cudaErrorMisalignedAddress);
+}
+
+// A copy of 1, 2, 4, 8 or 16 bytes between aligned addresses is one access, others go byte by byte:
+// the device's compiler may not assume more.
+void see_copy(const void* to, const void* from, std::size_t bytes, const void* return_address) {
+  if (!running_thread()) return;
+  const auto addresses =
+      reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from);
+  const bool is_one =
+      bytes > 0 && bytes <= 16 && (bytes & (bytes - 1)) == 0 && addresses % bytes == 0;
+  const std::size_t step = is_one ? bytes : 1;
+  for (std::size_t i = 0; i < bytes; i += step) {
+    if (from) see(static_cast<const char*>(from) + i, step, {false, false}, return_address);
+    // A place of its own, since a site has one direction.
+    see(static_cast<const char*>(to) + i, step, {true, false},
+        static_cast<const char*>(return_address) - (from ? 1 : 0));
+  }
 }
 
 // "kernel(...)::sums" becomes "shared sums".
@@ -118,6 +135,19 @@ GPU_LADDER_HIDDEN void __tsan_read_range(void* address, std::size_t bytes) {
 }
 GPU_LADDER_HIDDEN void __tsan_write_range(void* address, std::size_t bytes) {
   gpu_ladder::see(address, bytes, {true, false}, __builtin_return_address(0));
+}
+// See instrumented.h.
+GPU_LADDER_HIDDEN void* gpu_ladder_memcpy(void* to, const void* from, std::size_t bytes) {
+  gpu_ladder::see_copy(to, from, bytes, __builtin_return_address(0));
+  return std::memcpy(to, from, bytes);
+}
+GPU_LADDER_HIDDEN void* gpu_ladder_memmove(void* to, const void* from, std::size_t bytes) {
+  gpu_ladder::see_copy(to, from, bytes, __builtin_return_address(0));
+  return std::memmove(to, from, bytes);
+}
+GPU_LADDER_HIDDEN void* gpu_ladder_memset(void* to, int value, std::size_t bytes) {
+  gpu_ladder::see_copy(to, nullptr, bytes, __builtin_return_address(0));
+  return std::memset(to, value, bytes);
 }
 GPU_LADDER_HIDDEN void __tsan_init() {}
 GPU_LADDER_HIDDEN void __tsan_func_entry(void*) {}
