@@ -29,50 +29,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from gpu_ladder.cuda_numbers import ATTRIBUTES, ERRORS, LAUNCH_HOOK
+
 ROOT = Path(__file__).resolve().parent
 FLAVOURS = ("plain", "checked", "sanitized")
 SCHEDULES = ("forward", "reverse", "random")
-
-#: What a launch hook is called with: mangled name, grid, block, arguments, shared bytes.
-LAUNCH_HOOK = ctypes.CFUNCTYPE(
-    ctypes.c_int,
-    ctypes.c_char_p,
-    ctypes.POINTER(ctypes.c_uint),
-    ctypes.POINTER(ctypes.c_uint),
-    ctypes.POINTER(ctypes.c_void_p),
-    ctypes.c_size_t,
-)
-
-#: Numbers of ``cudaError_t``.
-ERRORS = {
-    "cudaSuccess": 0,
-    "cudaErrorInvalidValue": 1,
-    "cudaErrorMemoryAllocation": 2,
-    "cudaErrorInitializationError": 3,
-    "cudaErrorInvalidConfiguration": 9,
-    "cudaErrorInsufficientDriver": 35,
-    "cudaErrorNoDevice": 100,
-    "cudaErrorInvalidDevice": 101,
-    "cudaErrorNoKernelImageForDevice": 209,
-    "cudaErrorInvalidResourceHandle": 400,
-    "cudaErrorIllegalAddress": 700,
-    "cudaErrorLaunchOutOfResources": 701,
-    "cudaErrorLaunchTimeout": 702,
-    "cudaErrorMisalignedAddress": 716,
-    "cudaErrorLaunchFailure": 719,
-    "cudaErrorUnknown": 999,
-}
-
-#: Numbers of ``cudaDeviceAttr``, without their common beginning.
-ATTRIBUTES = {
-    "MaxThreadsPerBlock": 1,
-    "MultiProcessorCount": 16,
-    "MaxThreadsPerMultiProcessor": 39,
-    "ComputeCapabilityMajor": 75,
-    "ComputeCapabilityMinor": 76,
-    "MaxSharedMemoryPerMultiprocessor": 81,
-    "MaxSharedMemoryPerBlockOptin": 97,
-}
 
 
 @dataclass(frozen=True)
@@ -184,7 +145,7 @@ def load(flavour: str, target: str = "_C_cuda") -> Emulated:
     return Emulated(path)
 
 
-def _span(memory: Any) -> tuple[int, int]:
+def span(memory: Any) -> tuple[int, int]:
     """Address and bytes from the first to the last element of a tensor or array."""
     if hasattr(memory, "data_ptr"):
         size = memory.element_size()
@@ -198,6 +159,9 @@ def _span(memory: Any) -> tuple[int, int]:
         raise ValueError(f"strides are {strides}; accepted are those that are not negative")
     reach = sum((n - 1) * stride for n, stride in zip(memory.shape, strides, strict=True))
     return address, reach + size
+
+
+_span = span
 
 
 class Emulated:
@@ -244,7 +208,7 @@ class Emulated:
 
     def add_buffer(self, name: str, memory: Any, *, initialised: bool = True) -> None:
         """Lets kernels use a tensor, an array, or a pair of an address and a number of bytes."""
-        address, size = memory if isinstance(memory, tuple) else _span(memory)
+        address, size = memory if isinstance(memory, tuple) else span(memory)
         self._function("add_buffer")(
             name.encode(), ctypes.c_uint64(address), ctypes.c_uint64(size), int(initialised)
         )
