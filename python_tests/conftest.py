@@ -16,6 +16,9 @@ from adadagrad_kernels.backends import BACKENDS, use_backend
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--data-dir", default=None, help="folder with real data (mnist/...)")
+    parser.addoption(
+        "--write-traffic", action="store_true", help="keep the bytes that GPU kernels move"
+    )
 
 
 @pytest.fixture(scope="session")

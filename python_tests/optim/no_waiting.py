@@ -50,7 +50,11 @@ class NoWaiting(TorchDispatchMode):
     """Refuses operators that read values on the host, and copies from one device to another."""
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -102,12 +106,9 @@ def pretended_cuda() -> Iterator[None]:
             raise WaitsError("Tensor.tolist")
         return [0.0] * len(tensor)
 
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        FakeTensorMode(),
-        # Above it copy_ asks for the device's driver, which need not be there.
-        torch._C._AutoDispatchBelowAutograd(),
-    ):
+    with pytest.MonkeyPatch.context() as patch, FakeTensorMode():
+        # The method asks for the device's driver, which need not be there; the operator does not.
+        patch.setattr(Tensor, "copy_", torch.ops.aten.copy_.default)
         patch.setattr(FakeTensor, "tolist", zeros)
         patch.setattr(buckets_module, "check_updated", lambda *_: None)
         patch.setattr(adagrad_module, "adagrad_step_", adagrad)
