@@ -192,3 +192,13 @@ def test_a_source_without_kernels_has_none(tmp_path: Path) -> None:
     source = tmp_path / "host.cu"
     source.write_text("int host() { return 1; }\n")
     assert cuda_gate.gate([source], architectures=[90], cache=tmp_path / "cache") == []
+
+
+def test_what_is_looked_at_is_compiled_as_it_is_built() -> None:
+    build = cuda_gate.ROOT / "csrc/cuda/build.cmake"
+    text = build.read_text(encoding="utf-8")
+    assert "--fmad=false" in cuda_gate.FLAGS
+    assert "--fmad=false" in text
+    assert "-std=c++20" in cuda_gate.FLAGS
+    assert "set(CMAKE_CUDA_STANDARD 20)" in text
+    assert "use_fast_math" not in text
