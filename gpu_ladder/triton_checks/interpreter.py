@@ -5,12 +5,15 @@ Everything that kernels load, store and update atomically inside the context is 
 programs of one launch must not both touch. What is out of bounds is reported and not performed.
 The programs run one after the other, in any of `ORDERS`; races are found whatever the order.
 
-Three traps of the interpreter are taken out of the way:
+Traps of the interpreter that are taken out of the way:
 
 * it truncates where float32 becomes bfloat16, and here it rounds to the nearest even, as devices do;
 * NumPy warns of what is not finite, and kernels must be silent about it;
-* device functions leave Triton's language patched, which only the next process gets rid of: use
-  this in a process of its own, with TRITON_INTERPRET=1 set before Triton is imported.
+* every call of a device function would patch Triton's language again, for milliseconds, and leave
+  it so; here it is patched once, and back when the context ends.
+
+Kernels must be imported with TRITON_INTERPRET=1 set before Triton is, hence in a process in which
+nothing is compiled.
 
 What it cannot show: bfloat16 arithmetic (kernels must convert to float32 after the load), fused
 multiplication and addition, approximate division and roots, layouts, shared memory, anything that
@@ -23,7 +26,7 @@ import contextlib
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gpu_ladder.triton_checks.shadow import Access, Finding, Shadow
+from gpu_ladder.triton_checks.shadow import LARGEST, Access, Finding, Shadow
 
 ORDERS = ("forward", "reverse", "random")
 
@@ -73,7 +76,9 @@ def checked(
     for name, tensor in (buffers or {}).items():
         shadow.add(name, tensor)
     watch = _Watch(interpreter, shadow, order, seed)
+    language = SimpleNamespace(__globals__={"tl": triton.language, "core": triton.language.core})
     with contextlib.ExitStack() as stack:
+        stack.callback(interpreter._patch_lang(language).restore)
         stack.enter_context(np.errstate(all="ignore"))
         stack.enter_context(_Allocations(shadow))
         for owner, name, replacement in watch.replacements():
@@ -108,6 +113,8 @@ class _Allocations(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         name = func._schema.name.rpartition("::")[2]
         if name in _EMPTY:
+            if result.numel() > LARGEST:  # its views are known by the kernels that are given them
+                return result
             self._shadow.add(f"torch.{name}", result, written=False)
         elif func._schema.is_mutable and name not in _METADATA:
             for argument, given in zip(func._schema.arguments, args, strict=False):
@@ -177,6 +184,8 @@ class _Watch:
             (grid, "_init_args_hst", see_arguments),
             # The interpreter copies storages back, here onto themselves: to the shadow, writes.
             (grid, "_restore_args_dev", lambda *_: None),
+            # The language is patched once for all: see `checked`.
+            (self._interpreter, "_patch_lang", lambda _: self._interpreter._LangPatchScope()),
             (builder, "set_grid_dim", begin),
             (builder, "set_grid_idx", next_program),
             (builder, "create_masked_load", self._load),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-#: Buffers span at most so many elements, strides included.
+#: Buffers span at most so many elements, strides included; beyond that each row is a buffer.
 LARGEST = 2**27
 
 _SEVERAL = -1
@@ -127,6 +127,10 @@ class Shadow:
     def add(self, name: str, tensor: torch.Tensor, written: bool = True) -> None:
         """Know a tensor, unless a buffer that is known already covers it."""
         if tensor.numel() == 0 or any(buffer.covers(tensor) for buffer in self._buffers):
+            return
+        if _span(tensor) > LARGEST and tensor.dim() > 1:
+            for index, row in enumerate(tensor):
+                self.add(f"{name}[{index}]", row, written)
             return
         buffer = make_buffer(name, tensor, written)
         place = bisect.bisect(self._starts, buffer.start)

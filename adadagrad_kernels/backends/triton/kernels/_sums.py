@@ -31,9 +31,11 @@ def add_up_kernel(
     group = tl.program_id(1)
     half = tl.program_id(2)
     total = tl.zeros([SAMPLES], tl.float64)
-    for step in range(0, GROUP, TILES):
-        tiles = group * GROUP + step + tl.arange(0, TILES)
-        valid = (tiles < count)[:, None] & (columns < samples)[None, :]
+    begin = group * GROUP
+    end = tl.minimum(begin + GROUP, count)
+    for start in range(begin, end, TILES):
+        tiles = start + tl.arange(0, TILES)
+        valid = (tiles < end)[:, None] & (columns < samples)[None, :]
         rows = half.to(tl.int64) * count + tiles
         values = tl.load(
             shares + rows[:, None] * samples + columns[None, :], mask=valid, other=0.0

@@ -1,0 +1,56 @@
+"""Runs in a process of its own with TRITON_INTERPRET=1: see `test_triton_interpreter.py`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from adadagrad_kernels import backends
+from adadagrad_kernels.backends import triton as triton_backend
+from gpu_ladder.triton_checks.interpreter import ORDERS, checked
+
+_TESTS = Path(__file__).resolve().parents[4] / "python_tests"
+sys.path[:0] = [str(_TESTS), str(_TESTS / "ops"), str(Path(__file__).parent)]
+
+#: Rows from which on the narrow types are left to the nightly run: each chunk of rows takes its time.
+MANY_ROWS = 2000
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=triton_backend.DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    given: torch.dtype = request.param
+    return given
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The ops on Triton's kernels, every access checked, the programs in an order of the test's."""
+    monkeypatch.setattr(backends, "select", lambda *_: triton_backend)
+    order = ORDERS[sum(map(ord, request.node.name)) % len(ORDERS)]
+    with checked(order=order) as findings:
+        yield "triton"
+    assert not findings, "\n".join(map(str, findings))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out float64, which these kernels do not take, and what is for the nightly run."""
+    for item in list(items):
+        given = list(getattr(getattr(item, "callspec", None), "params", {}).values())
+        rows = max((value[0] for value in given if _is_shape(value)), default=0)
+        if torch.float64 in given:
+            items.remove(item)
+        elif rows >= MANY_ROWS and (torch.bfloat16 in given or torch.float16 in given):
+            item.add_marker(pytest.mark.slow)
+
+
+def _is_shape(value: object) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(isinstance(n, int) for n in value)

@@ -1,0 +1,55 @@
+"""Triton's kernels in its interpreter, and the checker of their accesses.
+
+The interpreter is chosen when Triton is imported, so each file of cases runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CASES = Path(__file__).parent / "interpreted"
+FILES = sorted(path.name for path in CASES.glob("case_*.py"))
+
+pytest.importorskip("triton", reason="Triton is not installed; pip install triton")
+
+
+def _run(file: str, *selection: str) -> str:
+    """Run a file's cases; their failure is ours, with all they say."""
+    command = [sys.executable, "-m", "pytest", str(CASES / file), "-q", "-p", "no:cacheprovider",
+               "-o", "python_files=case_*.py", *selection]  # fmt: skip
+    child = subprocess.run(
+        command,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stdout[-8000:] + child.stderr[-2000:]
+    return child.stdout
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_cases(file: str) -> None:
+    report = _run(file, "-m", "not slow")
+    assert " passed" in report
+    assert " skipped" not in report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["case_batch_adagrad_step.py", "case_batch_moments.py"])
+def test_tall_cases_of_the_narrow_types(file: str) -> None:
+    assert " passed" in _run(file, "-m", "slow")
+
+
+def test_every_op_has_cases() -> None:
+    ops = Path(__file__).resolve().parents[3] / "adadagrad_kernels" / "backends" / "triton"
+    from adadagrad_kernels.backends import triton as backend
+
+    names = {name.rstrip("_") for name in backend.__all__} - {"DTYPES", "unavailable"}
+    assert {f"case_{name}.py" for name in names} <= set(FILES)
+    assert all((ops / "kernels" / f"{name}.py").is_file() for name in names)
