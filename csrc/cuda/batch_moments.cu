@@ -6,16 +6,31 @@
 namespace adak::cuda {
 namespace {
 
-// A tile that the second sweep reads again; two blocks of them fit on a multiprocessor.
-constexpr std::int64_t tile_bytes = 64 << 10;
 constexpr std::int64_t chunk_bytes = 16;
 
+// Two blocks of so much fit on every multiprocessor from the A100's on, so that one of them reads
+// memory while the other is busy with its tile. (Consumer GPUs hold one.)
+constexpr std::int64_t half_of_shared = 80 << 10;
+
+// What a block of `rows` rows needs, with `lanes` threads to each.
+template <class T, bool with_variance>
+std::int64_t shared_bytes(std::int64_t rows, int lanes, bool keeps_tile) {
+  const std::int64_t row_sums = RowTotals::numbers(static_cast<int>(rows), lanes) * std::int64_t{8};
+  const std::int64_t sums =
+      ColumnTotals<with_variance>::numbers(Chunk<T>::size, lanes) * std::int64_t{4} + row_sums;
+  const std::int64_t together = moments_threads / lanes * rows_together;
+  return keeps_tile ? sums + row_sums + round_up(rows, together) * lanes * chunk_bytes : sums;
+}
+
 // Few rows: more threads to each, so that every slot of a block has four. Many rows of which a tile
-// is kept: fewer, so that it fits.
+// is kept: fewer, so that it fits; 64 bytes of a row, and no less, are still one piece of memory.
+template <class T, bool with_variance>
 int lanes_for(std::int64_t rows, bool keeps_tile) {
   int lanes = warp_threads;
   while (lanes < moments_threads && rows * lanes <= moments_threads * rows_together / 2) lanes *= 2;
-  while (keeps_tile && rows * lanes * chunk_bytes > tile_bytes) lanes /= 2;
+  while (keeps_tile && lanes > 4 &&
+         shared_bytes<T, with_variance>(rows, lanes, true) > half_of_shared)
+    lanes /= 2;
   return lanes;
 }
 
@@ -26,23 +41,20 @@ struct Plan {
   bool products_at_once;  // in the same read
   int lanes;
   std::int64_t tiles;
-
-  Plan(const BatchMomentsArgs& args, int chunk_size)
-      : groups(divide_up(args.samples, group_rows)),
-        rows_per_group(divide_up(args.samples, groups)),
-        products_at_once(args.inner_products != nullptr && groups == 1),
-        lanes(lanes_for(rows_per_group, products_at_once)),
-        tiles(std::max<std::int64_t>(1, divide_up(args.features, lanes * chunk_size))) {}
+  std::int64_t shared;
 };
 
 template <class T, bool with_variance>
-std::int64_t shared_bytes(const Plan& plan) {
-  const int rows = static_cast<int>(plan.rows_per_group);
-  const std::int64_t sums =
-      ColumnTotals<with_variance>::numbers(Chunk<T>::size, plan.lanes) * std::int64_t{4} +
-      RowTotals::numbers(rows, plan.lanes) * std::int64_t{8} * (plan.products_at_once ? 2 : 1);
-  const std::int64_t together = moments_threads / plan.lanes * rows_together;
-  return sums + (plan.products_at_once ? round_up(rows, together) * plan.lanes * chunk_bytes : 0);
+Plan plan_of(const BatchMomentsArgs& args) {
+  Plan plan{};
+  plan.groups = divide_up(args.samples, group_rows);
+  plan.rows_per_group = divide_up(args.samples, plan.groups);
+  plan.products_at_once = args.inner_products != nullptr && plan.groups == 1;
+  plan.lanes = lanes_for<T, with_variance>(plan.rows_per_group, plan.products_at_once);
+  plan.tiles = std::max<std::int64_t>(1, divide_up(args.features, plan.lanes * Chunk<T>::size));
+  plan.shared =
+      shared_bytes<T, with_variance>(plan.rows_per_group, plan.lanes, plan.products_at_once);
+  return plan;
 }
 
 template <class T>
@@ -57,7 +69,10 @@ template <class T>
 class Moments {
  public:
   Moments(const BatchMomentsArgs& args, const Call& call, const Allocate& allocate)
-      : args_(args), call_(call), allocate_(allocate), plan_(args, Chunk<T>::size) {}
+      : args_(args),
+        call_(call),
+        allocate_(allocate),
+        plan_(args.variance ? plan_of<T, true>(args) : plan_of<T, false>(args)) {}
 
   void run() const {
     if (args_.variance)
@@ -69,7 +84,7 @@ class Moments {
  private:
   template <bool with_variance, bool aligned>
   void run() const {
-    const std::int64_t shared = shared_bytes<T, with_variance>(plan_);
+    const std::int64_t shared = plan_.shared;
     const auto kernel = plan_.products_at_once ? moments_kernel<T, with_variance, true, aligned>
                                                : moments_kernel<T, with_variance, false, aligned>;
     const std::int64_t resident = call_.resident_blocks(kernel, moments_threads, shared);
