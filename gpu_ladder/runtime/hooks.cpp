@@ -47,10 +47,13 @@ void see(const void* memory, std::size_t bytes, Kind kind, const void* return_ad
   const auto address = reinterpret_cast<std::uintptr_t>(memory);
   if (address >= thread->stack_begin && address < thread->stack_end) return;
   if (address >= program().begin && address < program().end) return;
-  const bool allowed = memory_model().access(
-      {thread->index, Space::global, kind.write, kind.strong, static_cast<std::uint32_t>(bytes),
-       address, site_of_address(return_address), nullptr, kind.strong && kind.write});
-  if (!allowed) give_up(cudaErrorIllegalAddress);
+  if (kind.strong) {
+    before_atomic(memory, bytes, kind.write, kind.write, return_address);
+  } else if (!memory_model().access({thread->index, Space::global, kind.write, false,
+                                     static_cast<std::uint32_t>(bytes), address,
+                                     site_of_address(return_address)})) {
+    give_up(cudaErrorIllegalAddress);
+  }
   const bool is_power = (bytes & (bytes - 1)) == 0;
   if (is_power && address % bytes != 0) give_up(cudaErrorMisalignedAddress);
 }

@@ -50,7 +50,8 @@ int block_barrier(const Place& place, bool predicate);
 std::uint64_t collective(const Place& place, Collective what, unsigned mask, std::uint64_t value,
                          unsigned source = 0);
 void fence();
-// Before every atomic update, read or write (`blind`), which follows at once.
+// Before every atomic or volatile access, which follows at once; `blind`: it writes without
+// reading. Who comes here over and over may be waiting for another thread, and gives way to it.
 void before_atomic(const void* address, std::size_t bytes, bool write, bool blind,
                    const void* return_address);
 

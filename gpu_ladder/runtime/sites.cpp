@@ -145,12 +145,15 @@ std::string site_name(std::uint32_t site) {
 }
 
 std::string symbol_of(const void* function) {
+  static std::unordered_map<const void*, std::string> known;
+  const auto [found, inserted] = known.try_emplace(function);
+  if (!inserted) return found->second;
   Dl_info info = {};
   if (dladdr(function, &info) != 0 && info.dli_sname && info.dli_saddr == function)
-    return info.dli_sname;
-  const auto address = reinterpret_cast<std::uintptr_t>(function);
+    return found->second = info.dli_sname;
+  const std::uintptr_t offset = reinterpret_cast<std::uintptr_t>(function) - this_module().base;
   for (const Symbol& symbol : module_symbols(STT_FUNC))
-    if (this_module().base + symbol.offset == address) return symbol.name;
+    if (symbol.offset == offset) return found->second = symbol.name;
   return {};
 }
 

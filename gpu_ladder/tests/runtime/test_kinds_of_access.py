@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ladder_arrays import aligned, call, filled, kinds
+from ladder_arrays import ORDERS, aligned, call, filled, kinds
 
 from gpu_ladder.emulated import ERRORS, Emulated
 
@@ -43,6 +43,15 @@ def test_volatile_flag_needs_fences(checked: Emulated) -> None:
         assert call(checked, "flag", raised, number, out, with_fence) == 0
         assert out[0] == 5
         assert kinds(checked) == (set() if with_fence else {"race"})
+
+
+def test_a_thread_may_wait_for_another_by_a_volatile_flag(checked: Emulated) -> None:
+    for order in ORDERS:
+        checked.set_schedule(*order)
+        number = aligned(2)
+        assert call(checked, "waiting_flag", aligned(1, np.uint32), number) == 0
+        assert number[0] == 3
+    assert checked.findings() == []
 
 
 @pytest.mark.parametrize("offset", [0, 16])

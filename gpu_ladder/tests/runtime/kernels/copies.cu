@@ -33,6 +33,24 @@ __global__ void flag_kernel(volatile unsigned* flag, float* number, float* out) 
   }
 }
 
+// Thread 0 waits for thread 40 by a volatile flag.
+__global__ void waiting_flag_kernel(volatile unsigned* flag, float* number) {
+  if (threadIdx.x == 0) {
+    while (*flag == 0) {
+    }
+    __threadfence();
+    number[0] = number[1];
+  } else if (threadIdx.x == 40) {
+    number[1] = 3.0f;
+    __threadfence();
+    *flag = 1;
+  }
+}
+
+EXPORTED int waiting_flag(unsigned* flag, float* number) {
+  volatile unsigned* const raised = flag;
+  return launch(waiting_flag_kernel, dim3(1), dim3(64), 0, raised, number);
+}
 EXPORTED int copy_records(const Record* in, Record* out) {
   return launch(copy_records_kernel, dim3(1), dim3(32), 0, in, out);
 }
