@@ -39,36 +39,35 @@ class Published {
   bool covers(const Stamp& stamp) const {
     const auto found = blocks_.find(stamp.block);
     if (found == blocks_.end()) return false;
-    if (stamp.epoch < found->second.epochs) return true;
-    for (const auto& [thread, tick] : found->second.threads)
-      if (thread == stamp.thread && stamp.tick <= tick) return true;
-    return false;
+    const OfBlock& known = found->second;
+    if (stamp.epoch < known.epochs) return true;
+    return stamp.thread < known.ticks.size() && stamp.tick <= known.ticks[stamp.thread];
   }
   // All of the block's epochs before `epochs`.
   void add(std::uint32_t block, std::uint32_t epochs) {
-    auto& known = blocks_[block];
-    known.epochs = std::max(known.epochs, epochs);
+    auto& known = blocks_[block].epochs;
+    known = std::max(known, epochs);
   }
-  void add(std::uint32_t block, std::uint16_t thread, std::uint32_t tick) {
-    auto& threads = blocks_[block].threads;
-    for (auto& entry : threads)
-      if (entry.first == thread) {
-        entry.second = std::max(entry.second, tick);
-        return;
-      }
-    threads.emplace_back(thread, tick);
+  // Of the threads from `first` on, what they did up to these ticks.
+  template <class Ticks>
+  void add(std::uint32_t block, std::uint32_t first, const Ticks& ticks) {
+    auto& known = blocks_[block].ticks;
+    std::size_t count = ticks.size();
+    while (count > 0 && ticks[count - 1] == 0) --count;
+    if (known.size() < first + count) known.resize(first + count, 0);
+    for (std::size_t i = 0; i < count; ++i) known[first + i] = std::max(known[first + i], ticks[i]);
   }
   void add(const Published& other) {
     for (const auto& [block, known] : other.blocks_) {
       add(block, known.epochs);
-      for (const auto& [thread, tick] : known.threads) add(block, thread, tick);
+      add(block, 0, known.ticks);
     }
   }
 
  private:
   struct OfBlock {
     std::uint32_t epochs = 0;
-    std::vector<std::pair<std::uint16_t, std::uint32_t>> threads;
+    std::vector<std::uint32_t> ticks;  // by thread
   };
   std::unordered_map<std::uint32_t, OfBlock> blocks_;
 };
@@ -119,10 +118,12 @@ class Order {
     block_ = block;
     epoch_ = 1;
     knowledge_.clear();
+    read_.clear();
+    fence_ = Fence();
     for (auto& thread : threads_) {
       thread.lanes.fill(0);
       if (!any_fences_) continue;
-      thread.fence.reset();
+      thread.fence = Fence();
       thread.read.clear();
       thread.knowledge.clear();
     }
@@ -159,7 +160,11 @@ class Order {
   void block_barrier() {
     ++epoch_;
     if (!any_fences_) return;
-    for (const auto& thread : threads_) knowledge_.add(thread.knowledge);
+    for (std::uint32_t t = 0; t < threads_.size(); ++t) {
+      knowledge_.add(threads_[t].knowledge);
+      read_.add(threads_[t].read);
+      fence_.add(threads_[t].fence);
+    }
   }
   void warp_sync(std::uint32_t warp, std::uint32_t mask) {
     const std::uint32_t first = warp * warp_lanes;
@@ -174,34 +179,51 @@ class Order {
       if (first + lane < threads_.size()) ++threads_[first + lane].lanes[lane];
     }
     if (!any_fences_) return;
-    Knowledge all;
-    for_lanes(first, mask, [&](Thread& thread) { all.add(thread.knowledge); });
-    if (!all.empty()) for_lanes(first, mask, [&](Thread& thread) { thread.knowledge = all; });
+    Knowledge knowledge;
+    Knowledge read;
+    Fence fence;
+    for_lanes(first, mask, [&](Thread& thread) {
+      knowledge.add(thread.knowledge);
+      read.add(thread.read);
+      fence.add(thread.fence);
+    });
+    for_lanes(first, mask, [&](Thread& thread) {
+      thread.knowledge = knowledge;
+      thread.read = read;
+      thread.fence = fence;
+    });
   }
-  // Publishes what happened so far with the thread's next atomic writes, and takes over what its
-  // atomics have read.
+  // Publishes what happened so far with atomic writes that follow, and takes over what atomics have
+  // read before.
   void fence(std::uint32_t index) {
     Thread& thread = threads_[index];
     any_fences_ = true;
     thread.knowledge.add(thread.read);
-    auto fence = std::make_unique<Fence>();
-    fence->epoch = epoch_;
-    fence->lanes = thread.lanes;
-    fence->knowledge = thread.knowledge;
-    fence->knowledge.add(knowledge_);
+    thread.knowledge.add(read_);
+    Fence fence;
+    fence.epoch = epoch_;
+    fence.first = index / warp_lanes * warp_lanes;
+    fence.ticks.assign(thread.lanes.begin(), thread.lanes.end());
+    fence.knowledge = thread.knowledge;
+    fence.knowledge.add(knowledge_);
     thread.fence = std::move(fence);
     ++thread.lanes[index % warp_lanes];
   }
   void atomic(std::uint32_t index, std::uint64_t address, bool reads, bool writes) {
     Thread& thread = threads_[index];
     if (writes && !reads) atomics_.erase(address);
-    if (writes && thread.fence) {
+    if (writes && (thread.fence.epoch > 0 || fence_.epoch > 0)) {
       auto& published = atomics_[address];
       if (!published)
         published = std::make_shared<Published>();
       else if (published.use_count() > 1)
         published = std::make_shared<Published>(*published);
-      publish(*thread.fence, index, address, *published);
+      for (const Fence* fence : {&thread.fence, &fence_}) {
+        if (fence->epoch == 0) continue;
+        published->add(block_, fence->epoch);
+        published->add(block_, fence->first, fence->ticks);
+        fence->knowledge.publish(*published, address);
+      }
     }
     if (!reads) return;
     const auto found = atomics_.find(address);
@@ -211,15 +233,35 @@ class Order {
   }
 
  private:
+  // What one fence, or several of threads that have met since, made ready to be published.
   struct Fence {
-    std::uint32_t epoch;
-    std::array<std::uint32_t, warp_lanes> lanes;
+    std::uint32_t epoch = 0;           // all of the block before it; 0: there was no fence
+    std::uint32_t first = 0;           // of the threads that `ticks` are of
+    std::vector<std::uint32_t> ticks;  // up to which tick
     Knowledge knowledge;
+
+    void add(const Fence& other) {
+      if (other.epoch == 0) return;
+      if (epoch == 0) {
+        *this = other;
+        return;
+      }
+      epoch = std::max(epoch, other.epoch);
+      if (other.first < first) {
+        ticks.insert(ticks.begin(), first - other.first, 0);
+        first = other.first;
+      }
+      const std::size_t shift = other.first - first;
+      if (ticks.size() < shift + other.ticks.size()) ticks.resize(shift + other.ticks.size(), 0);
+      for (std::size_t i = 0; i < other.ticks.size(); ++i)
+        ticks[shift + i] = std::max(ticks[shift + i], other.ticks[i]);
+      knowledge.add(other.knowledge);
+    }
   };
   struct Thread {
     // Up to which tick this thread is behind the lanes of its warp; its own entry is its tick.
     std::array<std::uint32_t, warp_lanes> lanes = {};
-    std::unique_ptr<Fence> fence;
+    Fence fence;
     Knowledge read;       // by atomics, and not yet behind a fence
     Knowledge knowledge;  // behind one
   };
@@ -234,21 +276,14 @@ class Order {
       if (thread < threads_.size()) function(threads_[thread]);
     }
   }
-  void publish(const Fence& fence, std::uint32_t index, std::uint64_t address,
-               Published& into) const {
-    into.add(block_, fence.epoch);
-    for (std::uint32_t lane = 0; lane < warp_lanes; ++lane)
-      if (fence.lanes[lane] > 0)
-        into.add(block_, static_cast<std::uint16_t>(index / warp_lanes * warp_lanes + lane),
-                 fence.lanes[lane]);
-    fence.knowledge.publish(into, address);
-  }
-
   std::uint32_t block_ = no_block;
   std::uint32_t epoch_ = 0;
   bool any_fences_ = false;  // in this block: without any, much need not be looked at
   std::vector<Thread> threads_;
-  Knowledge knowledge_;  // of all threads, since the last barrier
+  // Of all threads, as of the last barrier.
+  Knowledge knowledge_;
+  Knowledge read_;
+  Fence fence_;
   std::unordered_map<std::uint64_t, std::shared_ptr<Published>> atomics_;
 };
 

@@ -222,6 +222,38 @@ def test_fence_publishes_what_came_before_it_alone(model: Model) -> None:
     assert model.found() == ["race"]
 
 
+@pytest.mark.parametrize("meet", ["barrier", "warp", "nowhere"])
+def test_atomic_of_another_thread_after_the_fence(model: Model, meet: str) -> None:
+    """All fence, then meet, and one of them sets the flag; and the reverse on the other side."""
+    synchronise = {"barrier": model.block_barrier, "warp": model.sync, "nowhere": lambda: None}
+    model.do("w", 3, 0)
+    model.fence(3)
+    synchronise[meet]()
+    model.do("wa", 0, 512, site=7)
+    model.end_block()
+    model.begin_block(1)
+    model.do("wa", 0, 512, site=7)
+    synchronise[meet]()
+    model.fence(9)
+    model.do("r", 9, 0)
+    assert model.found() == (["race"] if meet == "nowhere" else [])
+
+
+def test_barrier_after_the_fence_publishes_no_more_than_the_fence(model: Model) -> None:
+    model.fence(3)
+    model.do("w", 3, 0)
+    model.do("w", 40, 4)  # which does not fence at all
+    model.block_barrier()
+    model.do("wa", 0, 512, site=7)
+    model.end_block()
+    model.begin_block(1)
+    acquire(model, 8, 512)
+    model.do("r", 8, 0)
+    assert model.found() == ["race"]
+    model.do("r", 8, 4)
+    assert model.found() == ["race"]
+
+
 def test_another_atomic_orders_nothing(model: Model) -> None:
     model.do("w", 3, 0)
     publish(model, 3, 512)
