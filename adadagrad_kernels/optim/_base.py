@@ -111,7 +111,6 @@ class MultiTensorOptimizer(Optimizer):
         calls = [call for bucket in buckets if (call := bucket.call())]
         for call in calls:
             call.take_numbers(1.0 if grad_scale is None else grad_scale, found_inf)
-        for call in calls:
             if not call.bucket.plain:
                 call.prepare()
         if calls:
@@ -254,6 +253,8 @@ class MultiTensorOptimizer(Optimizer):
 
 def total_of(sq_norms: list[Tensor]) -> Tensor:
     """The sum of 0-dimensional tensors, on a device of theirs, which is the CPU only for all."""
+    if len(sq_norms) == 1:
+        return sq_norms[0]
     first = next((norm for norm in sq_norms if not norm.is_cpu), sq_norms[0])
     total = first
     for norm in sq_norms:

@@ -52,10 +52,10 @@ class Bucket:
         self.counters = Counters(states, place, self.capturable)
         self.shares: Tensor | None = None
         if kind is Accumulator.SHARE:
-            self.shares = join(states, "sum", torch.float64)
-            sizes = torch.tensor([param.numel() for param in params], dtype=torch.float64)
-            weights = sizes / sizes.sum().clamp(min=1)
-            self._parts: list[float] = weights.tolist()
+            self.shares = join(states, "sum", torch.float64, self.device)
+            elements = max(sum(param.numel() for param in params), 1)
+            self._parts = [param.numel() / elements for param in params]
+            weights = torch.tensor(self._parts, dtype=torch.float64)
             self._weights = weights.to(self.shares.device, non_blocking=True)
             self._sums = list(map(_sum_of, states))
         self.plain = False  # whether the op takes every tensor as it is, as far as we know
@@ -66,7 +66,7 @@ class Bucket:
             self.counters.are_current()
             and (self.shares is None or all(map(is_, map(_sum_of, self.states), self._sums)))
             and self.capturable == self.group["capturable"]
-            and self.device == self.params[0].device
+            and (self.on_host or self.device == self.params[0].device)
         )
 
     def call(self) -> Call | None:
@@ -90,13 +90,13 @@ class Bucket:
         return Call(self, positions, params, grads, [self.states[i] for i in positions])
 
     def number(self, name: str, value: float | Tensor) -> float | Tensor:
-        """A number as the op takes it: read on the host, or left on the tensors' device."""
-        if self.on_host or not isinstance(value, Tensor):
+        """A number that ops on this device take, left where it is."""
+        if not isinstance(value, Tensor):
             return float(value)
         return left_there(name, value, self.device, torch.float64, self.capturable)
 
     def flag(self, found_inf: Tensor) -> Tensor:
-        """The same of a flag that tells whether the step is skipped; it has to be counted there."""
+        """The flag of a step that may be skipped, which then has to be counted on the device."""
         if self.counters.device != self.device:
             self.counters.move(self.device)
         return left_there("found_inf", found_inf, self.device, torch.float32, self.capturable)
@@ -146,9 +146,13 @@ class Call:
         Raises:
             ValueError: with ``capturable=True``, for tensors on another type of device.
         """
-        self.lr = self.bucket.number("lr", self.group["lr"])
-        self.grad_scale = self.bucket.number("grad_scale", grad_scale)
-        self.found_inf = None if found_inf is None else self.bucket.flag(found_inf)
+        bucket = self.bucket
+        if bucket.on_host:
+            self.lr, self.grad_scale = float(self.group["lr"]), float(grad_scale)
+            return
+        self.lr = bucket.number("lr", self.group["lr"])
+        self.grad_scale = bucket.number("grad_scale", grad_scale)
+        self.found_inf = None if found_inf is None else bucket.flag(found_inf)
 
     def subset(self, chosen: Sequence[int]) -> Call:
         """The tensors at ``chosen`` places of this call's lists."""

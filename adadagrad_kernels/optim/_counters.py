@@ -106,8 +106,8 @@ class Counters:
         taken = None if found_inf is None else (found_inf == 0).to(self._vector.dtype)
         if positions is None:
             self._vector.add_(1 if taken is None else taken)
-        elif self._vector.is_cpu:
-            self._vector[positions] += 1 if taken is None else taken
+        elif self._readable():
+            self._vector[positions] += 1
         else:  # a list of positions would have to be copied to the device
             counting = [self._elements[i] for i in positions]
             if taken is None:
