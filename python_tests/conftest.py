@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpu_executions import DEVICES, EXECUTIONS, ON_CPU, running
+from gpu_executions import DEVICES, EXECUTIONS, NIGHTLY, ON_CPU, running
 
 from adadagrad_kernels import _native
 from adadagrad_kernels.backends import BACKENDS, use_backend
@@ -19,6 +19,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-traffic", action="store_true", help="keep the bytes that GPU kernels move"
     )
+    parser.addoption(
+        "--gpu-cases",
+        choices=("some", "all"),
+        default="some",
+        help="all: the GPU kernels in every way, also in those of gpu_executions.NIGHTLY",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the nightly ways to run GPU kernels out."""
+    if config.getoption("--gpu-cases") == "all":
+        return
+    nightly = [item for item in items if _way(item) in NIGHTLY]
+    config.hook.pytest_deselected(items=nightly)
+    items[:] = [item for item in items if _way(item) not in NIGHTLY]
+
+
+def _way(item: pytest.Item) -> object:
+    callspec = getattr(item, "callspec", None)
+    return callspec and callspec.params.get("backend")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
     cuda-host              the CUDA source, on the host model of threads and blocks
     cuda-checked-reverse   the same, every access checked, threads and blocks in that order
+    cuda-sanitized         the same under AddressSanitizer and UBSan (where they are preloaded)
     cuda-ptx-sm_90         the PTX that nvcc makes of it for that architecture, interpreted
     triton-interpreter     the Triton source, by Triton's interpreter (with TRITON_INTERPRET=1)
     triton-ptx-sm_90       the PTX that Triton makes of it, interpreted
@@ -36,11 +37,14 @@ SCHEDULES = ("forward", "reverse", "random")
 ON_CPU = (
     "cuda-host",
     *(f"cuda-checked-{schedule}" for schedule in SCHEDULES),
+    "cuda-sanitized",
     *(f"cuda-ptx-{architecture}" for architecture in ARCHITECTURES),
     "triton-interpreter",
     *(f"triton-ptx-{architecture}" for architecture in ARCHITECTURES),
 )
 EXECUTIONS = (*ON_CPU, *DEVICES)
+#: Left out unless asked for (--gpu-cases all): other orders, and what differs least.
+NIGHTLY = ("cuda-checked-forward", "cuda-checked-reverse", "cuda-ptx-sm_120")
 
 #: Of the emulated device: few multiprocessors, so that blocks take several tiles each.
 MULTIPROCESSORS = 2
@@ -54,6 +58,8 @@ def running(execution: str) -> Iterator[None]:
         context = _on_device(name)
     elif execution == "cuda-host":
         context = _host_model()
+    elif execution == "cuda-sanitized":
+        context = _sanitized_host_model()
     elif execution.startswith("cuda-checked-"):
         context = _checked_host_model(how.removeprefix("checked-"))
     elif execution == "triton-interpreter":
@@ -164,6 +170,15 @@ def assert_nothing_found(findings: list[Any]) -> None:
 @contextlib.contextmanager
 def _host_model() -> Iterator[None]:
     with emulated_cuda() as emulated:
+        yield
+        assert_nothing_found(emulated.findings())
+
+
+@contextlib.contextmanager
+def _sanitized_host_model() -> Iterator[None]:
+    if "libasan" not in os.environ.get("LD_PRELOAD", ""):
+        pytest.skip("AddressSanitizer is not in this process: make sanitize puts it there")
+    with emulated_cuda("sanitized") as emulated:
         yield
         assert_nothing_found(emulated.findings())
 
