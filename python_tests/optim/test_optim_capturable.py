@@ -102,6 +102,22 @@ def test_a_step_that_overflowed_neither_moves_nor_counts(
     assert [state["step"].item() for state in one.state.values()] == [3] * 6
 
 
+@EVERY
+def test_an_overflow_after_histories_have_parted(
+    optimizer_class: Any, kwargs: dict[str, Any]
+) -> None:
+    one, other, models = _pair(optimizer_class, lr=0.1, fused=True, **kwargs)
+    for missing, overflow in ((1, False), (2, True), (None, False), (4, False), (None, True)):
+        set_gradients(*models)
+        for model in models:
+            if missing is not None:
+                model[missing].grad = None
+        for optimizer in (one, other):
+            optimizer.found_inf = torch.tensor(float(overflow))
+            optimizer.step()
+        _assert_equal(one, other, models)
+
+
 def test_an_accumulator_that_is_infinite_stays_so_when_a_step_is_skipped() -> None:
     weight = Parameter(torch.ones(2))
     optimizer = AdagradNorm([weight], capturable=True, initial_accumulator_value=torch.inf)

@@ -131,6 +131,18 @@ def test_parameters_found_on_another_device_are_set_up_anew(optimizer_class: Any
     assert optimizer.state[params[0]]["step"].item() == 2
 
 
+@BOTH
+def test_a_group_may_turn_capturable(optimizer_class: Any) -> None:
+    with pretended_cuda():
+        weight = Parameter(torch.empty(3, device="cuda"))
+        weight.grad = torch.empty_like(weight)
+        optimizer = optimizer_class([weight])
+        for capturable in (False, True):
+            optimizer.param_groups[0]["capturable"] = capturable
+            optimizer.step()
+            assert optimizer.state[weight]["step"].is_cuda == capturable
+
+
 @pytest.fixture
 def capturing(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Switches a pretended capture on and off."""
