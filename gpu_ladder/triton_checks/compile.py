@@ -170,3 +170,10 @@ def _compile(special: Specialized) -> Compiled:
         scratch_bytes=built.metadata.global_scratch_size,
         num_warps=built.metadata.num_warps,
     )
+
+
+def kernels() -> list[Any]:
+    """The kernels of this project, for the build gate; see `listing`."""
+    from gpu_ladder.triton_checks.listing import kernels as listed
+
+    return list(listed())

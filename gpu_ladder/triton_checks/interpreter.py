@@ -32,18 +32,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from gpu_ladder.triton_checks.allocations import Watch
 from gpu_ladder.triton_checks.shadow import LARGEST, Access, Finding, Shadow
 
 ORDERS = ("forward", "reverse", "random")
-
-#: Operators of torch that give memory nobody has written.
-_EMPTY = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
-#: Operators that change a tensor, but not its elements.
-_METADATA = ("set_", "resize_", "as_strided_", "detach_", "squeeze_", "unsqueeze_", "t_",
-             "transpose_")  # fmt: skip
-
 
 @contextlib.contextmanager
 def checked(
@@ -75,13 +68,13 @@ def checked(
     shadow = Shadow()
     for name, tensor in (buffers or {}).items():
         shadow.add(name, tensor)
-    watch = _Watch(interpreter, shadow, order, seed)
+    hooks = _Hooks(interpreter, shadow, order, seed)
     language = SimpleNamespace(__globals__={"tl": triton.language, "core": triton.language.core})
     with contextlib.ExitStack() as stack:
         stack.callback(interpreter._patch_lang(language).restore)
         stack.enter_context(np.errstate(all="ignore"))
         stack.enter_context(_Allocations(shadow))
-        for owner, name, replacement in watch.replacements():
+        for owner, name, replacement in hooks.replacements():
             stack.enter_context(_replaced(owner, name, replacement))
         yield shadow.findings
 
@@ -100,30 +93,24 @@ def _replaced(owner: Any, name: str, replacement: Any) -> Iterator[None]:
             setattr(owner, name, before)
 
 
-class _Allocations(TorchDispatchMode):
+class _Allocations(Watch):
     """Tells the shadow what torch allocates, and what it writes."""
 
     def __init__(self, shadow: Shadow) -> None:
         super().__init__()
         self._shadow = shadow
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = func._schema.name.rpartition("::")[2]
-        if name in _EMPTY:
-            if result.numel() > LARGEST:  # its views are known by the kernels that are given them
-                return result
-            self._shadow.add(f"torch.{name}", result, written=False)
-        elif func._schema.is_mutable and name not in _METADATA:
-            for argument, given in zip(func._schema.arguments, args, strict=False):
-                if argument.alias_info is not None and argument.alias_info.is_write:
-                    self._shadow.mark_written(given)
-        return result
+    def on_empty(self, name: str, tensor: Tensor) -> None:
+        """Views of what is too large are known by the kernels that are given them."""
+        if tensor.numel() <= LARGEST:
+            self._shadow.add(name, tensor, written=False)
+
+    def on_write(self, tensor: Tensor) -> None:
+        """Torch has written all of it."""
+        self._shadow.mark_written(tensor)
 
 
-class _Watch:
+class _Hooks:
     """The interpreter's functions, each with a look at the shadow before it."""
 
     def __init__(self, interpreter: Any, shadow: Shadow, order: str, seed: int) -> None:

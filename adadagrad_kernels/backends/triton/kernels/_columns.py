@@ -44,9 +44,14 @@ def load_tile(grads, row_stride, rows, columns, samples, features, VECTOR: tl.co
 def update_columns(
     param, state_sum, gradient, columns, inside, rate, eps, weight_decay, MAXIMIZE: tl.constexpr
 ):
-    """AdaGrad's step along the mean."""
+    """AdaGrad's step along the mean.
+
+    There are fewer columns than threads, and several threads load what one of them stores: the
+    barrier keeps the loads of all before the store.
+    """
     value = tl.load(param + columns, mask=inside, other=0.0).to(tl.float32)
     total = tl.load(state_sum + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.debug_barrier()
     direction = descent(value, gradient, weight_decay, MAXIMIZE)
     value, total = adagrad(value, direction, total, rate, scalar(eps, False))
     tl.store(param + columns, value.to(param.dtype.element_ty), mask=inside)

@@ -92,6 +92,7 @@ def accumulate_kernel(
 ):
     """One program: v += |d|², step = lr / (√v + eps), in float64."""
     total = tl.load(accumulator) + tl.load(sums + LAST)
+    tl.debug_barrier()  # every thread has read the accumulator before one of them writes it
     if allowed(found_inf):
         tl.store(accumulator, total)
     rate = scalar(lr, LR_IN_MEMORY).to(tl.float64)

@@ -1,0 +1,144 @@
+"""This project's Triton kernels with the signatures they are launched with, for the build gate.
+
+The launches are those of the backend, recorded and not run: for each element type every shape of
+tile, aligned and not, and lists of one tensor and of several. Another project writes a module of its
+own with a function `kernels`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpu_ladder.triton_checks.compile import Compiled, Launch, compile_for, specialize
+
+#: Rows of G for every tile that holds all of them, and one that has to cut them.
+SAMPLES = (16, 32, 64, 128, 256, 1000)
+SOME_SAMPLES = (64, 1000)
+FEATURES = 4096
+#: Short for the names of kernels.
+TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+class ListedKernel:
+    """A kernel as one launch specialises it.
+
+    Args:
+        name: The kernel, the element type, and what else tells it from others.
+        launch: One of the launches that use it.
+
+    Attributes:
+        name: See above.
+        num_warps: Warps of a program.
+    """
+
+    def __init__(self, name: str, launch: Launch) -> None:
+        self.name = name
+        self.num_warps: int = launch.options["num_warps"]
+        self._launch = launch
+
+    def compiled(self, architecture: int) -> Compiled:
+        """Everything Triton emits."""
+        return compile_for(self._launch, architecture)[0]
+
+    def cubin(self, architecture: int) -> bytes:
+        """Machine code."""
+        return self.compiled(architecture).cubin
+
+    def ptx(self, architecture: int) -> str:
+        """What it was assembled from."""
+        return self.compiled(architecture).ptx
+
+    def shared(self, architecture: int) -> int:
+        """Bytes of shared memory that a launch asks for."""
+        return self.compiled(architecture).shared_bytes
+
+
+def kernels() -> list[ListedKernel]:
+    """All of them, each once, in a fixed order."""
+    listed: dict[str, ListedKernel] = {}
+    names: dict[str, int] = {}
+    for case, run in _cases():
+        for launch in recorded(run):
+            key = specialize(launch, 90).key
+            if key not in listed:
+                name = " ".join((launch.kernel.__name__.removesuffix("_kernel"), case,
+                                 *_details(launch)))  # fmt: skip
+                names[name] = names.get(name, 0) + 1
+                suffix = f" ({names[name]})" if names[name] > 1 else ""
+                listed[key] = ListedKernel(name + suffix, launch)
+    return list(listed.values())
+
+
+def recorded(run: Callable[[], object]) -> list[Launch]:
+    """The launches of a call of the backend, which are not performed."""
+    from adadagrad_kernels.backends.triton import _launch
+
+    launches: list[Launch] = []
+    previous = _launch.set_executor(launches.append)
+    try:
+        run()
+    finally:
+        _launch.set_executor(previous)
+    return launches
+
+
+def _details(launch: Launch) -> Iterator[str]:
+    constants = launch.constants
+    if "ROWS" in constants:
+        yield f"{constants['ROWS']}x{constants['COLUMNS']}"
+
+
+def _cases() -> Iterator[tuple[str, Callable[[], object]]]:
+    for dtype, name in TYPES.items():
+        whole = dtype != torch.float16  # which is loaded and stored as bfloat16 is
+        yield from _moments_cases(dtype, name, SAMPLES if whole else SOME_SAMPLES)
+        counts = {name: (1, 0), f"{name} list": (3, 0), f"{name} unaligned": (1, 1)}
+        yield from _list_cases(dtype, counts if whole else {name: (1, 0)})
+
+
+def _moments_cases(
+    dtype: torch.dtype, name: str, several: tuple[int, ...]
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    from adadagrad_kernels.backends import triton as backend
+
+    def grads(samples: int, features: int) -> Tensor:
+        return torch.empty(samples, features, dtype=dtype)
+
+    for samples in SOME_SAMPLES:
+        for features, case in ((FEATURES, name), (FEATURES + 1, f"{name} unaligned")):
+            yield case, lambda n=samples, f=features: backend.batch_moments(grads(n, f), True, True)
+    yield f"{name} narrow", lambda: backend.batch_moments(grads(1000, 64), True, True)
+    for samples in several:
+        yield f"{name} with step", lambda n=samples: backend.batch_adagrad_step_(
+            torch.empty(FEATURES, dtype=dtype), torch.empty(FEATURES, dtype=dtype),
+            grads(n, FEATURES), 0.1, 1e-10, 0.01, False, True, True,
+        )  # fmt: skip
+
+
+def _list_cases(
+    dtype: torch.dtype, counts: dict[str, tuple[int, int]]
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    from adadagrad_kernels.backends import triton as backend
+
+    def tensors(count: int, *shape: int, offset: int = 0) -> list[Tensor]:
+        return [torch.empty(offset + 4096, dtype=dtype)[offset:].view(shape) for _ in range(count)]
+
+    def numbers(count: int, rows: int) -> list[Tensor]:
+        return [torch.empty(rows, dtype=torch.float64) for _ in range(count)]
+
+    rule = (0.1, 1e-10, 0.01, False, 2.0, torch.zeros(()))
+    for case, (count, offset) in counts.items():
+        yield case, lambda n=count, o=offset: backend.adagrad_step_(
+            *(tensors(n, 4096, offset=o) for _ in range(3)), *rule
+        )
+        yield case, lambda n=count, o=offset: backend.adagrad_norm_step_(
+            *(tensors(n, 4096, offset=o) for _ in range(2)), numbers(1, 1), False, *rule
+        )
+        for rows in (256, 32, 2):
+            yield case, lambda n=count, o=offset, r=rows: backend.adagrad_norm_step_(
+                *(tensors(n, r, 4096 // r, offset=o) for _ in range(2)), numbers(n, r), True, *rule
+            )
