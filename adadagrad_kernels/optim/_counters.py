@@ -47,6 +47,7 @@ class Counters:
         numbers: dict[float, int] = {}
         counts = self._vector.tolist()
         self._alike = [numbers.setdefault(count, len(numbers)) for count in counts]
+        self._version = self._version_now()
 
     def move(self, device: torch.device) -> None:
         """Count on ``device`` from now on."""
@@ -61,6 +62,8 @@ class Counters:
         differ.
         """
         readable = self._readable()
+        if not readable and self._version != self._version_now():
+            self._alike = list(range(len(self._states)))  # someone has written counts by hand
         keys: list[float] = self._vector.tolist() if readable else list(self._alike)
         if positions is not None:
             keys = [keys[i] for i in positions]
@@ -114,14 +117,19 @@ class Counters:
                 torch._foreach_add_(counting, 1)
             else:
                 torch._foreach_add_(counting, [taken] * len(counting))
+        self._version = self._version_now()
 
     def _readable(self) -> bool:
         return self._vector.is_cpu and not self._capturable
+
+    def _version_now(self) -> int:
+        return 0 if self._vector.is_inference() else self._vector._version
 
     def _join(self, device: torch.device | None) -> None:
         dtype = None if device is None else torch.float32  # to which torch casts loaded counts
         self._vector = join(self._states, "step", dtype, device)
         self._elements: list[Tensor] = list(map(_step_of, self._states))
+        self._version = self._version_now()
 
 
 def join(

@@ -46,8 +46,8 @@ class Adagrad(MultiTensorOptimizer):
     On other devices than the CPU a step does not wait, with or without ``capturable``, unless
     gradients are sparse. Counts that lie there (``capturable`` or ``fused``) are not read: with
     ``lr_decay`` parameters are updated in one call as long as they had gradients in the same steps,
-    and in as many calls as there are such histories afterwards; where the state was replaced by
-    hand, in one call for each.
+    and in as many calls as there are such histories afterwards; where counts were set by hand, in
+    one call for each.
 
     Raises:
         ValueError: for a negative setting, or a learning rate with more than one element.

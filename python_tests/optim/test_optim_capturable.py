@@ -211,6 +211,19 @@ def test_a_rate_of_several_elements_is_refused(optimizer_class: Any) -> None:
     assert optimizer.state[weight]["step"] == 0
 
 
+def test_counts_written_by_hand_are_noticed() -> None:
+    params = parameters([(2,), (3,)])
+    twins = copies(params)
+    optimizers = [Adagrad(m, lr_decay=0.5, capturable=m is params) for m in (params, twins)]
+    for value in (None, 7.0, None, 3.0):
+        set_gradients(params, twins)
+        for optimizer in optimizers:
+            if value is not None:
+                list(optimizer.state.values())[1]["step"].fill_(value)
+            optimizer.step()
+        assert_same(params, twins, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("tensor_rate", [False, True])
 def test_counts_part_where_gradients_do(tensor_rate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """One call for parameters of one history, however many histories there are."""
