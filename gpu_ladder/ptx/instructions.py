@@ -6,9 +6,9 @@ Whatever no row allows is an error. The rows for memory and for warps are in
 
 from __future__ import annotations
 
-from gpu_ladder.ptx.attributes import CARRY_IN
+from gpu_ladder.ptx.attributes import CARRY_IN, FAMILIES
 from gpu_ladder.ptx.memory_instructions import MEMORY_ROWS
-from gpu_ladder.ptx.table import Row
+from gpu_ladder.ptx.table import TYPE_BITS, Row
 from gpu_ladder.ptx.warp_instructions import WARP_ROWS
 
 _INTEGERS = "{T:u16|s16|u32|s32|u64|s64}"
@@ -144,11 +144,16 @@ def _float_rows() -> list[Row]:
         ]
     for name in ("min", "max"):
         rows += [
-            Row(f"{name}[.ftz][.NaN][.xorsign.abs].f32", ">f32 f32 f32", f"{name}.f32"),
+            Row(f"{name}[.ftz][.NaN].f32", ">f32 f32 f32", f"{name}.f32"),
+            Row(f"{name}[.ftz][.NaN].{{xorsign.abs}}.f32", ">f32 f32 f32", f"{name}.f32", "86"),
             Row(f"{name}[.ftz][.NaN][.abs].f32", ">f32 f32 f32 f32", f"{name}.f32", "100"),
             Row(f"{name}.f64", ">f64 f64 f64", f"{name}.f64"),
-            Row(f"{name}[.ftz][.NaN][.xorsign.abs].{_HALVES}", ">{T} {T} {T}", name + ".{T}"),
-            Row(f"{name}[.NaN][.xorsign.abs].{_BRAINS}", ">{T} {T} {T}", name + ".{T}"),
+            Row(f"{name}[.ftz][.NaN].{_HALVES}", ">{T} {T} {T}", name + ".{T}"),
+            Row(f"{name}[.NaN].{_BRAINS}", ">{T} {T} {T}", name + ".{T}"),
+            Row(
+                f"{name}[.ftz][.NaN].{{xorsign.abs}}.{_HALVES}", ">{T} {T} {T}", name + ".{T}", "86"
+            ),
+            Row(f"{name}[.NaN].{{xorsign.abs}}.{_BRAINS}", ">{T} {T} {T}", name + ".{T}", "86"),
         ]
     return rows
 
@@ -191,11 +196,18 @@ def _comparison_rows() -> list[Row]:
     halves = [(_FLOATING, "{T:f16}", "[.ftz]", "80"), (_FLOATING, "{T:bf16}", "", "90")]
     rows = []
     for comparison, types, flush, since in families + halves:
+        # Comparisons of halves have no second result.
+        result = ">pred _" if since == "90" or "f16" in types else ">pred|p"
         rows += [
-            Row(f"setp.{comparison}{flush}.{types}", ">pred|p {T} {T}", "setp.{T_number}", since),
+            Row(
+                f"setp.{comparison}{flush}.{types}",
+                f"{result} {{T}} {{T}}",
+                "setp.{T_number}",
+                since,
+            ),
             Row(
                 f"setp.{comparison}.{{and|or|xor}}{flush}.{types}",
-                ">pred|p {T} {T} !pred",
+                f"{result} {{T}} {{T}} !pred",
                 "setp.{T_number}",
                 since,
             ),
@@ -226,12 +238,25 @@ def _comparison_rows() -> list[Row]:
     return rows
 
 
+def _holds(destination: str, source: str) -> bool:
+    """Whether every number of the source type is one of the destination's: nothing to clamp."""
+    to, size = destination[0], TYPE_BITS[destination]
+    other, other_size = source[0], TYPE_BITS[source]
+    return (to == other and size >= other_size) or (to == "s" and size > other_size)
+
+
 def _conversion_rows() -> list[Row]:
     integers = _BYTE_INTEGERS
+    wide = integers.removeprefix("u8|s8|")
     name = "cvt.{D}.{S}"
     both = ">{D}+ {S}"
     rows = [
-        Row(f"cvt[.sat].{{D:{integers}}}.{{S:{integers}}}", ">{D}+ {S}+", name, encode="integers"),
+        Row(f"cvt.{{D:{integers}}}.{{S:{integers}}}", ">{D}+ {S}+", name, encode="integers"),
+        *(
+            Row(f"cvt.sat.{{D:{to}}}.{{S:{sources}}}", ">{D}+ {S}+", name, encode="integers")
+            for to in integers.split("|")
+            if (sources := "|".join(one for one in integers.split("|") if not _holds(to, one)))
+        ),
         Row(
             f"cvt.{{rni|rzi|rmi|rpi}}[.ftz][.sat].{{D:{integers}}}.{{S:f32}}",
             both,
@@ -244,18 +269,14 @@ def _conversion_rows() -> list[Row]:
             name,
             encode="wide",
         ),
-        Row(
-            f"cvt.{{rni|rzi|rmi|rpi}}.{{D:{integers}}}.{{S:bf16}}", both, name, "90", encode="wide"
-        ),
+        Row(f"cvt.{{rni|rzi|rmi|rpi}}.{{D:{wide}}}.{{S:bf16}}", both, name, "90", encode="wide"),
         Row(
             f"cvt.{_ROUND}[.sat].{{D:f16|f32|f64}}.{{S:{integers}}}",
             ">{D} {S}+",
             name,
             encode="integers",
         ),
-        Row(
-            f"cvt.{_ROUND}.{{D:bf16}}.{{S:{integers}}}", ">{D} {S}+", name, "90", encode="integers"
-        ),
+        Row(f"cvt.{_ROUND}.{{D:bf16}}.{{S:{wide}}}", ">{D} {S}+", name, "90", encode="integers"),
         Row("cvt[.ftz][.sat].{D:f64}.{S:f32}", ">{D} {S}", name),
         Row(f"cvt.{_ROUND}[.ftz][.sat].{{D:f32}}.{{S:f64}}", ">{D} {S}", name),
         Row("cvt[.ftz][.sat].{D:f32}.{S:f16}", ">{D} {S}", name),
@@ -304,6 +325,42 @@ ROWS: tuple[Row, ...] = (
     *MEMORY_ROWS,
     *WARP_ROWS,
 )
+
+# Modifiers that change no result of the machine.
+NEUTRAL = frozenset(
+    (
+        # Approximate instructions are evaluated more precisely than they have to be.
+        *("approx", "full", "uni"),
+        # One block is resident at a time, so that all scopes and all fences are the widest.
+        *("gl", "sc", "cta"),
+        # What is not even begun needs no place in a cache.
+        *("L1", "L2", "L2::evict_first", "L2::evict_last", "L2::evict_normal"),
+        *("L2::evict_unchanged", "launch_dependents", "wait", "shared::cluster"),
+    )
+)
+
+
+def _check(rows: tuple[Row, ...]) -> None:
+    """Refuses a table in which a choice of modifiers would make no difference by mistake."""
+    for row in rows:
+        known = FAMILIES[row.family]
+        for slot in row.slots:
+            free = slot.optional or len(slot.choices) > 1
+            for choice in slot.choices:
+                if not (
+                    not free
+                    or slot.hint
+                    or slot.name
+                    or choice in NEUTRAL
+                    or choice in TYPE_BITS
+                    or choice in known
+                ):
+                    raise ValueError(
+                        f"instruction table: {choice!r} of {row.syntax!r} has no effect"
+                    )
+
+
+_check(ROWS)
 
 # Instructions that exist, and that no row will ever take by accident: what their names begin with.
 KNOWN_MISSING: tuple[str, ...] = (

@@ -8,8 +8,10 @@ _SMALL = "{T:b8|u8|s8|b16|u16|s16|b32|u32|s32|f32|b64|u64|s64|f64}"
 _WIDE4 = "{T:b8|u8|s8|b16|u16|s16|b32|u32|s32|f32}"
 _WORDS = "{T:b32|u32|s32|f32}"
 _DOUBLES = "{T:b64|u64|s64|f64}"
-_SCOPES = "{cta|cluster|gpu|sys}"
+_SCOPES = "{cta|gpu|sys}"
 _SPACES = "{global|shared|shared::cta|local}"
+# What other threads can see.
+_VISIBLE = "{global|shared|shared::cta}"
 _POLICY = "[~.L2::cache_hint]"
 _PREFETCH = "[~.{L2::64B|L2::128B|L2::256B}]"
 _EVICT = "[~.{L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate}]"
@@ -39,8 +41,8 @@ def _load_rows() -> list[Row]:
     rows = [
         *_vectors("ld", "[.weak]", f"[.{_SPACES}][~.{{ca|cg|cs|lu|cv}}]", _LOAD, True),
         *_vectors("ld", "[.weak].global", f"{_EVICT}{_POLICY}{_PREFETCH}", _LOAD, True),
-        *_vectors("ld", "", f".volatile[.{_SPACES}]", _LOAD, True),
-        *_vectors("ld", f".{{relaxed|acquire}}.{_SCOPES}", f"[.{_SPACES}]", _LOAD, True),
+        *_vectors("ld", "", f".volatile[.{_VISIBLE}]", _LOAD, True),
+        *_vectors("ld", f".{{relaxed|acquire}}.{_SCOPES}", f"[.{_VISIBLE}]", _LOAD, True),
         *_vectors("ld", ".global[~.{ca|cg|cs}].nc", f"{_POLICY}{_PREFETCH}", _LOAD, True),
         *_vectors("ld", ".global.nc", f"{_EVICT}{_POLICY}{_PREFETCH}", _LOAD, True),
         *_vectors("ld", ".{const|param|param::entry}", "", _LOAD, True),
@@ -58,8 +60,8 @@ def _store_rows() -> list[Row]:
     rows = [
         *_vectors("st", "[.weak]", f"[.{_SPACES}][~.{{wb|cg|cs|wt}}]", _STORE, False),
         *_vectors("st", "[.weak].global", f"{_EVICT}{_POLICY}", _STORE, False),
-        *_vectors("st", "", f".volatile[.{_SPACES}]", _STORE, False),
-        *_vectors("st", f".{{relaxed|release}}.{_SCOPES}", f"[.{_SPACES}]", _STORE, False),
+        *_vectors("st", "", f".volatile[.{_VISIBLE}]", _STORE, False),
+        *_vectors("st", f".{{relaxed|release}}.{_SCOPES}", f"[.{_VISIBLE}]", _STORE, False),
         *_vectors("st", ".param", "", _STORE, False),
     ]
     head = f"st.global{_EVICT}{_POLICY}"
@@ -117,7 +119,7 @@ def _atomic_rows() -> list[Row]:
                 encode="memory",
             ),
             Row(
-                f"atom{head}.cas{_POLICY}.{{T:b16|b32|b64}}",
+                f"atom{head}.cas.{{T:b16|b32|b64}}",
                 ">{T} @ {T} {T}",
                 "atom.cas.{T}",
                 family="memory",
@@ -139,7 +141,7 @@ def _other_rows() -> list[Row]:
         ),
         Row(f"cvta.to.{{{spaces}}}.{{T:u32|u64}}", ">{T} {T}", "cvta.to.{T_bits}", family="memory"),
         Row(
-            "isspacep.{global|shared|shared::cta|local|const|param|param::entry}",
+            "isspacep.{global|shared|shared::cta|local}",
             ">pred u64",
             "isspacep",
             family="memory",

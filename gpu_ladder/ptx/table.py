@@ -152,7 +152,7 @@ def derived(name: str, choice: str) -> dict[str, str]:
     return {
         f"{name}_bits": str(bits),
         f"{name}_wide": f"{kind}{2 * bits}",
-        f"{name}_load": f"{'s' if kind == 's' else 'u'}{bits}",
+        f"{name}_load": f"{'s' if kind == 's' and bits < 64 else 'u'}{bits}",
         f"{name}_logic": f"{'s' if kind == 's' else 'b'}{bits}",
         f"{name}_plain": f"b{bits}",
         f"{name}_number": f"u{bits}" if kind == "b" else choice,

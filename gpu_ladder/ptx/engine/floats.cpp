@@ -156,7 +156,7 @@ void classify(Warp& warp, const Instruction& instruction, std::uint32_t mask) {
       case 3:
         return std::isnan(value);
       case 4:
-        return std::isnormal(value);
+        return std::isnormal(value) || value == 0;  // zeros count, by definition
       default:
         return std::fpclassify(value) == FP_SUBNORMAL;
     }

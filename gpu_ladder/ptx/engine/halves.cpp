@@ -98,7 +98,8 @@ void extreme(Warp& warp, const Instruction& instruction, std::uint32_t mask) {
     for (int part = 0; part < parts; ++part) {
       double first = prepared(a[lane].values[part], attributes);
       double second = prepared(b[lane].values[part], attributes);
-      const bool negative = std::signbit(first) != std::signbit(second);
+      const bool negative =
+          ((a[lane].values[part].bits ^ b[lane].values[part].bits) & 0x8000u) != 0;
       if ((attributes & kXorSign) != 0) {
         first = std::fabs(first);
         second = std::fabs(second);

@@ -104,6 +104,7 @@ std::uint32_t Machine::resolve(Warp& warp, const Instruction& instruction, std::
     const std::uint64_t size = program_->local_bytes;
     std::uint32_t allowed = 0;
     for (std::uint32_t lane = 0; lane < kLanes; ++lane) {
+      if (((mask >> lane) & 1u) == 0) continue;
       pointers[lane] = warp.local + lane * size + addresses[lane];
       if (addresses[lane] <= size && request.bytes <= size - addresses[lane]) allowed |= 1u << lane;
     }
@@ -121,6 +122,7 @@ std::uint32_t Machine::resolve(Warp& warp, const Instruction& instruction, std::
     const std::uint64_t size = constant ? launch_.variable_bytes : launch_.parameter_bytes;
     std::uint32_t allowed = 0;
     for (std::uint32_t lane = 0; lane < kLanes; ++lane) {
+      if (((mask >> lane) & 1u) == 0) continue;
       pointers[lane] = reinterpret_cast<std::uint8_t*>(addresses[lane]);
       const std::uint64_t offset = addresses[lane] - begin;
       if (offset <= size && request.bytes <= size - offset) allowed |= 1u << lane;
@@ -136,9 +138,11 @@ std::uint32_t Machine::resolve(Warp& warp, const Instruction& instruction, std::
   std::uint64_t absolute[kLanes];
   const std::uint64_t base =
       request.space == StateSpace::shared ? reinterpret_cast<std::uint64_t>(shared_) : 0;
+  // Only the lanes of the mask: of a generic access other lanes may be in another space.
   for (std::uint32_t lane = 0; lane < kLanes; ++lane) {
     absolute[lane] = base + addresses[lane];
-    pointers[lane] = reinterpret_cast<std::uint8_t*>(absolute[lane]);
+    if (((mask >> lane) & 1u) != 0)
+      pointers[lane] = reinterpret_cast<std::uint8_t*>(absolute[lane]);
   }
   if (!checks_) return mask;
   return model_.access_warp(
