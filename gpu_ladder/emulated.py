@@ -161,7 +161,6 @@ def span(memory: Any) -> tuple[int, int]:
     return address, reach + size
 
 
-_span = span
 
 
 class Emulated:

@@ -219,10 +219,10 @@ class PtxMachine:
         self._errors: list[BaseException] = []
 
     def add_buffer(self, name: str, memory: Any, *, initialised: bool) -> None:
-        from gpu_ladder.emulated import _span
+        from gpu_ladder.emulated import span
         from gpu_ladder.ptx import Buffer
 
-        address, size = memory if isinstance(memory, tuple) else _span(memory)
+        address, size = memory if isinstance(memory, tuple) else span(memory)
         self._buffers.pop(address, None)  # so that it comes after those it overlaps
         self._buffers[address] = Buffer(name, address, size, initialised)
 

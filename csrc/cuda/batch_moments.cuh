@@ -55,6 +55,8 @@ struct Columns {
 // This block's rows, and this thread's place in a tile of them.
 template <class T, bool aligned>
 struct Tile {
+  static constexpr bool adjacent = aligned;  // the columns of a thread
+
   const Matrix<T>& matrix;
   std::int64_t first_row;
   int rows;
@@ -205,8 +207,7 @@ __global__ void __launch_bounds__(moments_threads, 2)
     __syncthreads();
     if constexpr (with_products) {
       float mean[size];
-#pragma unroll
-      for (int k = 0; k < size; ++k) mean[k] = totals.mean[tile.column(k)];
+      load_columns(totals.mean, mean, tile);
       for (int base = 0; base < tile.rows; base += tile.rows_at_a_time()) {
         const int there = tile.rows_there(base);
         float rows[rows_together][size];

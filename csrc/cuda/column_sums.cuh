@@ -7,6 +7,37 @@
 
 namespace adak::cuda {
 
+// This thread's columns of a row of shared memory. Where they are adjacent they go 16 bytes at a
+// time: singly, threads of a warp would be four or eight banks apart and wait for one another.
+template <int size, class Tile>
+__device__ inline void store_columns(const float (&values)[size], float* row, const Tile& tile) {
+  if constexpr (Tile::adjacent) {
+#pragma unroll
+    for (int k = 0; k < size; k += 4)
+      *reinterpret_cast<float4*>(row + tile.column(k)) =
+          make_float4(values[k], values[k + 1], values[k + 2], values[k + 3]);
+  } else {
+#pragma unroll
+    for (int k = 0; k < size; ++k) row[tile.column(k)] = values[k];
+  }
+}
+template <int size, class Tile>
+__device__ inline void load_columns(const float* row, float (&values)[size], const Tile& tile) {
+  if constexpr (Tile::adjacent) {
+#pragma unroll
+    for (int k = 0; k < size; k += 4) {
+      const float4 four = *reinterpret_cast<const float4*>(row + tile.column(k));
+      values[k] = four.x;
+      values[k + 1] = four.y;
+      values[k + 2] = four.z;
+      values[k + 3] = four.w;
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < size; ++k) values[k] = row[tile.column(k)];
+  }
+}
+
 // One column's rows so far: their mean relative to `shift`, and the squares of their deviations
 // from it. Groups of rows are pooled (Chan, Golub, LeVeque 1983), so that a variance is a sum of
 // squared deviations, relative to one of the values: rounding is relative to their spread and not
@@ -145,16 +176,19 @@ struct ColumnTotals {
     const int warp = static_cast<int>(threadIdx.x) / warp_threads;
     if (lanes < warp_threads && static_cast<int>(threadIdx.x) % warp_threads >= lanes) return;
     const int part = lanes < warp_threads ? warp : tile.slot;
+    if constexpr (with_variance) {
+      float shifts[size], means[size], spreads[size];
 #pragma unroll
-    for (int k = 0; k < size; ++k) {
-      const int at = part * width + tile.column(k);
-      if constexpr (with_variance) {
-        mean[at] = sums.pools[k].shift;
-        offset[at] = sums.pools[k].mean;
-        squares[at] = sums.pools[k].squares;
-      } else {
-        mean[at] = sums.sums[k];
+      for (int k = 0; k < size; ++k) {
+        shifts[k] = sums.pools[k].shift;
+        means[k] = sums.pools[k].mean;
+        spreads[k] = sums.pools[k].squares;
       }
+      store_columns(shifts, mean + part * width, tile);
+      store_columns(means, offset + part * width, tile);
+      store_columns(spreads, squares + part * width, tile);
+    } else {
+      store_columns(sums.sums, mean + part * width, tile);
     }
     if constexpr (with_variance)
       if (tile.lane == 0) counts[part] = sums.count;
