@@ -134,12 +134,12 @@ def _other_rows() -> list[Row]:
     copy = "[~.L2::cache_hint][~.{L2::64B|L2::128B|L2::256B}]"
     rows = [
         Row(
-            "cvta.{global|shared|shared::cta|local|const|param|param::entry}.{T:u32|u64}",
+            "cvta.{global|shared|shared::cta|local|const|param|param::entry}.{T:u64}",
             ">{T} {T}",
             "cvta.{T_bits}",
             family="memory",
         ),
-        Row(f"cvta.to.{{{spaces}}}.{{T:u32|u64}}", ">{T} {T}", "cvta.to.{T_bits}", family="memory"),
+        Row(f"cvta.to.{{{spaces}}}.{{T:u64}}", ">{T} {T}", "cvta.to.{T_bits}", family="memory"),
         Row(
             "isspacep.{global|shared|shared::cta|local}",
             ">pred u64",
