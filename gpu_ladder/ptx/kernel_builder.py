@@ -171,8 +171,7 @@ class KernelBuilder:
                 label = text
                 scope.labels[label] = len(self.code)
             elif statement.kind == "line":
-                place = text.split()
-                location = (int(place[1]), int(place[2].rstrip(",")))
+                location = self._location(text, line)
             elif text.startswith(".reg"):
                 scope.declare(text, line)
             elif text.startswith((".local", ".param")):
@@ -193,6 +192,16 @@ class KernelBuilder:
             "ret", function.line, location
         )
         return called
+
+    def _location(self, text: str, line: int) -> tuple[int, int]:
+        """Where an instruction comes from; for what a CUDA header wraps, where that was called."""
+        found = re.match(r"\.loc\s+(\d+)\s+(\d+)(?:.*inlined_at\s+(\d+)\s+(\d+))?", text)
+        if not found:
+            raise PtxError(f"cannot read {text[:80]!r}", line)
+        own = (int(found[1]), int(found[2]))
+        if found[3] and "/include/" in self.source.files.get(own[0], ""):
+            return (int(found[3]), int(found[4]))
+        return own
 
     def _call(
         self,

@@ -449,8 +449,10 @@ def test_addresses(name: str) -> None:
         lines += ["cvt.u32.u64 %r0, %w2;", f"{name} {'%w4' if wide else '%r1'}, {register}, 0;"]
     else:
         # There and back again is where it began.
-        inverse = name.replace("cvta.to.", "cvta.") if ".to." in name else (
-            name.replace("cvta.", "cvta.to.")
+        inverse = (
+            name.replace("cvta.to.", "cvta.")
+            if ".to." in name
+            else (name.replace("cvta.", "cvta.to."))
         )
         lines += ["cvt.u32.u64 %r0, %w2;"]
         source, middle, target = ("%w2", "%w5", "%w4") if wide else ("%r0", "%r5", "%r1")
