@@ -14,7 +14,7 @@ _METADATA = ("set_", "resize_", "as_strided_", "detach_", "squeeze_", "unsqueeze
              "transpose_")  # fmt: skip
 
 
-class Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Calls `on_empty` and `on_write` for what torch allocates and writes inside the context."""
 
     def on_empty(self, name: str, tensor: Tensor) -> None:
@@ -39,11 +39,11 @@ class Watch(TorchDispatchMode):
         return result
 
 
-class Allocations(Watch):
+class Allocations(Watch):  # type: ignore[no-untyped-call]
     """Allocations as a whole: one that is written in part counts as written."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._unwritten: dict[int, Tensor] = {}
 
     def on_empty(self, name: str, tensor: Tensor) -> None:

@@ -7,7 +7,7 @@ The programs run one after the other, in any of `ORDERS`; races are found whatev
 
 Traps of the interpreter that are taken out of the way:
 
-* it truncates where float32 becomes bfloat16, and here it rounds to the nearest even, as devices do;
+* it truncates where float32 becomes bfloat16; here it rounds to the nearest even, as devices do;
 * NumPy warns of what is not finite, and kernels must be silent about it;
 * every call of a device function would patch Triton's language again, for milliseconds, and leave
   it so; here it is patched once, and back when the context ends.
@@ -37,6 +37,7 @@ from gpu_ladder.triton_checks.allocations import Watch
 from gpu_ladder.triton_checks.shadow import LARGEST, Access, Finding, Shadow
 
 ORDERS = ("forward", "reverse", "random")
+
 
 @contextlib.contextmanager
 def checked(
@@ -93,11 +94,11 @@ def _replaced(owner: Any, name: str, replacement: Any) -> Iterator[None]:
             setattr(owner, name, before)
 
 
-class _Allocations(Watch):
+class _Allocations(Watch):  # type: ignore[no-untyped-call]
     """Tells the shadow what torch allocates, and what it writes."""
 
     def __init__(self, shadow: Shadow) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._shadow = shadow
 
     def on_empty(self, name: str, tensor: Tensor) -> None:
@@ -145,7 +146,7 @@ class _Hooks:
             original["set_grid_dim"](x, y, z)
 
         def next_program(x: int, y: int, z: int) -> None:
-            width, height, depth = builder.grid_dim
+            _, height, depth = builder.grid_dim
             place = self._places[(x * height + y) * depth + z]
             self._program = place
             original["set_grid_idx"](place // (height * depth), place // depth % height,
@@ -241,8 +242,7 @@ def _site(frame: FrameType | None) -> str:
             "/backends/triton/", ""
         ):
             lines.append(f"{path}:{frame.f_lineno}")
-        elif lines and frame.f_code.co_name == "__call__" and "GridExecutor" in frame.f_globals:
-            if isinstance(frame.f_locals.get("self"), frame.f_globals["GridExecutor"]):
-                break
+        elif lines and frame.f_code.co_name == "next_program":
+            break
         frame = frame.f_back
     return " <- ".join(lines) or "outside of a kernel"

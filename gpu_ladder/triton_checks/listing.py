@@ -1,14 +1,14 @@
 """This project's Triton kernels with the signatures they are launched with, for the build gate.
 
 The launches are those of the backend, recorded and not run: for each element type every shape of
-tile, aligned and not, and lists of one tensor and of several. Another project writes a module of its
-own with a function `kernels`.
+tile, aligned and not, and lists of one tensor and of several. Another project writes a module of
+its own with a function `kernels`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -105,18 +105,22 @@ def _moments_cases(
 ) -> Iterator[tuple[str, Callable[[], object]]]:
     from adadagrad_kernels.backends import triton as backend
 
-    def grads(samples: int, features: int) -> Tensor:
-        return torch.empty(samples, features, dtype=dtype)
+    def moments(samples: int, features: int) -> None:
+        backend.batch_moments(torch.empty(samples, features, dtype=dtype), True, True)
+
+    def step(samples: int) -> None:
+        grads = torch.empty(samples, FEATURES, dtype=dtype)
+        updated = torch.empty(2, FEATURES, dtype=dtype)
+        backend.batch_adagrad_step_(
+            updated[0], updated[1], grads, 0.1, 1e-10, 0.01, False, True, True
+        )
 
     for samples in SOME_SAMPLES:
-        for features, case in ((FEATURES, name), (FEATURES + 1, f"{name} unaligned")):
-            yield case, lambda n=samples, f=features: backend.batch_moments(grads(n, f), True, True)
-    yield f"{name} narrow", lambda: backend.batch_moments(grads(1000, 64), True, True)
+        yield name, partial(moments, samples, FEATURES)
+        yield f"{name} unaligned", partial(moments, samples, FEATURES + 1)
+    yield f"{name} narrow", partial(moments, max(SAMPLES), 64)
     for samples in several:
-        yield f"{name} with step", lambda n=samples: backend.batch_adagrad_step_(
-            torch.empty(FEATURES, dtype=dtype), torch.empty(FEATURES, dtype=dtype),
-            grads(n, FEATURES), 0.1, 1e-10, 0.01, False, True, True,
-        )  # fmt: skip
+        yield f"{name} with step", partial(step, samples)
 
 
 def _list_cases(
@@ -124,21 +128,22 @@ def _list_cases(
 ) -> Iterator[tuple[str, Callable[[], object]]]:
     from adadagrad_kernels.backends import triton as backend
 
-    def tensors(count: int, *shape: int, offset: int = 0) -> list[Tensor]:
-        return [torch.empty(offset + 4096, dtype=dtype)[offset:].view(shape) for _ in range(count)]
-
-    def numbers(count: int, rows: int) -> list[Tensor]:
-        return [torch.empty(rows, dtype=torch.float64) for _ in range(count)]
-
     rule = (0.1, 1e-10, 0.01, False, 2.0, torch.zeros(()))
-    for case, (count, offset) in counts.items():
-        yield case, lambda n=count, o=offset: backend.adagrad_step_(
-            *(tensors(n, 4096, offset=o) for _ in range(3)), *rule
-        )
-        yield case, lambda n=count, o=offset: backend.adagrad_norm_step_(
-            *(tensors(n, 4096, offset=o) for _ in range(2)), numbers(1, 1), False, *rule
-        )
+
+    def tensors(count: int, offset: int, rows: int = 1) -> list[Tensor]:
+        memory = (torch.empty(offset + FEATURES, dtype=dtype) for _ in range(count))
+        return [tensor[offset:].view(rows, -1) for tensor in memory]
+
+    def adagrad(*which: int) -> None:
+        backend.adagrad_step_(tensors(*which), tensors(*which), tensors(*which), *rule)
+
+    def norm(row_wise: bool, *which: int) -> None:
+        params = tensors(*which)
+        sums = [torch.empty(param.shape[0], dtype=torch.float64) for param in params]
+        backend.adagrad_norm_step_(params, tensors(*which), sums, row_wise, *rule)
+
+    for case, which in counts.items():
+        yield case, partial(adagrad, *which)
+        yield case, partial(norm, False, *which)
         for rows in (256, 32, 2):
-            yield case, lambda n=count, o=offset, r=rows: backend.adagrad_norm_step_(
-                *(tensors(n, r, 4096 // r, offset=o) for _ in range(2)), numbers(n, r), True, *rule
-            )
+            yield case, partial(norm, True, *which, rows)

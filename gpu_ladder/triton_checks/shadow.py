@@ -17,8 +17,6 @@ import torch
 #: Buffers span at most so many elements, strides included; beyond that each row is a buffer.
 LARGEST = 2**27
 
-_SEVERAL = -1
-
 Array = np.ndarray
 
 
@@ -56,7 +54,8 @@ class Buffer:
     """A tensor and, for each element that its rows span, what has happened to it.
 
     Stamps are programs, numbered through all launches, so that those of earlier launches are told
-    by their size.
+    by their size. Where several have read an element, the reader is the first stamp of the launch,
+    negative.
     """
 
     name: str
@@ -71,6 +70,7 @@ class Buffer:
 
     @property
     def end(self) -> int:
+        """The address behind its last element."""
         return self.start + self.size * len(self.exists)
 
     def covers(self, tensor: torch.Tensor) -> bool:
@@ -200,26 +200,30 @@ class Shadow:
             buffer.by_atomic[elements] = access.atomic
             buffer.written[elements] = True
         else:
-            readers = buffer.reader[elements]
-            current = (readers >= self._first_stamp) & (readers != stamp) | (readers == _SEVERAL)
-            buffer.reader[elements] = np.where(current, _SEVERAL, stamp)
+            others = self._others_read(buffer.reader[elements], stamp)
+            buffer.reader[elements] = np.where(others, -self._first_stamp, stamp)
         return exists
 
     def _races(
         self, buffer: Buffer, elements: Array, access: Access, values: Array | None, stamp: int
     ) -> Array:
-        writers, readers = buffer.writer[elements], buffer.reader[elements]
+        writers = buffer.writer[elements]
         other_wrote = (writers >= self._first_stamp) & (writers != stamp)
         if access.atomic:
             other_wrote &= ~buffer.by_atomic[elements]
         elif access.write and values is not None:
             now = _bits(buffer)[elements]
             other_wrote &= (now != values.view(now.dtype)) | buffer.by_atomic[elements]
-        if not access.write:
-            return other_wrote
-        other_read = (readers >= self._first_stamp) & (readers != stamp) | (readers == _SEVERAL)
-        race: Array = other_wrote | other_read
+        if access.write:
+            other_wrote |= self._others_read(buffer.reader[elements], stamp)
+        race: Array = other_wrote
         return race
+
+    def _others_read(self, readers: Array, stamp: int) -> Array:
+        """Whether another program of this launch is among the readers; several have a mark."""
+        one_other = (readers >= self._first_stamp) & (readers != stamp)
+        others: Array = one_other | (readers == -self._first_stamp)
+        return others
 
     def _judge(
         self, kind: str, bad: Array, elements: Array, buffer: Buffer, access: Access,

@@ -78,7 +78,9 @@ def batch_adagrad_step_(
     inner_products: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The moments of G, and an AdaGrad step of ``param`` along their mean."""
-    from adadagrad_kernels.backends.triton.kernels.batch_adagrad_step import batch_adagrad_step_ as run
+    from adadagrad_kernels.backends.triton.kernels.batch_adagrad_step import (
+        batch_adagrad_step_ as run,
+    )
 
     rule = (lr, eps, weight_decay, maximize)
     with _launch.device_of(param):
@@ -125,7 +127,9 @@ def adagrad_norm_step_(
     """An AdaGrad-Norm step; one accumulator in all, or one for each row of each tensor."""
     if not params:
         return torch.zeros((), dtype=torch.float64)
-    from adadagrad_kernels.backends.triton.kernels.adagrad_norm_step import adagrad_norm_step_ as run
+    from adadagrad_kernels.backends.triton.kernels.adagrad_norm_step import (
+        adagrad_norm_step_ as run,
+    )
 
     rule = (lr, eps, weight_decay, maximize, grad_scale, found_inf)
     with _launch.device_of(params[0]):

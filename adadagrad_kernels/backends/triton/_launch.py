@@ -46,7 +46,7 @@ _executor: Executor | None = None
 
 
 def set_executor(executor: Executor | None) -> Executor | None:
-    """Have ``executor`` run all kernels from now on, or Triton again for None; gives the old one."""
+    """Have ``executor`` run all kernels, or Triton again for None; gives the one before."""
     global _executor
     previous, _executor = _executor, executor
     return previous
@@ -75,4 +75,4 @@ def launch(
 
 def device_of(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Make the tensor's device the current one, because Triton launches on that."""
-    return torch.cuda.device_of(tensor) if tensor.is_cuda else contextlib.nullcontext()
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()

@@ -1,6 +1,6 @@
 """Triton's kernels in its interpreter, and the checker of their accesses.
 
-The interpreter is chosen when Triton is imported, so each file of cases runs in a process of its own.
+The interpreter is chosen when Triton is imported: each file of cases has a process of its own.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ FILES = sorted(path.name for path in CASES.glob("case_*.py"))
 pytest.importorskip("triton", reason="Triton is not installed; pip install triton")
 
 
-def _run(file: str, *selection: str) -> str:
+def _run(file: str) -> str:
     """Run a file's cases; their failure is ours, with all they say."""
     command = [sys.executable, "-m", "pytest", str(CASES / file), "-q", "-p", "no:cacheprovider",
-               "-o", "python_files=case_*.py", *selection]  # fmt: skip
+               "-o", "python_files=case_*.py"]  # fmt: skip
     child = subprocess.run(
         command,
         env={**os.environ, "TRITON_INTERPRET": "1"},
@@ -35,15 +35,7 @@ def _run(file: str, *selection: str) -> str:
 
 @pytest.mark.parametrize("file", FILES)
 def test_cases(file: str) -> None:
-    report = _run(file, "-m", "not slow")
-    assert " passed" in report
-    assert " skipped" not in report
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("file", ["case_batch_adagrad_step.py", "case_batch_moments.py"])
-def test_tall_cases_of_the_narrow_types(file: str) -> None:
-    assert " passed" in _run(file, "-m", "slow")
+    assert " passed" in _run(file)
 
 
 def test_every_op_has_cases() -> None:

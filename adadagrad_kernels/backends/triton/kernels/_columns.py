@@ -5,8 +5,8 @@
 A program has a tile of columns. Sums over rows end in it; of the sums over columns it writes its
 own share, float32, to a place of its own, and `_sums.finish` adds the shares up in float64.
 
-* Up to 256 rows a program has all of them (`whole_kernel`): the tile stays in registers, so that the
-  deviations from the mean, the inner products with it and the update of the parameters cost no
+* Up to 256 rows a program has all of them (`whole_kernel`): the tile stays in registers, so that
+  the deviations from the mean, the inner products with it and the update of the parameters cost no
   second read. Traffic: G once, and for each row of a tile a share of its norm and of its product,
   4 bytes each, written here and read by `_sums`. Tiles have 128 columns up to 128 rows, and more
   where there are few rows: the shares written are then 1.6 % of G in float32 and 3.1 % in the
@@ -17,9 +17,15 @@ own share, float32, to a place of its own, and `_sums.finish` adds the shares up
   Deviations are relative to the first row of G, so that rounding is relative to the spread of the
   gradients and not to their size.
 
+Sizes, and addresses of what is not loaded by vectors, are kept from specialising the kernels: there
+is one for every shape of tile, element type and alignment of G, and not one for every batch size.
+
 Values outside G enter as zeros and are taken out again of what they would change; those of one
 column never meet another's, so what is not finite stays in its column and row.
 """
+
+# Constants of a kernel are in capitals.
+# ruff: noqa: N803
 
 import triton
 import triton.language as tl
@@ -58,7 +64,7 @@ def update_columns(
     tl.store(state_sum + columns, total.to(state_sum.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["row_stride", "samples", "features"])
+@triton.jit(do_not_specialize=["row_stride", "samples", "features", "norms", "products", "lr"])
 def whole_kernel(
     grads,  # [samples, features]
     row_stride,
@@ -105,7 +111,7 @@ def whole_kernel(
         )
 
 
-@triton.jit(do_not_specialize=["row_stride", "samples", "features", "rows_each"])
+@triton.jit(do_not_specialize=["row_stride", "samples", "features", "rows_each", "norms"])
 def pool_kernel(
     grads,  # [samples, features]
     row_stride,
@@ -151,7 +157,7 @@ def pool_kernel(
         tl.store(part_squares + place, squares, mask=inside)
 
 
-@triton.jit(do_not_specialize=["samples", "features", "parts", "rows_each"])
+@triton.jit(do_not_specialize=["samples", "features", "parts", "rows_each", "lr"])
 def merge_kernel(
     grads,  # [samples, features], of which the first row is read
     samples,
@@ -214,7 +220,7 @@ def merge_kernel(
         )
 
 
-@triton.jit(do_not_specialize=["row_stride", "samples", "features", "rows_each"])
+@triton.jit(do_not_specialize=["row_stride", "samples", "features", "rows_each", "products"])
 def products_kernel(
     grads,  # [samples, features]
     row_stride,

@@ -1,13 +1,16 @@
 """Lists of tensors, many to a launch.
 
-A launch takes the addresses of up to `SLOTS` tensors among its arguments, so that they are part of
-a captured CUDA graph and nothing is copied to the device; 300 tensors are ten launches. Each program
+A launch takes the addresses of up to `SLOTS` tensors among its arguments: they are part of a
+captured CUDA graph, and nothing is copied to the device. 300 tensors are ten launches. Each program
 finds its tensor by counting programs.
 
 Triton compiles anew for every combination of facts about arguments: which addresses are multiples
 of 16 bytes, which integers are multiples of 16, or 1. Tensors that share a launch are therefore
 chosen to be alike, and sizes are passed as odd numbers from 3 on, of which there are no facts.
 """
+
+# Constants of a kernel are in capitals.
+# ruff: noqa: N803
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ def find_tile(
     """A program's slot, its tile there, the tensor's rows and columns, and what lies before it.
 
     That is the shares, one for each row and strip of COLUMNS columns, and the rows of all tensors
-    in the slots before. A tensor has a tile for ROWS rows of every strip, or only one for ROWS rows.
+    in the slots before. A tensor has a tile for ROWS rows of every strip, or just for ROWS rows.
     """
     slot = 0
     tile = program
@@ -124,7 +127,7 @@ def batches(
 
 
 def padded(values: Iterable[_Item], filler: _Item | None = None) -> tuple[_Item, ...]:
-    """As many values as a launch has slots, one or `SLOTS`; the first stands in for what is missing.
+    """As many values as a launch has slots, one or `SLOTS`; the first stands in for the rest.
 
     Sizes are filled up with that of an empty tensor instead, so that no program looks there.
     """

@@ -8,17 +8,17 @@ import torch
 import triton
 from torch import Tensor
 
-from adadagrad_kernels.backends.triton.kernels import _columns
 from adadagrad_kernels.backends.triton._launch import launch
+from adadagrad_kernels.backends.triton.kernels import _columns
 from adadagrad_kernels.backends.triton.kernels._sums import finish
 from adadagrad_kernels.backends.triton.kernels._update import decay_or_none, plain
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 #: The most rows that are held whole, and by the number of rows (the next power of two, at least
-#: the first) the columns and warps of a tile that holds them. A thread has 64 elements, which leaves
-#: registers for several programs on a multiprocessor: one loads while others compute. Tall tiles
-#: are larger, so that their shares of norms and products stay small beside them.
+#: the first) the columns and warps of a tile that holds them. A thread has 64 elements, which
+#: leaves registers for several programs on a multiprocessor: one loads while others compute. Tall
+#: tiles are larger, so that their shares of norms and products stay small beside them.
 TALLEST = 256
 WHOLE = {16: (512, 4), 32: (256, 4), 64: (128, 4), 128: (128, 8), 256: (64, 8)}
 #: Rows at a time, columns and warps where rows are cut; the second for G of few columns.
@@ -89,20 +89,18 @@ def _cut(grads: Tensor, outputs: Outputs, step: Step | None) -> None:
     parts = triton.cdiv(samples, rows_each)
     vector = _vector(grads)
     mean, spread, *_ = outputs
-    sums = torch.empty(
-        (2 if spread.numel() else 1, parts, features), dtype=torch.float32, device=grads.device
-    )
+    part_means = mean.new_empty((parts, features))
+    part_squares = torch.empty_like(part_means) if spread.numel() else None
     shares = _shares(tiles, outputs)
     tile = {"ROWS": rows, "COLUMNS": columns, "VECTOR": vector}
-    parts_sums = (sums[0], sums[1] if len(sums) == 2 else None)
-    pooled = (*_matrix(grads), rows_each, *parts_sums, shares[0])
+    pooled = (*_matrix(grads), rows_each, part_means, part_squares, shares[0])
     launch(_columns.pool_kernel, (tiles, parts), pooled, tile, warps)
     arguments, constants = _step_arguments(step)
     launch(
         _columns.merge_kernel,
         (triton.cdiv(features, MERGED_COLUMNS),),
-        (grads, samples, features, parts, rows_each, *parts_sums, mean, _or_none(spread),
-         *arguments),
+        (grads, samples, features, parts, rows_each, part_means, part_squares, mean,
+         _or_none(spread), *arguments),
         {"PARTS": MERGED, "COLUMNS": MERGED_COLUMNS, "VECTOR": vector, **constants},
         MERGED_WARPS,
     )  # fmt: skip

@@ -5,6 +5,9 @@ two sweeps here as well: shares of the rows' sums of squares, 4 or 8 bytes read 
 float32, and the update, 12 bytes read and written.
 """
 
+# Constants of a kernel are in capitals.
+# ruff: noqa: N803
+
 import triton
 import triton.language as tl
 
@@ -37,7 +40,7 @@ def tile_offsets(tile, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     return row, strip, start[:, None] + column[None, :], mask
 
 
-@triton.jit(do_not_specialize=["first_share"])
+@triton.jit(do_not_specialize=["moves", "first_share", "grad_scale"])
 def row_squares_kernel(
     weights,  # tuples of tensors, one of each for every slot
     grads,
@@ -69,7 +72,7 @@ def row_squares_kernel(
         tl.store(moves + place, tl.sum(direction * direction, axis=1), mask=row < rows)
 
 
-@triton.jit(do_not_specialize=["first_share", "first_row"])
+@triton.jit(do_not_specialize=["moves", "first_share", "first_row", "lr", "found_inf"])
 def row_accumulate_kernel(
     accumulators,  # a tuple of float64 tensors, one for every slot
     heights,  # numbers of rows, coded
@@ -115,7 +118,7 @@ def row_accumulate_kernel(
     tl.store(steps + place, step.to(tl.float32), mask=mask)
 
 
-@triton.jit(do_not_specialize=["first_row"])
+@triton.jit(do_not_specialize=["first_row", "grad_scale", "found_inf"])
 def row_move_kernel(
     weights,  # tuples of tensors, one of each for every slot
     grads,
@@ -132,7 +135,7 @@ def row_move_kernel(
     MAXIMIZE: tl.constexpr,
     SCALE_IN_MEMORY: tl.constexpr,
 ):
-    """w -= step · d for a tile of one tensor."""
+    """W -= step · d for a tile of one tensor."""
     slot, tile, rows, columns, _, top = find_tile(
         tl.program_id(0), heights, widths, ROWS, COLUMNS, True
     )

@@ -5,6 +5,9 @@ of the sums of squares, 4 bytes read per element in float32 (8 with weight decay
 parameters too), and the update, 12 bytes read and written.
 """
 
+# Constants of a kernel are in capitals.
+# ruff: noqa: N803
+
 import triton
 import triton.language as tl
 
@@ -47,7 +50,7 @@ def move_block(
         store(param + offsets, value - step * direction, mask)
 
 
-@triton.jit(do_not_specialize=["first_share"])
+@triton.jit(do_not_specialize=["moves", "first_share", "grad_scale"])
 def squares_kernel(
     weights,  # tuples of tensors, one of each for every slot
     grads,
@@ -79,7 +82,7 @@ def squares_kernel(
         tl.store(moves + first_share + program, moved)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["accumulator", "lr", "found_inf"])
 def accumulate_kernel(
     sums,  # [1 or 2], float64: of the gradient, and of the direction where that is another
     accumulator,  # float64
@@ -99,7 +102,7 @@ def accumulate_kernel(
     tl.store(step, (rate / (tl.sqrt(total) + scalar(eps, False).to(tl.float64))).to(tl.float32))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["grad_scale", "found_inf"])
 def move_kernel(
     weights,  # tuples of tensors, one of each for every slot
     grads,

@@ -1,5 +1,8 @@
 """The second stage of every sum: shares of programs, added up in a fixed order in float64."""
 
+# Constants of a kernel are in capitals.
+# ruff: noqa: N803
+
 import torch
 import triton
 import triton.language as tl
@@ -15,7 +18,7 @@ TILES, SAMPLES = 16, 64
 SPAN, SPAN_BLOCK = 65536, 1024
 
 
-@triton.jit(do_not_specialize=["count", "samples"])
+@triton.jit(do_not_specialize=["shares", "first", "second", "count", "samples"])
 def add_up_kernel(
     shares,  # [1 or 2, count, samples]
     first,  # [groups, samples], float64
@@ -37,9 +40,7 @@ def add_up_kernel(
         tiles = start + tl.arange(0, TILES)
         valid = (tiles < end)[:, None] & (columns < samples)[None, :]
         rows = half.to(tl.int64) * count + tiles
-        values = tl.load(
-            shares + rows[:, None] * samples + columns[None, :], mask=valid, other=0.0
-        )
+        values = tl.load(shares + rows[:, None] * samples + columns[None, :], mask=valid, other=0.0)
         total += tl.sum(values.to(tl.float64), axis=0)
     place = group.to(tl.int64) * samples + columns
     if half == 0:

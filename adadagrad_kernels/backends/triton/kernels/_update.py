@@ -1,5 +1,8 @@
 """AdaGrad's formula and the scalars of a rule, for the kernels that update parameters."""
 
+# Constants of a kernel are in capitals.
+# ruff: noqa: N803
+
 from __future__ import annotations
 
 from typing import Any
@@ -10,44 +13,38 @@ from torch import Tensor
 
 
 @triton.jit
-def scalar(value, IN_MEMORY: tl.constexpr):  # type: ignore[no-untyped-def]
+def scalar(value, IN_MEMORY: tl.constexpr):
     """A scalar in float32, as which it takes part in the arithmetic.
 
     It is an argument, float64 where a compiler passed it on, or an element of device memory.
     """
-    if IN_MEMORY:
-        number = tl.load(value)
-    else:
-        number = value
+    number = tl.load(value) if IN_MEMORY else value
     return number.to(tl.float32)
 
 
 @triton.jit
-def load(pointers, mask):  # type: ignore[no-untyped-def]
+def load(pointers, mask):
     """Values in float32, zero where the mask says no; a mask of None says yes everywhere."""
-    if mask is None:
-        values = tl.load(pointers)
-    else:
-        values = tl.load(pointers, mask=mask, other=0.0)
+    values = tl.load(pointers) if mask is None else tl.load(pointers, mask=mask, other=0.0)
     return values.to(tl.float32)
 
 
 @triton.jit
-def store(pointers, values, mask):  # type: ignore[no-untyped-def]
+def store(pointers, values, mask):
     """Values rounded to the type that is stored."""
     tl.store(pointers, values.to(pointers.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def unscaled(gradient, grad_scale, IN_MEMORY: tl.constexpr):  # type: ignore[no-untyped-def]
-    """gradient / grad_scale; a scale of None is one."""
+def unscaled(gradient, grad_scale, IN_MEMORY: tl.constexpr):
+    """Gradient / grad_scale; a scale of None is one."""
     if grad_scale is not None:
         gradient = tl.div_rn(gradient, scalar(grad_scale, IN_MEMORY) + tl.zeros_like(gradient))
     return gradient
 
 
 @triton.jit
-def allowed(found_inf):  # type: ignore[no-untyped-def]
+def allowed(found_inf):
     """Whether results may be written: where nothing was found, or nobody looked."""
     allow = True
     if found_inf is not None:
@@ -56,8 +53,8 @@ def allowed(found_inf):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def descent(value, gradient, weight_decay, MAXIMIZE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """d = ±gradient + weight_decay · value; a decay of None adds nothing, not even inf · 0."""
+def descent(value, gradient, weight_decay, MAXIMIZE: tl.constexpr):
+    """D = ±gradient + weight_decay · value; a decay of None adds nothing, not even inf · 0."""
     direction = -gradient if MAXIMIZE else gradient
     if weight_decay is not None:
         direction += scalar(weight_decay, False) * value
@@ -65,7 +62,7 @@ def descent(value, gradient, weight_decay, MAXIMIZE: tl.constexpr):  # type: ign
 
 
 @triton.jit
-def adagrad(value, direction, total, rate, eps):  # type: ignore[no-untyped-def]
+def adagrad(value, direction, total, rate, eps):
     """The parameter and its accumulator after a step along ``direction``, in float32.
 
     Root and division are rounded as IEEE 754 has it, which ``tl.sqrt`` and ``/`` are not.

@@ -124,8 +124,13 @@ def _in_all(items: list[_Item], rule: _Rule) -> Tensor:
         num_warps=1,
     )
     for tensors, count in zip(lists, programs, strict=True):
-        arguments = (*tensors, step, rule.weight_decay, rule.grad_scale, rule.found_inf)
-        launch(_norm_whole.move_kernel, (count,), arguments, constants, WARPS)
+        launch(
+            _norm_whole.move_kernel,
+            (count,),
+            (*tensors, step, rule.weight_decay, rule.grad_scale, rule.found_inf),
+            constants,
+            WARPS,
+        )
     return sums[0]
 
 

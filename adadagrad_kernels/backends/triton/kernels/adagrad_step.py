@@ -7,6 +7,9 @@ elements for the shares of the norm. The arithmetic is float32, the norm's share
 float64 in the order of their places.
 """
 
+# Constants of a kernel are in capitals.
+# ruff: noqa: N803
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -72,7 +75,7 @@ def step_block(
 
 
 # A parameter called `params` would collide with a name inside Triton's generated launcher.
-@triton.jit(do_not_specialize=["first_share"])
+@triton.jit(do_not_specialize=["first_share", "lr", "grad_scale", "found_inf"])
 def adagrad_step_kernel(
     weights,  # tuples of tensors, one of each for every slot
     grads,

@@ -1,5 +1,7 @@
 """The cases of every backend, on Triton's kernels in the interpreter, and scalars in memory."""
 
+import itertools
+
 import pytest
 import torch
 from test_adagrad_norm_step import (
@@ -52,7 +54,7 @@ def _step(
 
 
 def _same(lists: object, others: object) -> bool:
-    pairs = zip(sum(lists, []), sum(others, []), strict=True)
+    pairs = zip(itertools.chain(*lists), itertools.chain(*others), strict=True)
     return all(torch.equal(one, other) for one, other in pairs)
 
 

@@ -1,5 +1,7 @@
 """The cases of every backend, on Triton's kernels in the interpreter, and scalars in memory."""
 
+import itertools
+
 import pytest
 import torch
 from test_adagrad_step import (
@@ -37,15 +39,13 @@ SHAPES = [(33,), (0,), (), (2500,), (7, 9)]
 
 def _step(lists: object, lr: object, grad_scale: object, found_inf: object = None) -> torch.Tensor:
     with checked() as findings:
-        result = triton_backend.adagrad_step_(
-            *lists, lr, 1e-10, 0.1, False, grad_scale, found_inf
-        )
+        result = triton_backend.adagrad_step_(*lists, lr, 1e-10, 0.1, False, grad_scale, found_inf)
     assert not findings
     return result
 
 
 def _same(lists: object, others: object) -> bool:
-    pairs = zip(sum(lists, []), sum(others, []), strict=True)
+    pairs = zip(itertools.chain(*lists), itertools.chain(*others), strict=True)
     return all(torch.equal(one, other) for one, other in pairs)
 
 

@@ -103,6 +103,16 @@ def test_launches_are_one_after_the_other() -> None:
     assert target.item() == 3
 
 
+def test_what_many_have_read_the_next_launch_may_write() -> None:
+    source, target = torch.ones(1), torch.zeros(64)
+    with checked() as findings:
+        planted.spread[(4,)](source, target, BLOCK=16)
+        planted.count[(1,)](source)
+        planted.spread[(4,)](source, target, BLOCK=16)
+    assert not findings
+    assert (target == 2).all()
+
+
 def test_what_nobody_has_written_is_uninitialised(order: str) -> None:
     with checked(order=order) as findings:
         source, target = torch.empty(64), torch.empty(64)

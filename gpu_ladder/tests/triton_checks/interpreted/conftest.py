@@ -16,9 +16,6 @@ from gpu_ladder.triton_checks.interpreter import ORDERS, checked
 _TESTS = Path(__file__).resolve().parents[4] / "python_tests"
 sys.path[:0] = [str(_TESTS), str(_TESTS / "ops"), str(Path(__file__).parent)]
 
-#: Rows from which on the narrow types are left to the nightly run: each chunk of rows takes its time.
-MANY_ROWS = 2000
-
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
@@ -41,16 +38,8 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     assert not findings, "\n".join(map(str, findings))
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out float64, which these kernels do not take, and what is for the nightly run."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out float64, which these kernels do not take."""
     for item in list(items):
-        given = list(getattr(getattr(item, "callspec", None), "params", {}).values())
-        rows = max((value[0] for value in given if _is_shape(value)), default=0)
-        if torch.float64 in given:
+        if torch.float64 in getattr(getattr(item, "callspec", None), "params", {}).values():
             items.remove(item)
-        elif rows >= MANY_ROWS and (torch.bfloat16 in given or torch.float16 in given):
-            item.add_marker(pytest.mark.slow)
-
-
-def _is_shape(value: object) -> bool:
-    return isinstance(value, tuple) and bool(value) and all(isinstance(n, int) for n in value)

@@ -1,5 +1,8 @@
 """Kernels with a fault each, and what is right."""
 
+# Constants of a kernel are in capitals.
+# ruff: noqa: N803
+
 import triton
 import triton.language as tl
 
@@ -63,6 +66,12 @@ def read_what_the_next_writes(target, size):
     mine = tl.program_id(0)
     after = tl.load(target + (mine + 1) % size)  # fault
     tl.store(target + mine, after)  # fault
+
+
+@triton.jit
+def spread(source, target, BLOCK: tl.constexpr):
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(target + place, tl.load(source))
 
 
 @triton.jit

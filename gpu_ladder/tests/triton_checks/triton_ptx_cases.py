@@ -1,0 +1,125 @@
+"""Calls of the Triton backend and their oracles, for tests that execute its PTX."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_TESTS = Path(__file__).resolve().parents[3] / "python_tests"
+sys.path[:0] = [str(_TESTS), str(Path(__file__).parent / "interpreted")]
+
+import oracles  # noqa: E402
+from tolerances import assert_within, extended, sq_norm_tolerance  # noqa: E402
+
+from adadagrad_kernels.backends import triton as backend  # noqa: E402
+from adadagrad_kernels.ops.batch_moments import pack  # noqa: E402
+
+#: One tile and several, aligned and not, all rows at once and cut, few columns and many.
+MOMENTS = [(1, 17), (2, 0), (9, 31), (31, 512), (64, 1001), (130, 200), (256, 64), (513, 33),
+           (600, 300)]  # fmt: skip
+LISTS = [(4099,), (), (0,), (7,), (8, 9), (3, 1100), (33, 5), (2048,)]
+RULE = oracles.Rule(lr=0.1, eps=1e-3, weight_decay=0.01, maximize=True, grad_scale=3.0)
+
+
+class Case(NamedTuple):
+    """A call, and what must hold of its results."""
+
+    run: Callable[[], list[Tensor]]
+    judge: Callable[[], None]
+
+
+def make_case(op: str, dtype: torch.dtype, shape: tuple[int, int] | None = None) -> Case:
+    """A call of an op by name; statistics of ``shape``, updates of `LISTS`."""
+    torch.manual_seed(0)
+    if op == "batch_moments":
+        return _moments(dtype, *shape)
+    if op == "batch_adagrad_step_":
+        return _moments_and_step(dtype, *shape)
+    if op == "adagrad_step_":
+        return _step(dtype)
+    return _norm_step(dtype, op.endswith("rows"))
+
+
+def _moments(dtype: torch.dtype, samples: int, features: int) -> Case:
+    grads, expected = oracles.shared_case(samples, features, dtype)
+    outputs: list[Tensor] = []
+
+    def run() -> list[Tensor]:
+        outputs[:] = backend.batch_moments(grads, samples > 1, True)
+        return outputs
+
+    return Case(run, lambda: oracles.assert_moments(pack(outputs, samples > 1, True), expected))
+
+
+def _moments_and_step(dtype: torch.dtype, samples: int, features: int) -> Case:
+    grads, expected = oracles.shared_case(samples, features, dtype)
+    before = torch.randn(features).to(dtype), (torch.rand(features) + 0.1).to(dtype)
+    after = tuple(tensor.clone() for tensor in before)
+    rule = RULE._replace(grad_scale=1.0)
+    outputs: list[Tensor] = []
+
+    def run() -> list[Tensor]:
+        settings = (rule.lr, rule.eps, rule.weight_decay, rule.maximize)
+        outputs[:] = backend.batch_adagrad_step_(*after, grads, *settings, samples > 1, True)
+        return [*outputs, *after]
+
+    def judge() -> None:
+        oracles.assert_moments(pack(outputs, samples > 1, True), expected)
+        oracles.assert_adagrad(after, before, expected.mean[0], rule, expected.mean[1])
+
+    return Case(run, judge)
+
+
+def _step(dtype: torch.dtype) -> Case:
+    params = [torch.randn(shape).to(dtype) for shape in LISTS]
+    grads = [torch.randn(shape).to(dtype) for shape in LISTS]
+    sums = [torch.rand(shape).to(dtype) for shape in LISTS]
+    before = [(p.clone(), s.clone()) for p, s in zip(params, sums, strict=True)]
+    norm: list[Tensor] = []
+
+    def run() -> list[Tensor]:
+        norm[:] = [backend.adagrad_step_(params, grads, sums, *RULE)]
+        return [*norm, *params, *sums]
+
+    def judge() -> None:
+        for param, grad, total, old in zip(params, grads, sums, before, strict=True):
+            oracles.assert_adagrad((param, total), old, extended(grad), RULE)
+        _assert_norm(norm[0], grads)
+
+    return Case(run, judge)
+
+
+def _norm_step(dtype: torch.dtype, row_wise: bool) -> Case:
+    params = [torch.randn(shape).to(dtype) for shape in LISTS]
+    grads = [torch.randn(shape).to(dtype) for shape in LISTS]
+    rows = [shape[0] if shape else 1 for shape in LISTS] if row_wise else [1]
+    sums = [torch.rand(n, dtype=torch.float64) + 0.25 for n in rows]
+    before = [p.clone() for p in params], [s.clone() for s in sums]
+    norm: list[Tensor] = []
+
+    def run() -> list[Tensor]:
+        norm[:] = [backend.adagrad_norm_step_(params, grads, sums, row_wise, *RULE)]
+        return [*norm, *params, *sums]
+
+    def judge() -> None:
+        oracles.assert_adagrad_norm((params, sums), before, grads, RULE, row_wise)
+        _assert_norm(norm[0], grads)
+
+    return Case(run, judge)
+
+
+def _assert_norm(norm: Tensor, grads: list[Tensor]) -> None:
+    unscaled = [extended(grad).reshape(-1) / RULE.grad_scale for grad in grads]
+    expected = sum((values**2).sum() for values in unscaled)
+    allowed = sum(sq_norm_tolerance(v, g.dtype) for v, g in zip(unscaled, grads, strict=True))
+    assert_within("sq_norm", norm, expected, allowed)
+
+
+def bits(tensors: list[Tensor]) -> list[bytes]:
+    """What must not depend on the architecture or the order of programs."""
+    return [t.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for t in tensors]
