@@ -8,8 +8,9 @@ Example:
     ()
 """
 
+from gpu_ladder.ptx.arguments import Buffer
 from gpu_ladder.ptx.errors import PtxError, PtxNotImplementedError
-from gpu_ladder.ptx.module import Buffer, Kernel, Module
+from gpu_ladder.ptx.module import Kernel, Module
 from gpu_ladder.ptx.report import BufferTraffic, Finding, Report, Total, Traffic
 
 __all__ = [

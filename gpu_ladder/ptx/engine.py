@@ -92,6 +92,7 @@ def library() -> ctypes.CDLL:
         "forget_machine": (None, (pointer,)),
         "add_buffer": (None, (pointer, ctypes.c_char_p, number, number, ctypes.c_int)),
         "run": (ctypes.c_int, (pointer, pointer, ctypes.POINTER(LaunchText), ctypes.c_char_p)),
+        "executed": (number, (pointer,)),
         "finding_count": (number, (pointer,)),
         "finding": (None, (pointer, number, ctypes.POINTER(FoundText))),
         "traffic": (number, (pointer, ctypes.POINTER(TrafficText), number)),

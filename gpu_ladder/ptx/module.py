@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import ctypes
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from gpu_ladder.ptx import engine
+from gpu_ladder.ptx.arguments import Buffer, pack
 from gpu_ladder.ptx.kernel_builder import KernelBuilder, Program
 from gpu_ladder.ptx.report import BufferTraffic, Finding, Report, Traffic
-from gpu_ladder.ptx.syntax import Variable, align, parse
+from gpu_ladder.ptx.syntax import parse
+from gpu_ladder.ptx.variables import VariableMemory
 
 _SCHEDULES = {"forward": 0, "reverse": 1, "random": 2}
 _OUTCOMES = ("finished", "stuck", "budget_spent", "trapped")
 _DEFAULT_BUDGET = 500_000_000
-
-
-@dataclass(frozen=True)
-class Buffer:
-    """Global memory that a kernel may touch.
-
-    Args:
-        name: What messages call it.
-        address: Where it begins.
-        bytes: Its size.
-        initialised: Whether all of it holds values already.
-    """
-
-    name: str
-    address: int
-    bytes: int
-    initialised: bool = True
 
 
 class Module:
@@ -59,7 +42,7 @@ class Module:
     def __init__(self, text: str, entries: Sequence[str] | None = None) -> None:
         source = parse(text)
         self.target = source.target
-        self._variables = _VariableMemory(
+        self._variables = VariableMemory(
             [one for one in source.variables.values() if one.space in ("global", "const")]
         )
         names = [name for name, one in source.functions.items() if one.is_entry and one.has_body]
@@ -81,33 +64,6 @@ class Module:
         return self._variables.view(name)
 
 
-class _VariableMemory:
-    """Variables of the module in one piece of memory; they keep their values between launches."""
-
-    def __init__(self, variables: list[Variable]) -> None:
-        self.variables = variables
-        size = 0
-        for variable in variables:
-            variable.offset = align(size, max(variable.alignment, 16))
-            size = variable.offset + variable.size
-        self.bytes = size
-        self._storage = ctypes.create_string_buffer(size + 256)
-        self.address = align(ctypes.addressof(self._storage), 256)
-        self.reset()
-
-    def reset(self) -> None:
-        for variable in self.variables:
-            data = variable.initial.ljust(variable.size, b"\0")
-            ctypes.memmove(self.address + variable.offset, data, variable.size)
-
-    def view(self, name: str) -> memoryview:
-        for variable in self.variables:
-            if variable.name == name:
-                kind = ctypes.c_ubyte * variable.size
-                return memoryview(kind.from_address(self.address + variable.offset)).cast("B")
-        raise KeyError(f"no variable {name!r}; there are {[one.name for one in self.variables]}")
-
-
 class Kernel:
     """One entry of a module.
 
@@ -117,7 +73,7 @@ class Kernel:
         static_shared_bytes: Shared memory that it declares itself.
     """
 
-    def __init__(self, program: Program, variables: _VariableMemory) -> None:
+    def __init__(self, program: Program, variables: VariableMemory) -> None:
         self.name = program.name
         self.params = program.params
         self.static_shared_bytes = program.static_shared_bytes
@@ -145,8 +101,8 @@ class Kernel:
             arguments: One for each parameter: a numpy array or torch tensor (its address), a ctypes
                 object, bytes, an int or a float.
             shared_bytes: Dynamic shared memory.
-            order: ``forward``, ``reverse`` or ``random``: of blocks, of the warps of a block, and of
-                lanes in atomics.
+            order: ``forward``, ``reverse`` or ``random``: of blocks, of the warps of a block, and
+                of lanes in atomics.
             seed: Of the random order.
             buffers: Global memory that may be touched; by default the arrays among the arguments,
                 all of them initialised.
@@ -166,7 +122,7 @@ class Kernel:
         data = bytearray(self._program.parameter_bytes)
         found: list[Buffer] = []
         for index, (param, argument) in enumerate(zip(self.params, arguments, strict=True)):
-            packed, buffer = _pack(argument, param, f"argument {index}")
+            packed, buffer = pack(argument, param, f"argument {index}")
             data[param.offset : param.offset + param.size] = packed
             if buffer is not None:
                 found.append(buffer)
@@ -255,7 +211,7 @@ class Kernel:
         library = engine.library()
         machine = library.gpu_ladder_ptx_machine()
         try:
-            for buffer in (*buffers, *self._variable_buffers()):
+            for buffer in (*buffers, *self._variables.buffers()):
                 library.gpu_ladder_ptx_add_buffer(
                     machine,
                     buffer.name.encode(),
@@ -272,13 +228,6 @@ class Kernel:
             return self._report(library, machine, _OUTCOMES[outcome], checks)
         finally:
             library.gpu_ladder_ptx_forget_machine(machine)
-
-    def _variable_buffers(self) -> list[Buffer]:
-        return [
-            Buffer(one.name, self._variables.address + one.offset, one.size)
-            for one in self._variables.variables
-            if one.size
-        ]
 
     def _check_block(self, block: tuple[int, int, int]) -> None:
         threads = block[0] * block[1] * block[2]
@@ -297,6 +246,7 @@ class Kernel:
 
     def _report(self, library: ctypes.CDLL, machine: int, outcome: str, checks: bool) -> Report:
         findings = []
+        executed = int(library.gpu_ladder_ptx_executed(machine))
         text = engine.FoundText()
         for index in range(library.gpu_ladder_ptx_finding_count(machine)):
             library.gpu_ladder_ptx_finding(machine, index, ctypes.byref(text))
@@ -312,7 +262,7 @@ class Kernel:
                 )
             )
         if not checks:
-            return Report(outcome, tuple(findings))
+            return Report(outcome, tuple(findings), instructions=executed)
         count = library.gpu_ladder_ptx_traffic(machine, None, 0)
         rows = (engine.TrafficText * count)()
         library.gpu_ladder_ptx_traffic(machine, rows, count)
@@ -322,7 +272,7 @@ class Kernel:
         numbers = (ctypes.c_uint64 * 3)()
         while library.gpu_ladder_ptx_buffer_traffic(machine, len(buffers), name, numbers):
             buffers.append(BufferTraffic(name.value.decode(), *numbers))
-        return Report(outcome, tuple(findings), tuple(traffic), tuple(buffers))
+        return Report(outcome, tuple(findings), tuple(traffic), tuple(buffers), executed)
 
     def _traffic(self, row: engine.TrafficText) -> Traffic:
         file, source_line = self._program.location(row.site // 2)
@@ -348,32 +298,3 @@ def _three(sizes: Sequence[int], what: str) -> tuple[int, int, int]:
         raise ValueError(f"{what} {tuple(sizes)}; one to three sizes of at least 1 are accepted")
     x, y, z = (*sizes, 1, 1)[:3]
     return int(x), int(y), int(z)
-
-
-def _pack(argument: Any, param: Variable, name: str) -> tuple[bytes, Buffer | None]:
-    """The bytes of an argument, and the buffer behind it if it is an array."""
-    buffer = None
-    if hasattr(argument, "data_ptr"):
-        size = argument.untyped_storage().nbytes()
-        start = argument.untyped_storage().data_ptr()
-        buffer = Buffer(name, start, size) if size else None
-        data = struct.pack("<Q", argument.data_ptr())
-    elif hasattr(argument, "__array_interface__"):
-        data = struct.pack("<Q", argument.ctypes.data)
-        buffer = Buffer(name, argument.ctypes.data, argument.nbytes) if argument.nbytes else None
-    elif isinstance(argument, (bytes, bytearray)):
-        data = bytes(argument)
-    elif isinstance(argument, (ctypes._SimpleCData, ctypes.Structure, ctypes.Array)):
-        data = bytes(argument)
-    elif isinstance(argument, float) and param.kind in ("f32", "f64"):
-        data = struct.pack("<f" if param.kind == "f32" else "<d", argument)
-    elif isinstance(argument, int) and param.kind not in ("f32", "f64"):
-        data = (argument & ((1 << 8 * param.size) - 1)).to_bytes(param.size, "little")
-    else:
-        raise ValueError(
-            f"{name}: {type(argument).__name__} for a parameter of type {param.kind}; accepted are "
-            "numpy arrays, torch tensors, ctypes objects, bytes, and int or float where it fits"
-        )
-    if len(data) != param.size:
-        raise ValueError(f"{name}: {len(data)} bytes for a parameter of {param.size}")
-    return data, buffer

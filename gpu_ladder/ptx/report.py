@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class BufferTraffic:
-    """The distinct sectors of one buffer that the grid read and wrote: what has to move at least."""
+    """The distinct sectors of one buffer that a grid read and wrote: what has to move at least."""
 
     name: str
     bytes: int
@@ -102,12 +102,14 @@ class Report:
         findings: Empty for a correct kernel.
         traffic: One entry for each memory instruction; empty without checks.
         buffers: One entry for each buffer.
+        instructions: How many instructions the warps executed.
     """
 
     outcome: str
     findings: tuple[Finding, ...] = ()
     traffic: tuple[Traffic, ...] = ()
-    buffers: tuple[BufferTraffic, ...] = field(default=())
+    buffers: tuple[BufferTraffic, ...] = ()
+    instructions: int = 0
 
     @property
     def kinds(self) -> set[str]:

@@ -1,4 +1,4 @@
-"""Where the registers, immediates and special registers of a kernel lie in a warp's register file."""
+"""Where the registers, immediates and special registers of a kernel lie in a warp's file."""
 
 from __future__ import annotations
 

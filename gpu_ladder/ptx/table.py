@@ -144,7 +144,7 @@ class Form:
 
 
 def derived(name: str, choice: str) -> dict[str, str]:
-    """Names that follow from a type: ``T_bits``, ``T_wide``, ``T_load``, ``T_logic``, ``T_plain``."""
+    """Names that follow from a type: ``T_bits``, ``T_wide``, ``T_load`` and their like."""
     if choice not in TYPE_BITS:
         return {}
     bits = TYPE_BITS[choice]

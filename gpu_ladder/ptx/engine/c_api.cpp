@@ -111,6 +111,9 @@ int gpu_ladder_ptx_run(Machine* machine, const Program* program, const Launch* l
   }
 }
 
+// Warp instructions of the last grid.
+std::uint64_t gpu_ladder_ptx_executed(Machine* machine) { return machine->executed(); }
+
 std::uint64_t gpu_ladder_ptx_finding_count(Machine* machine) {
   return machine->model().findings().size();
 }

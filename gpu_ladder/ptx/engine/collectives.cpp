@@ -10,13 +10,6 @@
 namespace gpu_ladder::ptx {
 namespace {
 
-std::string lane_list(std::uint32_t lanes) {
-  std::string text;
-  for (std::uint32_t lane = 0; lane < kLanes; ++lane)
-    if (((lanes >> lane) & 1u) != 0) text += (text.empty() ? "" : ",") + std::to_string(lane);
-  return text;
-}
-
 enum Shuffle : std::uint32_t { up, down, butterfly, indexed };
 
 // shfl d|p, a, b, c, membermask: c holds the last lane of a segment and the mask of its bits.

@@ -14,6 +14,21 @@ constexpr std::uint64_t kWindowBytes = std::uint64_t{1} << 30;
 
 }  // namespace
 
+std::string lane_list(std::uint32_t lanes) {
+  std::string text;
+  for (std::uint32_t lane = 0; lane < kLanes;) {
+    std::uint32_t end = lane;
+    while (end < kLanes && ((lanes >> end) & 1u) != 0) ++end;
+    if (end > lane) {
+      if (!text.empty()) text += ",";
+      text += std::to_string(lane);
+      if (end - lane > 1) text.append("-").append(std::to_string(end - 1));
+    }
+    lane = end + 1;
+  }
+  return text;
+}
+
 Machine::Machine() {
   // Generic addresses of local memory: a range that nothing else can have. Each thread has its own
   // memory behind the same addresses.

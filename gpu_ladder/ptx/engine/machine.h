@@ -65,6 +65,9 @@ enum class SpecialRegister : std::uint32_t {
 // What stopped a grid before its end.
 enum class Outcome : std::uint32_t { finished, stuck, budget_spent, trapped };
 
+// "0-15,31": a mask of lanes in messages.
+std::string lane_list(std::uint32_t lanes);
+
 class Machine {
  public:
   Machine();
@@ -73,6 +76,7 @@ class Machine {
   Machine& operator=(const Machine&) = delete;
   Outcome run(const Program& program, const Launch& launch);
   MemoryModel& model() { return model_; }
+  std::uint64_t executed() const { return executed_; }
 
   // Used by instructions.
   const Program& program() const { return *program_; }

@@ -7,14 +7,6 @@
 namespace gpu_ladder::ptx {
 namespace {
 
-std::string lane_list(std::uint32_t lanes) {
-  if (lanes == kAllLanes) return "0-31";
-  std::string text;
-  for (std::uint32_t lane = 0; lane < kLanes; ++lane)
-    if (((lanes >> lane) & 1u) != 0) text += (text.empty() ? "" : ",") + std::to_string(lane);
-  return text;
-}
-
 enum BarrierMode : std::uint32_t { sync, arrive, reduce_and, reduce_or, reduce_count };
 constexpr std::uint32_t kAligned = kWrap;  // the bit is free for barriers
 

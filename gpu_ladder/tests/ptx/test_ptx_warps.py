@@ -478,11 +478,12 @@ def test_generic_shared_address_leads_to_shared_memory() -> None:
     assert not out[1].any()
 
 
-@pytest.mark.parametrize("form", forms("cp", start="cp.async.c"), ids=lambda form: form.text)
+COPIES = forms("cp", start="cp.async.ca") + forms("cp", start="cp.async.cg")
+
+
+@pytest.mark.parametrize("form", COPIES, ids=lambda form: form.text)
 def test_cp_async(form: Form) -> None:
     name = form.text
-    if name == "cp.async.commit_group":
-        pytest.skip("tested with the copies themselves")
     data = words(4 * 32)
     policy = ", %w7" if "cache_hint" in name else ""
     shorter = "u32" in form.row.arguments
