@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_ladder.static import machine_code, names, ptx_facts
+from gpu_ladder.static import kept, names, ptx_facts
 from gpu_ladder.static.facts import Kernel
 from gpu_ladder.static.toolchain import Toolchain, require
 
@@ -68,7 +68,8 @@ def gate(
 
     def one(job: tuple[Path, int]) -> list[Kernel]:
         source, architecture = job
-        return list(_kernels(tools, compile_source(source, architecture, include, cache), include))
+        compiled = compile_source(source, architecture, include, cache)
+        return list(_kernels(tools, compiled, include, cache))
 
     jobs = [(source, architecture) for source in sorted(sources) for architecture in architectures]
     with ThreadPoolExecutor(max_workers=AT_A_TIME) as pool:
@@ -135,17 +136,18 @@ def _compile(
     shutil.move(intermediate / f"{source.stem}.ptx", made / "kernel.ptx")
 
 
-def _kernels(tools: Toolchain, compiled: Compiled, include: Sequence[Path]) -> Iterator[Kernel]:
+def _kernels(
+    tools: Toolchain, compiled: Compiled, include: Sequence[Path], cache: Path
+) -> Iterator[Kernel]:
     source, architecture = compiled.source, compiled.architecture
     ptx = ptx_facts.read(compiled.ptx.read_text(encoding="utf-8"))
     if not ptx:  # host code alone
         return
-    resources = machine_code.resources(tools, compiled.cubin, architecture)
-    instructions = machine_code.instructions(tools, compiled.cubin)
-    if not set(instructions) == set(ptx) <= set(resources):
+    code = kept.read(tools, compiled.cubin, architecture, cache)
+    if set(code) != set(ptx):
         raise CompileError(
             f"{source}, sm_{architecture}: the machine code holds "
-            f"{', '.join(sorted(instructions))}, the PTX {', '.join(sorted(ptx))}; expected are "
+            f"{', '.join(sorted(code))}, the PTX {', '.join(sorted(ptx))}; expected are "
             "the same kernels, as nvcc makes them without -rdc"
         )
     text = "\n".join(f.read_text(encoding="utf-8") for f in sources_of(source, include))
@@ -157,7 +159,7 @@ def _kernels(tools: Toolchain, compiled: Compiled, include: Sequence[Path]) -> I
             architecture=architecture,
             threads=ptx[mangled].threads,
             dynamic_shared_bytes=0,
-            resources=resources[mangled],
-            instructions=instructions[mangled],
+            resources=code[mangled][0],
+            instructions=code[mangled][1],
             ptx=ptx[mangled],
         )

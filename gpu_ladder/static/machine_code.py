@@ -47,7 +47,7 @@ def resources(tools: Toolchain, cubin: Path, architecture: int) -> dict[str, Res
 
 def instructions(tools: Toolchain, cubin: Path) -> dict[str, Instructions]:
     """Instructions of every function in ``cubin``, by its mangled name."""
-    listing = _output([str(tools.nvdisasm), "-c", str(cubin)])
+    listing = _output([str(tools.nvdisasm), "-c", "--no-dataflow", str(cubin)])
     return {name: count(mnemonics) for name, mnemonics in functions(listing)}
 
 

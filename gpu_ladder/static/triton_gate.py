@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import multiprocessing
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from gpu_ladder.static import machine_code, ptx_facts
-from gpu_ladder.static.cuda_gate import ARCHITECTURES
+from gpu_ladder.static import kept, ptx_facts
+from gpu_ladder.static.cuda_gate import ARCHITECTURES, AT_A_TIME, CACHE
 from gpu_ladder.static.facts import Kernel
 from gpu_ladder.static.occupancy import WARP_THREADS
 from gpu_ladder.static.toolchain import Toolchain, ToolMissingError, require
@@ -51,7 +53,9 @@ def missing(module: str = MODULE) -> str | None:
     return None if found else f"no module {module} names Triton kernels"
 
 
-def gate(module: str = MODULE, architectures: Iterable[int] = ARCHITECTURES) -> list[Kernel]:
+def gate(
+    module: str = MODULE, architectures: Iterable[int] = ARCHITECTURES, cache: Path = CACHE
+) -> list[Kernel]:
     """Every kernel that ``module.kernels()`` lists, for ``architectures``, in a fixed order.
 
     Raises:
@@ -60,15 +64,27 @@ def gate(module: str = MODULE, architectures: Iterable[int] = ARCHITECTURES) -> 
     reason = missing(module)
     if reason is not None:
         raise ToolMissingError(reason)
-    tools = require()
+    require()
+    # Triton holds Python's lock while it compiles: processes, each for architectures of its own.
+    context = multiprocessing.get_context("spawn")
+    jobs = [(module, architecture, cache) for architecture in architectures]
+    with ProcessPoolExecutor(AT_A_TIME, mp_context=context) as pool:
+        return [kernel for kernels in pool.map(_gate_one, jobs) for kernel in kernels]
+
+
+def _gate_one(job: tuple[str, int, Path]) -> list[Kernel]:
+    """All kernels for one architecture."""
+    module, architecture, cache = job
     listing = getattr(importlib.import_module(module), "kernels", None)
     if listing is None:
         raise ToolMissingError(f"the module {module} has no kernels() that lists Triton kernels")
     listed: list[TritonKernel] = sorted(listing(), key=lambda kernel: kernel.name)
-    return [examine(tools, kernel, number) for number in architectures for kernel in listed]
+    return [examine(require(), kernel, architecture, cache) for kernel in listed]
 
 
-def examine(tools: Toolchain, kernel: TritonKernel, architecture: int) -> Kernel:
+def examine(
+    tools: Toolchain, kernel: TritonKernel, architecture: int, cache: Path = CACHE
+) -> Kernel:
     """Facts of one kernel for one architecture.
 
     Raises:
@@ -77,23 +93,22 @@ def examine(tools: Toolchain, kernel: TritonKernel, architecture: int) -> Kernel
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(kernel.cubin(architecture))
-        instructions = machine_code.instructions(tools, cubin)
-        resources = machine_code.resources(tools, cubin, architecture)
+        code = kept.read(tools, cubin, architecture, cache)
     facts = ptx_facts.read(kernel.ptx(architecture))
-    if len(instructions) != 1 or set(instructions) != set(facts):
+    if len(code) != 1 or set(code) != set(facts):
         raise RuntimeError(
             f"{kernel.name}, sm_{architecture}: the machine code holds "
-            f"{', '.join(sorted(instructions)) or 'nothing'}, its PTX "
+            f"{', '.join(sorted(code)) or 'nothing'}, its PTX "
             f"{', '.join(sorted(facts)) or 'nothing'}; expected is the same one kernel in both"
         )
-    [(entry, code)] = instructions.items()
+    [(entry, (resources, instructions))] = code.items()
     return Kernel(
         name=kernel.name,
         group=GROUP,
         architecture=architecture,
         threads=kernel.num_warps * WARP_THREADS,
         dynamic_shared_bytes=kernel.shared(architecture),
-        resources=resources[entry],
-        instructions=code,
+        resources=resources,
+        instructions=instructions,
         ptx=facts[entry],
     )

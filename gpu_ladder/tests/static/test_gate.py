@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_ladder.static import checks, cuda_gate, machine_code, toolchain
+from gpu_ladder.static import checks, cuda_gate, kept, machine_code, toolchain
 from gpu_ladder.static.checks import Budget
 from gpu_ladder.static.facts import Kernel
 
@@ -164,6 +164,20 @@ def test_compiled_once_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not list((tmp_path / "cache").glob("tmp*"))
 
 
+def test_machine_code_is_read_once_by_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = cuda_gate.compile_source(KERNELS / "sound.cu", 90)
+    first = kept.read(toolchain.require(), compiled.cubin, 90, tmp_path)
+    assert [code.global_loads for _, code in first.values()] == [{16: 1}] * 2
+    monkeypatch.setattr(machine_code, "instructions", lambda *given: pytest.fail("read again"))
+    assert kept.read(toolchain.require(), compiled.cubin, 90, tmp_path) == first
+    assert len(list((tmp_path / "facts").iterdir())) == 1
+    other = cuda_gate.compile_source(KERNELS / "called.cu", 90)
+    with pytest.raises(pytest.fail.Exception, match="read again"):
+        kept.read(toolchain.require(), other.cubin, 90, tmp_path)
+
+
 def test_what_nvcc_refuses(tmp_path: Path) -> None:
     broken = tmp_path / "broken.cu"
     broken.write_text("__global__ void broken_kernel() { undeclared(); }\n")
@@ -180,10 +194,8 @@ def test_functions_that_are_called_count_too() -> None:
 
 
 def test_code_that_belongs_to_no_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = machine_code.instructions
-    monkeypatch.setattr(
-        machine_code, "instructions", lambda *given: read(*given) | {"_Z5apartf": None}
-    )
+    read = kept.read
+    monkeypatch.setattr(kept, "read", lambda *given: read(*given) | {"_Z5apartf": None})
     with pytest.raises(cuda_gate.CompileError, match=r"holds .*_Z5apartf.*expected are the same"):
         cuda_gate.gate([KERNELS / "called.cu"], architectures=[90])
 

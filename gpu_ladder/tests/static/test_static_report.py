@@ -137,16 +137,14 @@ def test_what_is_read_from_a_triton_kernel() -> None:
         triton_gate.examine(toolchain.require(), _Listed(two.cubin.read_bytes(), "// none"), 90)
 
 
-def test_why_there_are_no_triton_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_there_are_no_triton_kernels(tmp_path: Path) -> None:
     reason = triton_gate.missing("gpu_ladder.nowhere.compile")
     assert reason is not None
     assert "Triton" in reason
     with pytest.raises(toolchain.ToolMissingError, match="Triton"):
         triton_gate.gate("gpu_ladder.nowhere.compile")
-    monkeypatch.setattr(triton_gate, "missing", lambda module: None)
-    monkeypatch.setattr(triton_gate, "require", lambda: None)
     with pytest.raises(toolchain.ToolMissingError, match=r"gpu_ladder.static has no kernels\(\)"):
-        triton_gate.gate("gpu_ladder.static")
+        triton_gate._gate_one(("gpu_ladder.static", 90, tmp_path))
 
 
 @pytest.fixture
