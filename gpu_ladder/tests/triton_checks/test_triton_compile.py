@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -65,6 +66,18 @@ def test_sizes_do_not_multiply_kernels(samples: tuple[int, ...]) -> None:
         for features in (1024, 1028, 68, 4100)
     }
     assert len(keys) == 1
+
+
+def test_sizes_beyond_32_bits_compile_and_have_64() -> None:
+    tensors = [torch.empty(8) for _ in range(3)]
+    launch = recorded(
+        lambda: backend.adagrad_step_(*([t] for t in tensors), 0.1, 1e-10, 0.0, False, 1.0)
+    )[0]
+    arguments = list(launch.arguments)
+    arguments[3] = (2**33 + 3,)
+    compiled, special = compile_for(dataclasses.replace(launch, arguments=tuple(arguments)), 90)
+    assert ("i64", 2**33 + 3) in special.arguments
+    assert 16 in _widths(compiled.ptx, "st")
 
 
 def test_lists_do_not_multiply_kernels() -> None:

@@ -63,6 +63,21 @@ def test_updates_of_lists(architecture: int, dtype: torch.dtype, op: str) -> Non
     assert _run(op, architecture, dtype) == _first(op, dtype)
 
 
+def test_rows_gigabytes_apart() -> None:
+    """Offsets of more than 2^32 elements; of the memory in between nothing is touched."""
+    try:
+        memory = torch.empty(2**32 + 100, dtype=torch.bfloat16)
+    except RuntimeError as error:
+        pytest.skip(f"this machine does not give 8 GB of address space: {error}")
+    near, expected = cases.oracles.shared_case(2, 50, torch.bfloat16)
+    far = memory.as_strided((2, 50), (2**32 + 7, 1), 3)
+    far.copy_(near)
+    with PtxExecutor(90).running(set_executor) as executor:
+        outputs = cases.backend.batch_moments(far, True, True)
+    assert not executor.findings
+    cases.oracles.assert_moments(cases.pack(outputs, True, True), expected)
+
+
 def _planted(architecture: int, name: str, programs: int, *arguments: object, **constants: int):
     import planted_kernels
 

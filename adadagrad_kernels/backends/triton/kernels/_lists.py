@@ -24,7 +24,7 @@ from torch import Tensor
 #: Tensors of a launch. A single one has a kernel of its own, without the search.
 SLOTS = 32
 #: Sizes that would not fit into 32 bits once coded; such tensors are launched alone.
-LARGE = 2**30
+LARGE = 2**30 - 2
 
 _Item = TypeVar("_Item")
 
