@@ -10,6 +10,7 @@ Example:
 
 from gpu_ladder.ptx.arguments import Buffer
 from gpu_ladder.ptx.errors import PtxError, PtxNotImplementedError
+from gpu_ladder.ptx.hook import LaunchHook
 from gpu_ladder.ptx.module import Kernel, Module
 from gpu_ladder.ptx.report import BufferTraffic, Finding, Report, Total, Traffic
 
@@ -18,6 +19,7 @@ __all__ = [
     "BufferTraffic",
     "Finding",
     "Kernel",
+    "LaunchHook",
     "Module",
     "PtxError",
     "PtxNotImplementedError",

@@ -48,7 +48,9 @@ def test_unknown_text_is_refused_with_its_line(name: str) -> None:
     with pytest.raises(PtxError) as caught:
         Module(HEAD + entry([REGISTERS, line]))
     assert message in str(caught.value)
-    number = next(i for i, text in enumerate(entry([REGISTERS, line]).split("\n"), 4) if line in text)
+    number = next(
+        i for i, text in enumerate(entry([REGISTERS, line]).split("\n"), 4) if line in text
+    )
     assert str(caught.value).startswith(f"PTX line {number}: ")
     assert caught.value.line == number
 
@@ -64,7 +66,10 @@ def test_unknown_text_is_refused_with_its_line(name: str) -> None:
         (HEAD + ".entry k() { .reg .b128 %x; ret; }", "cannot read the registers"),
         (HEAD + ".entry k() { ret }", "the text ends in the middle of a statement"),
         (HEAD.replace("64", "32"), "not implemented: addresses of 32 bits"),
-        (HEAD + ".entry k() .reqnctapercluster 2 { ret; }", "not implemented: thread block clusters"),
+        (
+            HEAD + ".entry k() .reqnctapercluster 2 { ret; }",
+            "not implemented: thread block clusters",
+        ),
         (
             HEAD + ".func f() { call.uni f; ret; } .entry k() { call.uni f; ret; }",
             "not implemented: recursion: k -> f -> f",
