@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gpu_ladder.static.checks import Budget
+from gpu_ladder.static.triton_budgets import TRITON
 
 ENDS = "ends of rows and tensors; tensors that begin at any address"
 PARTIALS = "partial sums are doubles"
@@ -10,12 +11,12 @@ SCALARS = "rates and scales that lie on the device"
 
 #: Two blocks of 256 threads, everywhere.
 TWO_BLOCKS = 0.25
-#: A tile of 64 KiB beside the sums of its columns: one block on A100 and RTX 5090, two elsewhere.
-TILES = {80: 0.125, 120: 1 / 6}
-#: The most that moments_kernel asks for: 128 rows of 2-byte elements with a tile, 1,024 without.
-WITH_TILE, WITHOUT_TILE = 92_192, 32_800
+#: One block with its tile on RTX 5090, two elsewhere.
+TILES = {120: 1 / 6}
+#: What moments_kernel keeps to with a tile, up to 830 rows of any type, and the most without one.
+WITH_TILE, WITHOUT_TILE = 80 << 10, 32_800
 
-BUDGETS: tuple[Budget, ...] = (
+CUDA: tuple[Budget, ...] = (
     Budget(
         "moments_kernel<*with_products, aligned>",
         registers=128,
@@ -160,3 +161,5 @@ BUDGETS: tuple[Budget, ...] = (
         why="one thread settles the accumulator and the rate of the whole step",
     ),
 )
+
+BUDGETS = (*CUDA, *TRITON)

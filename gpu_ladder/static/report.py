@@ -84,8 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
         options.page.parent.mkdir(parents=True, exist_ok=True)
         options.page.write_text(text, encoding="utf-8")
     if violations:
-        print(f"{len(violations)} budgets are broken:\n\n{checks.table(violations)}",
-              file=sys.stderr)  # fmt: skip
+        count = "1 budget is" if len(violations) == 1 else f"{len(violations)} budgets are"
+        print(f"{count} broken:\n\n{checks.table(violations)}", file=sys.stderr)
     elif options.json != "-":
         names = {kernel.name for kernel in kernels}
         print(f"{len(names)} kernels keep their budgets on every architecture")
