@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpu_ladder.ptx.table import TYPE_BITS, Form
 from ptx_definitions import (
-    Float,
     Lane,
     clamp,
     definition,
@@ -16,6 +14,7 @@ from ptx_definitions import (
     type_of,
     wrap,
 )
+from ptx_float_definitions import Float
 from ptx_numbers import (
     FORMATS,
     INFINITE,
@@ -29,6 +28,8 @@ from ptx_numbers import (
     sign_of,
     to_integer,
 )
+
+from gpu_ladder.ptx.table import TYPE_BITS, Form
 
 
 @definition("and", "or", "xor", "not", "cnot")

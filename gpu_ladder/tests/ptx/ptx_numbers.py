@@ -1,7 +1,7 @@
-"""Binary floating point by whole numbers: exact results, rounded once. Nothing here rounds by itself.
+"""Binary floating point by whole numbers: exact results, rounded once.
 
-A number is (sign, mantissa, exponent), worth (-1)**sign * mantissa * 2**exponent, or INFINITE with a
-sign, or NAN.
+A number is (sign, mantissa, exponent), worth (-1)**sign * mantissa * 2**exponent, or INFINITE with
+a sign, or NAN.
 """
 
 from __future__ import annotations

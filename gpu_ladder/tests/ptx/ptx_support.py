@@ -1,4 +1,4 @@
-"""Arrays that are aligned as device memory is, compiled kernels, and instructions run one by one."""
+"""Arrays aligned as device memory is, compiled kernels, and kernels around a few lines of PTX."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from gpu_ladder.ptx import Module
 
 KERNELS = Path(__file__).parent / "kernels"

@@ -7,9 +7,10 @@ from typing import Any
 
 import triton
 import triton.language as tl
-from gpu_ladder.ptx import Module
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from gpu_ladder.ptx import Module
 
 
 @triton.jit

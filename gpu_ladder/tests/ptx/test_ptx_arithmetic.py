@@ -8,12 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 import ptx_bit_definitions  # noqa: F401 - registers its definitions
 import pytest
-from gpu_ladder.ptx.instructions import ROWS
 from ptx_definitions import DEFINITIONS, Near
 from ptx_numbers import FORMATS, NAN, decode, to_float
 from ptx_specimens import Specimen, declarations, specimen
 from ptx_support import aligned, entry, ptx_module
 from ptx_values import LANES, operand_values
+
+from gpu_ladder.ptx.instructions import ROWS
 
 SENTINEL = 0x5A5A5A5A5A5A5A5A
 LOOKUPS = (0, 0x80, 0x96, 0xE8, 0xC0, 0x3C, 0xFE, 0xFF)

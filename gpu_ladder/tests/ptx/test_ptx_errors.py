@@ -6,9 +6,10 @@ import ctypes
 
 import numpy as np
 import pytest
+from ptx_support import aligned, entry, ptx_module
+
 from gpu_ladder.ptx import Module, PtxError, PtxNotImplementedError
 from gpu_ladder.ptx.table import Row
-from ptx_support import aligned, entry, ptx_module
 
 HEAD = ".version 9.0\n.target sm_90\n.address_size 64\n"
 REGISTERS = ".reg .b32 %r<4>; .reg .b64 %d<4>; .reg .pred %k<2>; .reg .b16 %h<2>;"

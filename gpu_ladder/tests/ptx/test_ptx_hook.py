@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 
 import numpy as np
-from gpu_ladder.ptx import Buffer, LaunchHook
 from ptx_support import aligned, entry, ptx_module
+
+from gpu_ladder.ptx import Buffer, LaunchHook
 
 HOOK = ctypes.CFUNCTYPE(
     ctypes.c_int,

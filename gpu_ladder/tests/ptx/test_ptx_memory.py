@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import ptx_bit_definitions  # noqa: F401 - registers its definitions
 import pytest
-from gpu_ladder.ptx.instructions import ROWS
-from gpu_ladder.ptx.table import TYPE_BITS, Form
 from ptx_definitions import DEFINITIONS, number, wrap
 from ptx_numbers import NAN, decode, encode, flush, total
 from ptx_specimens import Specimen, declarations, specimen
 from ptx_support import aligned, entry, ptx_module
 from ptx_values import operand_values
+
+from gpu_ladder.ptx.instructions import ROWS
+from gpu_ladder.ptx.table import TYPE_BITS, Form
 
 LANES = 32
 BYTES = 32  # of each lane

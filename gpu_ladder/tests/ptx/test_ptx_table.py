@@ -7,13 +7,14 @@ from pathlib import Path
 
 import ptx_bit_definitions  # noqa: F401 - registers its definitions
 import pytest
-from gpu_ladder.ptx import engine
-from gpu_ladder.ptx.instructions import ROWS
-from gpu_ladder.ptx.table import Row
+from ptx_blocks import BY_HAND
 from ptx_definitions import DEFINITIONS
 from ptx_specimens import Specimen, declarations, specimen
 from ptx_support import has, tool
-from test_ptx_warps import BY_HAND
+
+from gpu_ladder.ptx import engine
+from gpu_ladder.ptx.instructions import ROWS
+from gpu_ladder.ptx.table import Row
 
 IN_MEMORY = frozenset(("ld", "st", "atom", "red"))  # test_ptx_memory
 

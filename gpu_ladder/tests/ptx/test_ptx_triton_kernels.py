@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpu_ladder.ptx import PtxNotImplementedError, Report
 from ptx_support import ARCHITECTURES, ORDERS, aligned
 
+from gpu_ladder.ptx import PtxNotImplementedError, Report
+
 pytest.importorskip("triton", reason="triton is missing")
-from ptx_triton_kernels import translated  # noqa: E402 - only with triton
+from ptx_triton_kernels import translated
 
 architectures = pytest.mark.parametrize("architecture", [int(one) for one in ARCHITECTURES])
 NUMPY = {"fp32": np.float32, "fp16": np.float16, "bf16": np.uint16}
