@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import benchmark_fakes
 import gpu_device
 import gpu_measure
 import gpu_report
 import gpu_right
 import pytest
 import torch
-from benchmark_fakes import FakeDevice, case_of
 from gpu_contenders import Call, Workbench
 from gpu_measure import FEWEST
 from gpu_page import Outcome
@@ -107,7 +107,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-class Ticking(FakeDevice):
+class Ticking(benchmark_fakes.FakeDevice):
     """Every call takes a microsecond."""
 
     def seconds(self, call: Call, repeats: int, *, flush: bool) -> float:
@@ -154,7 +154,9 @@ def test_failures_are_the_exit_status(
 ) -> None:
     monkeypatch.setattr(gpu_right, "run_tests", lambda s: Outcome("tests", False, "1 failed"))
     monkeypatch.setattr(
-        gpu_report, "plan", lambda *given, **named: [case_of(FakeDevice(), [], a=[1])]
+        gpu_report,
+        "plan",
+        lambda *given, **named: [benchmark_fakes.case_of(benchmark_fakes.FakeDevice(), [], a=[1])],
     )
     assert gpu_report.main(["--quick"]) == 1
     assert "gpu_report: tests: 1 failed" in capsys.readouterr().err
