@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpu_executions import DEVICES, EXECUTIONS, NIGHTLY, ON_CPU, running
+from gpu_executions import DEVICES, EXECUTIONS, ON_CPU, is_nightly, running
 
 from adadagrad_kernels import _native
 from adadagrad_kernels.backends import BACKENDS, use_backend
@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--gpu-cases",
         choices=("some", "all"),
         default="some",
-        help="all: the GPU kernels in every way, also in those of gpu_executions.NIGHTLY",
+        help="all: the GPU kernels in every way, also in those that gpu_executions leaves out",
     )
 
 
@@ -31,9 +31,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave the nightly ways to run GPU kernels out."""
     if config.getoption("--gpu-cases") == "all":
         return
-    nightly = [item for item in items if _way(item) in NIGHTLY]
-    config.hook.pytest_deselected(items=nightly)
-    items[:] = [item for item in items if _way(item) not in NIGHTLY]
+    nightly = {item for item in items if is_nightly(_way(item), item.path.name)}
+    config.hook.pytest_deselected(items=list(nightly))
+    items[:] = [item for item in items if item not in nightly]
 
 
 def _way(item: pytest.Item) -> object:

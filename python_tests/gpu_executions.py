@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import dataclasses
 import functools
+import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -44,7 +45,18 @@ ON_CPU = (
 )
 EXECUTIONS = (*ON_CPU, *DEVICES)
 #: Left out unless asked for (--gpu-cases all): other orders, and what differs least.
-NIGHTLY = ("cuda-checked-forward", "cuda-checked-reverse", "cuda-ptx-sm_120")
+NIGHTLY = (
+    *("cuda-checked-forward", "cuda-checked-reverse", "cuda-ptx-sm_120"),
+    *("triton-ptx-sm_80", "triton-ptx-sm_100", "triton-ptx-sm_120"),
+)
+#: Files whose many runs take Triton's larger code minutes; likewise.
+NIGHTLY_FOR_TRITON = ("test_determinism.py", "test_properties.py", "test_device_scalars.py")
+
+
+def is_nightly(way: object, file: str) -> bool:
+    """Whether tests of a file that run the kernels in this way are left out by default."""
+    return way in NIGHTLY or (str(way).startswith("triton-ptx") and file in NIGHTLY_FOR_TRITON)
+
 
 #: Of the emulated device: few multiprocessors, so that blocks take several tiles each.
 MULTIPROCESSORS = 2
@@ -286,5 +298,24 @@ def _interpreter() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _triton_ptx(architecture: str) -> Iterator[None]:
-    pytest.skip("not yet")
-    yield
+    with triton_machine(architecture) as machine, _standing_in("triton", BACKENDS["triton"]):
+        yield
+        assert_nothing_found([finding for _, finding in machine.findings])
+
+
+@contextlib.contextmanager
+def triton_machine(architecture: str, order: str = "random", checks: bool = True) -> Iterator[Any]:
+    """Triton's launches on the PTX of one architecture; gives the machine with its reports."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("no PTX: Triton is not installed")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("no PTX: Triton interprets in this process")
+    try:
+        from gpu_ladder.triton_checks.ptx_executor import PtxExecutor
+    except ImportError:
+        pytest.skip("the ladder is not here: the tests run away from the sources")
+    from adadagrad_kernels.backends.triton._launch import set_executor
+
+    machine = PtxExecutor(int(architecture.removeprefix("sm_")), order, checks, seed=1)
+    with machine.running(set_executor):
+        yield machine

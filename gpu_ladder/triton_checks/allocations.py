@@ -35,7 +35,8 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif func._schema.is_mutable and name not in _METADATA:
             for argument, given in zip(func._schema.arguments, args, strict=False):
                 if argument.alias_info is not None and argument.alias_info.is_write:
-                    self.on_write(given)
+                    for tensor in given if isinstance(given, list | tuple) else [given]:
+                        self.on_write(tensor)
         return result
 
 
