@@ -63,35 +63,10 @@ def words(count: int, seed: int = 1) -> list[int]:
 
 # Opcodes whose forms all run in tests of their own, lane by lane.
 BY_HAND = frozenset(
-    [
-        "shfl",
-        "vote",
-        "match",
-        "redux",
-        "activemask",
-        "elect",
-        "bar",
-        "barrier",
-        "bra",
-        "brx",
-        "call",
-        "ret",
-        "exit",
-        "trap",
-        "nanosleep",
-        "griddepcontrol",
-        "mma",
-        "ldmatrix",
-        "stmatrix",
-        "movmatrix",
-        "cvta",
-        "isspacep",
-        "mapa",
-        "cp",
-        "prefetch",
-        "prefetchu",
-        "createpolicy",
-        "fence",
-        "membar",
-    ]
+    (
+        *("shfl", "vote", "match", "redux", "activemask", "elect", "bar", "barrier"),
+        *("bra", "brx", "call", "ret", "exit", "trap", "nanosleep", "griddepcontrol"),
+        *("mma", "ldmatrix", "stmatrix", "movmatrix", "cvta", "isspacep", "mapa", "cp"),
+        *("prefetch", "prefetchu", "createpolicy", "fence", "membar"),
+    )
 )

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-import ptx_bit_definitions  # noqa: F401 - registers its definitions
 import pytest
-from ptx_definitions import DEFINITIONS, Near
+from ptx_all_definitions import DEFINITIONS
+from ptx_definitions import Near
 from ptx_numbers import FORMATS, NAN, decode, to_float
 from ptx_specimens import Specimen, declarations, specimen
 from ptx_support import aligned, entry, ptx_module

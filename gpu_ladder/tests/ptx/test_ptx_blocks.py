@@ -13,7 +13,8 @@ from ptx_support import ORDERS, aligned, entry, ptx_module
 def test_barriers(name: str, order: str) -> None:
     if name == "bar.warp.sync":
         lines = [
-            ".shared .b32 line[32]; mov.u64 %w0, line; mul.wide.u32 %w1, %t, 4; add.s64 %w2, %w0, %w1;",
+            ".shared .b32 line[32]; mov.u64 %w0, line; mul.wide.u32 %w1, %t, 4;",
+            "add.s64 %w2, %w0, %w1;",
             f"st.shared.u32 [%w2], %t; {name} -1; xor.b32 %r0, %t, 31; mul.wide.u32 %w1, %r0, 4;",
             "add.s64 %w2, %w0, %w1; ld.shared.u32 %r1, [%w2];",
             keep("%r1", 0),
@@ -39,7 +40,8 @@ def test_barriers(name: str, order: str) -> None:
             "add.s64 %w2, %w0, %w1; st.shared.u32 [%w2], %t; mov.b32 %r1, 3;",
             "setp.eq.u32 %k1, 0, 0;",
             wait,
-            "sub.u32 %r0, 127, %t; mul.wide.u32 %w1, %r0, 4; add.s64 %w2, %w0, %w1; mov.b32 %r2, 0;",
+            "sub.u32 %r0, 127, %t; mul.wide.u32 %w1, %r0, 4;",
+            "add.s64 %w2, %w0, %w1; mov.b32 %r2, 0;",
             "setp.ge.u32 %k2, %t, 96;" if "arrive" in name else "setp.ge.u32 %k2, %t, 0;",
             "@%k2 ld.shared.u32 %r2, [%w2];",
             keep("%r2", 0, threads),

@@ -21,7 +21,8 @@ def test_shfl(name: str) -> None:
     lines = ["ld.global.b32 %r0, [%q];"]
     for index, (b, c, mask) in enumerate(cases):
         lines += [
-            f"mov.b32 %r1, 77; setp.ne.u32 %k0, 0, 0; shl.b32 %r3, 1, %lane; and.b32 %r3, %r3, {mask};",
+            "mov.b32 %r1, 77; setp.ne.u32 %k0, 0, 0; shl.b32 %r3, 1, %lane;",
+            f"and.b32 %r3, %r3, {mask};",
             f"setp.ne.u32 %k1, %r3, 0; @%k1 {name} %r1|%k0, %r0, {b}, {c}, {mask};",
             keep("%r1", 2 * index),
             keep("%k0", 2 * index + 1),
@@ -115,7 +116,8 @@ def test_redux(name: str) -> None:
         data[7] = 0x7FC00000
     mask = 0x0FFFFFF0
     lines = [
-        f"ld.global.b32 %r0, [%q]; mov.b32 %r1, 9; shr.u32 %r2, {mask}, %lane; and.b32 %r2, %r2, 1;",
+        f"ld.global.b32 %r0, [%q]; mov.b32 %r1, 9; shr.u32 %r2, {mask}, %lane;",
+        "and.b32 %r2, %r2, 1;",
         f"setp.ne.u32 %k2, %r2, 0; @%k2 {name} %r1, %r0, {mask};",
         keep("%r1", 0),
     ]

@@ -92,7 +92,7 @@ def test_not_implemented_is_told_apart() -> None:
 def test_a_table_with_a_modifier_of_no_effect_is_refused() -> None:
     from gpu_ladder.ptx.instructions import _check
 
-    with pytest.raises(ValueError, match="'frob' of 'add\\[.frob\\].u32' has no effect"):
+    with pytest.raises(ValueError, match=r"'frob' of 'add\[.frob\].u32' has no effect"):
         _check((Row("add[.frob].u32", ">u32 u32 u32", "add.u32"),))
 
 
@@ -124,14 +124,16 @@ def test_findings_can_be_raised() -> None:
     kernel = ptx_module(text).kernels["kernel"]
     data = aligned(np.zeros(4, np.int32))
     report = kernel.launch((1,), (1,), [data, 0])
-    with pytest.raises(RuntimeError, match="out_of_bounds: .*PTX line 9"):
+    with pytest.raises(RuntimeError, match=r"out_of_bounds: .*PTX line 9"):
         report.raise_on_findings()
 
 
 def test_variables_keep_their_values_until_reset() -> None:
     text = entry(
-        [REGISTERS, "mov.u64 %d0, counter; ld.global.u32 %r0, [%d0]; add.u32 %r0, %r0, 1;"]
-        + ["st.global.u32 [counter], %r0;"],
+        [
+            f"{REGISTERS} mov.u64 %d0, counter; ld.global.u32 %r0, [%d0];",
+            "add.u32 %r0, %r0, 1; st.global.u32 [counter], %r0;",
+        ],
         params=0,
     )
     module = ptx_module(".global .align 4 .u32 counter = 5;\n" + text)

@@ -44,7 +44,10 @@ def test_mma(name: str) -> None:
             data[at, lane] |= c_bits[row][column] << (0 if sums == "f32" else 16 * (item % 2))
     total_count = sum(counts)
     lines = [f"ld.global.b32 %r{i}, [%q+{i * 128}];" for i in range(total_count)]
-    vector = lambda first, count: "{" + ", ".join(f"%r{first + i}" for i in range(count)) + "}"
+
+    def vector(first: int, count: int) -> str:
+        return "{" + ", ".join(f"%r{first + i}" for i in range(count)) + "}"
+
     lines.append(
         f"{name} {vector(20, counts[2])}, {vector(0, counts[0])}, {vector(counts[0], counts[1])}, "
         f"{vector(counts[0] + counts[1], counts[2])};"
@@ -91,7 +94,8 @@ def test_ldmatrix(name: str) -> None:
             f"add.s64 %w2, %w0, %w1; st.shared.b32 [%w2+{index * 128}], %r9;",
         ]
     lines += [
-        f"bar.sync 0; rem.u32 %r8, %t, {8 * count}; mul.wide.u32 %w1, %r8, 16; add.s64 %w2, %w0, %w1;",
+        f"bar.sync 0; rem.u32 %r8, %t, {8 * count}; mul.wide.u32 %w1, %r8, 16;",
+        "add.s64 %w2, %w0, %w1;",
         "cvta.shared.u64 %w2, %w2;" if generic else "",
         f"{name} {{{registers}}}, [%w2];",
         *(keep(f"%r{i}", i) for i in range(count)),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import ptx_bit_definitions  # noqa: F401 - registers its definitions
 import pytest
-from ptx_definitions import DEFINITIONS, number, wrap
+from ptx_all_definitions import DEFINITIONS
+from ptx_definitions import number, wrap
 from ptx_numbers import NAN, decode, encode, flush, total
 from ptx_specimens import Specimen, declarations, specimen
 from ptx_support import aligned, entry, ptx_module
@@ -208,7 +208,8 @@ def test_every_atomic(opcode: str) -> None:
             for place, column in enumerate(columns):
                 data[index, place, :, 0] = column
         lines = [
-            "add.s64 %word2, %p0, %offset; add.s64 %word3, %p0, 65536; add.s64 %g, %word3, %offset;",
+            "add.s64 %word2, %p0, %offset; add.s64 %word3, %p0, 65536;",
+            "add.s64 %g, %word3, %offset;",
             "mul.wide.u32 %offset, %thread, 8; add.s64 %s, %s0, %offset; mov.b64 %x, %g;",
         ]
         stored = 0
@@ -221,9 +222,8 @@ def test_every_atomic(opcode: str) -> None:
                 f"st.{'shared' if shared else 'global'}.b64 [{'%s' if shared else '%g'}], %word0;"
             )
             for place, where in zip(one.inputs, (1, 2), strict=False):
-                lines.append(
-                    f"ld.global.b{place.bits} {place.register}, [%word2+{index * 768 + where * 256}];"
-                )
+                offset = index * 768 + where * 256
+                lines.append(f"ld.global.b{place.bits} {place.register}, [%word2+{offset}];")
             lines.append(text)
             for place in one.outputs:
                 lines.append(f"st.global.b{place.bits} [%out+{stored * 256}], {place.register};")
@@ -241,9 +241,8 @@ def test_every_atomic(opcode: str) -> None:
             kind = tuple(place.type for place in one.inputs)
             mask = (1 << TYPE_BITS[kind[0]]) - 1
             old = sets[kind][0]
-            if one.outputs:
-                if next(rows) != [value & mask for value in old]:
-                    wrong.append(f"{one.text} returns other values")
+            if one.outputs and next(rows) != [value & mask for value in old]:
+                wrong.append(f"{one.text} returns other values")
             for lane, got in enumerate(next(rows)):
                 values = tuple(column[lane] for column in sets[kind][1:])
                 expected = changed(one.form, old[lane] & mask, values)

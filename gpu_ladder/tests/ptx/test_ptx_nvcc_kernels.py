@@ -1,4 +1,4 @@
-"""What nvcc makes of small kernels, for each architecture: results, schedules, findings, traffic."""
+"""What nvcc makes of small kernels: results in every schedule, findings, traffic."""
 
 from __future__ import annotations
 

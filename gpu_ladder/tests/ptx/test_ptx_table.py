@@ -5,10 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import ptx_bit_definitions  # noqa: F401 - registers its definitions
 import pytest
+from ptx_all_definitions import DEFINITIONS
 from ptx_blocks import BY_HAND
-from ptx_definitions import DEFINITIONS
 from ptx_specimens import Specimen, declarations, specimen
 from ptx_support import has, tool
 

@@ -102,7 +102,7 @@ def test_products(architecture: int, kind: str, precision: str, bound: float) ->
 def test_products_of_whole_warp_groups_are_refused(architecture: int) -> None:
     types = {"a_ptr": "*fp16", "b_ptr": "*fp16", "c_ptr": "*fp32"}
     constants = {"SIZE": 64, "PRECISION": "ieee"}
-    with pytest.raises(PtxNotImplementedError, match="not implemented: (fence.proxy|tcgen05)"):
+    with pytest.raises(PtxNotImplementedError, match=r"not implemented: (fence.proxy|tcgen05)"):
         run("product", architecture, types, constants, 1, [], "forward")
 
 
