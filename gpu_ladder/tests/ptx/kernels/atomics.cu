@@ -1,4 +1,5 @@
-// Atomics, the last block that adds up the partial sums, and threads of one warp that wait for one another.
+// Atomics, the last block that adds up the partial sums, and threads of one warp that wait for one
+// another.
 extern "C" __global__ void histogram(const int* keys, unsigned* counts, float* total, int count) {
   __shared__ unsigned local[16];
   if (threadIdx.x < 16) local[threadIdx.x] = 0;
@@ -61,7 +62,8 @@ extern "C" __global__ void lane_lock(unsigned* lock, unsigned* counter) {
 // Lane 0 waits for lane 31 of its own warp.
 extern "C" __global__ void lane_handshake(volatile unsigned* flag, unsigned* out) {
   if (threadIdx.x == 0)
-    while (atomicAdd(const_cast<unsigned*>(flag), 0u) == 0u) {}
+    while (atomicAdd(const_cast<unsigned*>(flag), 0u) == 0u) {
+    }
   else if (threadIdx.x == 31)
     atomicExch(const_cast<unsigned*>(flag), 7u);
   __syncwarp();

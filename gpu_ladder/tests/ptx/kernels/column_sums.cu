@@ -1,8 +1,10 @@
-// Sums over rows with shuffles, over columns with shared memory: what a reduction kernel is made of.
+// Sums over rows with shuffles, over columns with shared memory: what a reduction kernel is made
+// of.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-// One warp per row: 16-byte loads, a butterfly, one store. [rows, columns], columns a multiple of 4.
+// One warp per row: 16-byte loads, a butterfly, one store. [rows, columns], columns a multiple
+// of 4.
 extern "C" __global__ void row_sums(const float* __restrict__ values, float* __restrict__ sums,
                                     int rows, int columns) {
   const int row = blockIdx.x * blockDim.y + threadIdx.y;
@@ -21,11 +23,17 @@ extern "C" __global__ void row_sums(const float* __restrict__ values, float* __r
 template <class T>
 __device__ float widen(T value);
 template <>
-__device__ float widen(float value) { return value; }
+__device__ float widen(float value) {
+  return value;
+}
 template <>
-__device__ float widen(__nv_bfloat16 value) { return __bfloat162float(value); }
+__device__ float widen(__nv_bfloat16 value) {
+  return __bfloat162float(value);
+}
 template <>
-__device__ float widen(__half value) { return __half2float(value); }
+__device__ float widen(__half value) {
+  return __half2float(value);
+}
 
 template <class T>
 __device__ void column_sums(const T* values, float* sums, int rows, int columns) {

@@ -69,5 +69,6 @@ extern "C" __global__ void copy_with_wait(const float4* in, float4* out) {
 }
 extern "C" __global__ void blocks_race(float* out) { out[0] += 1.0f; }
 extern "C" __global__ void runaway(volatile int* flag) {
-  while (*flag == 0) {}
+  while (*flag == 0) {
+  }
 }

@@ -27,13 +27,29 @@ extern "C" __global__ void by_value(const __grid_constant__ Settings settings, d
 }
 extern "C" __global__ void switch_cases(const int* in, int* out) {
   switch (in[threadIdx.x]) {
-    case 0: out[threadIdx.x] = 5; break;
-    case 1: out[threadIdx.x] = 17 + in[0]; break;
-    case 2: out[threadIdx.x] = in[1] * 3; break;
-    case 3: out[threadIdx.x] = 99 / (in[2] + 1); break;
-    case 4: out[threadIdx.x] = 1; break;
-    case 5: out[threadIdx.x] = in[3] % 7; break;
-    case 6: __syncwarp(__activemask()); out[threadIdx.x] = 0; break;
-    default: out[threadIdx.x] = -1;
+    case 0:
+      out[threadIdx.x] = 5;
+      break;
+    case 1:
+      out[threadIdx.x] = 17 + in[0];
+      break;
+    case 2:
+      out[threadIdx.x] = in[1] * 3;
+      break;
+    case 3:
+      out[threadIdx.x] = 99 / (in[2] + 1);
+      break;
+    case 4:
+      out[threadIdx.x] = 1;
+      break;
+    case 5:
+      out[threadIdx.x] = in[3] % 7;
+      break;
+    case 6:
+      __syncwarp(__activemask());
+      out[threadIdx.x] = 0;
+      break;
+    default:
+      out[threadIdx.x] = -1;
   }
 }

@@ -1,4 +1,5 @@
-// Transposes through shared memory: with a padded tile, and with one that has 32-way bank conflicts.
+// Transposes through shared memory: with a padded tile, and with one that has 32-way bank
+// conflicts.
 template <int pitch>
 __device__ void transpose(const float* in, float* out, int rows, int columns) {
   __shared__ float tile[32][pitch];
@@ -6,7 +7,8 @@ __device__ void transpose(const float* in, float* out, int rows, int columns) {
   int row = blockIdx.y * 32 + threadIdx.y;
   for (int step = 0; step < 32; step += 8)
     if (row + step < rows && column < columns)
-      tile[threadIdx.y + step][threadIdx.x] = in[static_cast<size_t>(row + step) * columns + column];
+      tile[threadIdx.y + step][threadIdx.x] =
+          in[static_cast<size_t>(row + step) * columns + column];
   __syncthreads();
   column = blockIdx.y * 32 + threadIdx.x;
   row = blockIdx.x * 32 + threadIdx.y;
