@@ -18,7 +18,8 @@ Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 #: The most rows that are held whole, and by the number of rows (the next power of two, at least
 #: the first) the columns and warps of a tile that holds them. A thread has 64 elements, which
 #: leaves registers for several programs on a multiprocessor: one loads while others compute. Tall
-#: tiles are larger, so that their shares of norms and products stay small beside them.
+#: tiles are larger, so that their shares of norms and products stay small beside them; in the
+#: narrow types they need more than 128 registers from sm_100 on, and only one program fits there.
 TALLEST = 256
 WHOLE = {16: (512, 4), 32: (256, 4), 64: (128, 4), 128: (128, 8), 256: (64, 8)}
 #: Rows at a time, columns and warps where rows are cut; the second for G of few columns.

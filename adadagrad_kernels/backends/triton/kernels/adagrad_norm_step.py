@@ -25,7 +25,7 @@ from adadagrad_kernels.backends.triton.kernels._update import decay_or_none, pla
 #: Elements and warps of a program where tensors are taken as they lie.
 ELEMENTS, WARPS = 2048, 4
 #: Rows of a tile by its columns, for rows up to that length; the last for all longer ones.
-TILES = {16: 128, 128: 16, 1024: 2}
+TILES = {16: 128, 128: 16, 512: 4}
 #: Rows of a program of `row_accumulate_kernel`.
 ACCUMULATED = 128
 
