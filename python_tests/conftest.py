@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+# For gpu_ladder; at the end, so that the package is the installed one and not the sources.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
 from gpu_executions import DEVICES, EXECUTIONS, ON_CPU, is_nightly, running
 
 from adadagrad_kernels import _native

@@ -1,8 +1,8 @@
 """What the GPU kernels move, counted while their PTX runs, against the least that the task needs.
 
-Counted are sectors of 32 bytes that the warps' requests touch, as a device without caches would move
-them. The device is small: two multiprocessors, so that a block takes many tiles, as it does where a
-model's gradients are cut among the blocks of a large device. The counts are kept in
+Counted are sectors of 32 bytes that the warps' requests touch, as a device without caches would
+move them. The device is small: two multiprocessors, so that a block takes many tiles, as it does
+where a model's gradients are cut among the blocks of a large device. The counts are kept in
 gpu_ladder/results/traffic.json, from which docs/gpu_kernels.md is made:
 
     pytest python_tests/test_gpu_traffic.py --write-traffic
