@@ -6,8 +6,12 @@ PYTHON ?= python3
 DATA_DIR ?=
 # More arguments for the command behind a target: make test ARGS="python_tests/ops -x"
 ARGS ?=
+# Processes that share the tests; 0: none beside this one, for a debugger.
+WORKERS ?= 2
 
 VENV := .venv
+# pytest-benchmark would warn that processes disturb it.
+SHARED = -n $(WORKERS) -p no:benchmark
 BIN := $(VENV)/bin
 # setup.py finds cmake and ninja there.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -32,7 +36,7 @@ demo: install ## Train on real data with every method; a table, a picture and me
 
 .PHONY: test
 test: install ## Run the whole test suite [DATA_DIR=folder with mnist/] [ARGS=...]
-	$(BIN)/pytest $(if $(DATA_DIR),--data-dir="$(DATA_DIR)") $(ARGS)
+	$(BIN)/pytest $(SHARED) $(if $(DATA_DIR),--data-dir="$(DATA_DIR)") $(ARGS)
 
 .PHONY: lint
 lint: environment ## Check style and formatting of Python and C++
@@ -64,7 +68,7 @@ gpu-static: environment ## Compile every GPU kernel for every architecture; writ
 
 .PHONY: gpu-nightly
 gpu-nightly: install ## Run every case of every GPU kernel on every rung and architecture (an hour)
-	$(BIN)/pytest python_tests/ops gpu_ladder/tests --gpu-cases all $(ARGS)
+	$(BIN)/pytest $(SHARED) python_tests/ops gpu_ladder/tests --gpu-cases all $(ARGS)
 
 .PHONY: gpu-report
 gpu-report: install ## On a machine with a GPU: run the gpu tests, time every op, write docs/gpu_report.md

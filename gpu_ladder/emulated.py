@@ -161,8 +161,6 @@ def span(memory: Any) -> tuple[int, int]:
     return address, reach + size
 
 
-
-
 class Emulated:
     """An emulated module, and the device that it believes to run on.
 

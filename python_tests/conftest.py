@@ -13,7 +13,7 @@ import torch
 # For gpu_ladder; at the end, so that the package is the installed one and not the sources.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from gpu_executions import DEVICES, EXECUTIONS, ON_CPU, is_nightly, running
+from gpu_executions import DEVICES, EXECUTIONS, ON_CPU, is_left_out, running
 
 from adadagrad_kernels import _native
 from adadagrad_kernels.backends import BACKENDS, use_backend
@@ -33,12 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the nightly ways to run GPU kernels out."""
-    if config.getoption("--gpu-cases") == "all":
-        return
-    nightly = {item for item in items if is_nightly(_way(item), item.path.name)}
-    config.hook.pytest_deselected(items=list(nightly))
-    items[:] = [item for item in items if item not in nightly]
+    """Leave out the ways to run GPU kernels that are not for this run."""
+    nightly = config.getoption("--gpu-cases") == "all"
+    left_out = {item for item in items if is_left_out(_way(item), item.path.name, nightly)}
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
 
 def _way(item: pytest.Item) -> object:

@@ -53,9 +53,23 @@ NIGHTLY = (
 NIGHTLY_FOR_TRITON = ("test_determinism.py", "test_properties.py", "test_device_scalars.py")
 
 
-def is_nightly(way: object, file: str) -> bool:
-    """Whether tests of a file that run the kernels in this way are left out by default."""
+def is_left_out(way: object, file: str, nightly: bool) -> bool:
+    """Whether tests of a file that run the kernels in this way are not for this run."""
+    if way == "cuda-sanitized":
+        return not _is_sanitized()
+    if way == "triton-interpreter":
+        return not _is_interpreted()
+    if nightly:
+        return False
     return way in NIGHTLY or (str(way).startswith("triton-ptx") and file in NIGHTLY_FOR_TRITON)
+
+
+def _is_sanitized() -> bool:
+    return "libasan" in os.environ.get("LD_PRELOAD", "")
+
+
+def _is_interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 #: Of the emulated device: few multiprocessors, so that blocks take several tiles each.
@@ -188,8 +202,6 @@ def _host_model() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _sanitized_host_model() -> Iterator[None]:
-    if "libasan" not in os.environ.get("LD_PRELOAD", ""):
-        pytest.skip("AddressSanitizer is not in this process: make sanitize puts it there")
     with emulated_cuda("sanitized") as emulated:
         yield
         assert_nothing_found(emulated.findings())
@@ -290,8 +302,6 @@ def _ptx_modules(architecture: str) -> list[Any]:
 
 @contextlib.contextmanager
 def _interpreter() -> Iterator[None]:
-    if os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("Triton's interpreter runs where TRITON_INTERPRET=1 was set before")
     with _standing_in("triton", BACKENDS["triton"]):
         yield
 
@@ -308,8 +318,8 @@ def triton_machine(architecture: str, order: str = "random", checks: bool = True
     """Triton's launches on the PTX of one architecture; gives the machine with its reports."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("no PTX: Triton is not installed")
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        pytest.skip("no PTX: Triton interprets in this process")
+    if _is_interpreted():
+        pytest.skip("no machine code: Triton interprets in this process")
     try:
         from gpu_ladder.triton_checks.ptx_executor import PtxExecutor
     except ImportError:

@@ -9,8 +9,8 @@ namespace {
 constexpr std::int64_t chunk_bytes = 16;
 
 // Two blocks of so much fit on a multiprocessor of an A100 or larger, so that one of them reads
-// memory while the other is busy with its tile. (Near 1,024 rows an A100 holds one, since a tile has
-// at least four lanes; consumer GPUs always do.)
+// memory while the other is busy with its tile. (Near 1,024 rows an A100 holds one, since a tile
+// has at least four lanes; consumer GPUs always do.)
 constexpr std::int64_t half_of_shared = 80 << 10;
 
 // What a block of `rows` rows needs, with `lanes` threads to each.
