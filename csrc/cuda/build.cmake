@@ -29,10 +29,10 @@ if(NOT CMAKE_CUDA_COMPILER)
   return()
 endif()
 
-# Machine code for data centre GPUs from the A100 on, and for consumer GPUs from sm_120 on, with the
-# intermediate code from which drivers make newer ones.
+# Machine code for each generation; a later minor version runs it too (8.6 that of 80, 12.1 that of
+# 120). The intermediate code of 100 beside it is for what comes between and after: 11.0, and 13.
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-  set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 100-real 120)
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 100 120-real)
 endif()
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
 enable_language(CUDA)
