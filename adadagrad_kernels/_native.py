@@ -67,7 +67,7 @@ def cuda_unavailable() -> str | None:
     compiled_for, driver, devices, error = C_cuda.runtime_info()
     if driver == 0:
         return "no NVIDIA driver is installed"
-    if driver < compiled_for:
+    if driver // 1000 < compiled_for // 1000:  # within a major version CUDA is compatible
         return (
             f"the NVIDIA driver supports CUDA {_version(driver)}, and these kernels were built "
             f"with {_version(compiled_for)}; update the driver, or build with an older toolkit"

@@ -178,12 +178,15 @@ class Emulated:
     @functools.cached_property
     def module(self) -> ModuleType:
         """The Python module, where the file has one."""
-        name = self.path.name.split(".")[0]
+        # pybind11 gives the module that it knows by a name, so each flavour needs its own.
+        name = f"{self.path.parent.name}.{self.path.name.split('.')[0]}"
         loader = importlib.machinery.ExtensionFileLoader(name, str(self.path))
         spec = importlib.util.spec_from_file_location(name, self.path, loader=loader)
         assert spec is not None
         module = importlib.util.module_from_spec(spec)
         loader.exec_module(module)
+        if module.__file__ != str(self.path):
+            raise RuntimeError(f"asked for {self.path}, Python gave {module.__file__}")
         return module
 
     def _function(self, name: str) -> Any:

@@ -244,3 +244,19 @@ def test_info_says_why_a_backend_is_missing() -> None:
     for name in ("cuda", "triton"):
         reason = description[name]
         assert reason is None or (len(reason) > 10 and not reason.endswith("."))
+
+
+def test_more_rows_than_a_grid_can_have(device: Any) -> None:
+    rows = torch.ones(1, 1).expand(67_200_000, 1)
+    device.clear_launches()
+    with pytest.raises(RuntimeError, match="67200000 rows; accepted are at most 67107840"):
+        ops.batch_moments(rows, inner_products=False)
+    assert not device.launches()
+
+
+def test_a_driver_of_the_same_major_version_will_do(device: Any) -> None:
+    compiled_for = device.module.runtime_info()[0]
+    device.set_driver_version(compiled_for // 1000 * 1000)
+    assert cuda.unavailable() is None
+    device.set_driver_version(compiled_for + 1010)
+    assert cuda.unavailable() is None

@@ -17,8 +17,9 @@ def select_for(tensors: Sequence[Tensor]) -> ModuleType:
     device = tensors[0].device
     if device.type == "cpu":
         return backends.select(device, tensors[0].dtype)
-    dtypes = {tensor.dtype for tensor in tensors}
-    return backends.select(device, torch.float64 if torch.float64 in dtypes else dtypes.pop())
+    dtypes = {tensor.dtype for tensor in tensors if isinstance(tensor, Tensor)}
+    wide = torch.float64 in dtypes
+    return backends.select(device, torch.float64 if wide else tensors[0].dtype)
 
 
 def split(scalar: float | Tensor) -> tuple[float, Tensor | None]:
@@ -30,13 +31,13 @@ def joined(
     name: str, value: float, tensor: Tensor | None, tensors: Sequence[Tensor]
 ) -> float | Tensor:
     """What `split` took apart, checked; float64 where it is a tensor."""
-    if tensor is None or not tensors:
+    if tensor is None or not tensors or not isinstance(tensors[0], Tensor):
         return value
     return device_scalar(name, tensor, tensors[0].device, torch.float64)
 
 
 def checked_flag(found_inf: Tensor | None, tensors: Sequence[Tensor]) -> Tensor | None:
     """The flag of a step that is to be skipped; float32."""
-    if found_inf is None or not tensors:
+    if found_inf is None or not tensors or not isinstance(tensors[0], Tensor):
         return None
     return device_scalar("found_inf", found_inf, tensors[0].device, torch.float32)

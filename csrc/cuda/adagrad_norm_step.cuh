@@ -4,7 +4,8 @@
 // One v: norm_kernel leaves two partial sums per block, |d|^2 and |grad|^2 (4 bytes read per
 // float32 element, 8 with weight decay), accumulate_kernel adds them to v and divides, and
 // scaled_step_kernel moves the parameters (12 bytes per element). Rows: row_step_kernel reads a row
-// twice, the second time from cache unless it is longer than that (12 bytes per element).
+// twice: 12 bytes per element while the rows in flight fit in the second-level cache, and up to 20
+// beyond, which rows of some thousand elements reach.
 #pragma once
 
 #include "cuda/adagrad_rule.cuh"

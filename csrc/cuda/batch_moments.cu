@@ -162,7 +162,12 @@ class Moments {
 }  // namespace
 
 void batch_moments(const BatchMomentsArgs& args, const Stream& stream, const Allocate& allocate) {
-  const Call call(args.param ? "batch_adagrad_step_" : "batch_moments", stream);
+  const char* const op = args.param ? "batch_adagrad_step_" : "batch_moments";
+  const Call call(op, stream);
+  constexpr std::int64_t most_groups = 65'535;  // the limit of a grid's second dimension
+  if (divide_up(args.samples, group_rows) > most_groups)
+    throw Error(std::string(op) + ": G has " + std::to_string(args.samples) +
+                " rows; accepted are at most " + std::to_string(most_groups * group_rows));
   switch (args.type) {
     case ElementType::float32:
       return Moments<float>(args, call, allocate).run();

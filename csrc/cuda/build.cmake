@@ -1,39 +1,78 @@
 # The module _C_cuda, for every architecture in one file; the CUDA runtime is linked into it.
 #
-# nvcc is looked for in CMAKE_CUDA_COMPILER, CUDACXX, the PATH, and among the packages of the Python
-# that builds (nvidia-cuda-nvcc and its companions).
-if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+# nvcc is looked for in CMAKE_CUDA_COMPILER and CUDACXX, then among the packages of the Python that
+# builds (requirements/cuda.txt), then on the PATH.
+macro(adak_leave_cuda_out why)
+  if(ADAK_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "ADAK_CUDA=ON, but ${why}")
+  endif()
+  message(STATUS "CUDA kernels: left out, since ${why}")
+  return()
+endmacro()
+
+set(nvcc "${CMAKE_CUDA_COMPILER}")
+if(NOT nvcc)
+  set(nvcc "$ENV{CUDACXX}")
+endif()
+if(NOT nvcc)
   execute_process(
     COMMAND ${Python_EXECUTABLE} -c "import nvidia; print(*nvidia.__path__, sep=';')"
     OUTPUT_VARIABLE nvidia_packages OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
   foreach(folder IN LISTS nvidia_packages)
     file(GLOB packaged_nvcc "${folder}/cu*/bin/nvcc")
     if(packaged_nvcc)
-      list(GET packaged_nvcc -1 CMAKE_CUDA_COMPILER)
-      cmake_path(GET CMAKE_CUDA_COMPILER PARENT_PATH packaged_bin)
-      # The packages keep their libraries in lib, where nvcc looks in lib64.
-      set(ENV{NVCC_PREPEND_FLAGS} "$ENV{NVCC_PREPEND_FLAGS} -L${packaged_bin}/../lib")
-      set(CUDAToolkit_ROOT "${packaged_bin}/..")
+      list(GET packaged_nvcc -1 nvcc)
     endif()
   endforeach()
 endif()
-
-include(CheckLanguage)
-check_language(CUDA)
-if(NOT CMAKE_CUDA_COMPILER)
-  set(why "no CUDA compiler was found; set CUDACXX to nvcc, or pip install nvidia-cuda-nvcc")
-  if(ADAK_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "ADAK_CUDA=ON, but ${why}")
+if(NOT nvcc)
+  find_program(nvcc_on_path nvcc PATHS /usr/local/cuda/bin)
+  if(nvcc_on_path)
+    set(nvcc "${nvcc_on_path}")
   endif()
-  message(STATUS "CUDA kernels: left out, since ${why}")
-  return()
+endif()
+if(NOT nvcc)
+  adak_leave_cuda_out("no CUDA compiler was found; set CUDACXX to nvcc, or install requirements/cuda.txt and build with pip install --no-build-isolation")
+endif()
+if(nvcc MATCHES "site-packages/nvidia/")
+  # The packages keep their libraries in lib, where nvcc looks in lib64.
+  cmake_path(GET nvcc PARENT_PATH packaged_bin)
+  set(ENV{NVCC_PREPEND_FLAGS} "$ENV{NVCC_PREPEND_FLAGS} -L${packaged_bin}/../lib")
+  set(CUDAToolkit_ROOT "${packaged_bin}/..")
 endif()
 
 # Machine code for each generation; a later minor version runs it too (8.6 that of 80, 12.1 that of
-# 120). The intermediate code of 100 beside it is for what comes between and after: 11.0, and 13.
+# 120). The intermediate code of 100 beside it is for what comes between and after: 11.0, and 13. An
+# older compiler makes what it knows of these, and intermediate code of the newest.
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-  set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 100 120-real)
+  execute_process(COMMAND "${nvcc}" --list-gpu-arch OUTPUT_VARIABLE known ERROR_QUIET)
+  set(architectures)
+  foreach(architecture 80 90 100 120)
+    if("${known}\n" MATCHES "compute_${architecture}\n")
+      list(APPEND architectures ${architecture}-real)
+    endif()
+  endforeach()
+  if("100-real" IN_LIST architectures)
+    list(TRANSFORM architectures REPLACE "^100-real$" "100")
+  elseif(architectures)
+    list(POP_BACK architectures newest)
+    string(REPLACE "-real" "" newest "${newest}")
+    list(APPEND architectures ${newest})
+  endif()
+  set(CMAKE_CUDA_ARCHITECTURES ${architectures})
 endif()
+
+# Before CMake takes the compiler, which is final: whether it works.
+set(probe "${CMAKE_CURRENT_BINARY_DIR}/cuda_probe")
+file(WRITE "${probe}.cu" "#include <cuda_bf16.h>\n#include <cuda_fp16.h>\nint main() {}\n")
+execute_process(
+  COMMAND "${nvcc}" -std=c++20 -c -o "${probe}.o" "${probe}.cu"
+  RESULT_VARIABLE failed OUTPUT_VARIABLE said ERROR_VARIABLE said)
+if(failed OR NOT CMAKE_CUDA_ARCHITECTURES)
+  adak_leave_cuda_out("${nvcc} does not compile C++20 for compute capability 8.0 or newer: ${said}")
+endif()
+
+set(CMAKE_CUDA_COMPILER "${nvcc}")
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
 enable_language(CUDA)
 set(CMAKE_CUDA_STANDARD 20)

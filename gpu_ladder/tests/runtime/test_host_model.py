@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ladder_arrays import ORDERS, aligned, call, filled
 
-from gpu_ladder.emulated import Emulated
+from gpu_ladder.emulated import Emulated, load
 
 
 def test_sum_in_two_stages(emulated: Emulated) -> None:
@@ -158,3 +158,12 @@ def test_millions_of_threads_take_no_more_than_seconds(plain: Emulated) -> None:
     assert call(plain, "transpose", values, out, side, side, 1) == 0
     assert time.process_time() - start < 10
     np.testing.assert_array_equal(out.reshape(side, side), values.reshape(side, side).T)
+
+
+def test_flavours_of_one_module_stand_side_by_side() -> None:
+    """Each its own code: a checked module that were the plain one would find nothing."""
+    flavours = [load(flavour, "_C_cuda") for flavour in ("plain", "checked")]
+    for emulated in flavours:
+        assert emulated.module.__file__ == str(emulated.path)
+    assert flavours[0].module is not flavours[1].module
+    assert [emulated.checks_accesses for emulated in flavours] == [False, True]
