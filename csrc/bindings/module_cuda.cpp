@@ -129,7 +129,8 @@ bool adagrad_norm_step_lists(int device_type, const py::list& params, const py::
 
 PYBIND11_MODULE(_C_cuda, m, py::mod_gil_not_used()) {
   m.doc() = "CUDA kernels for tensors on a GPU; addresses in, nothing checked.";
-  py::register_exception<cuda::Error>(m, "CudaError", PyExc_RuntimeError);
+  // Local: two builds of this module in one process have an error type each.
+  py::register_local_exception<cuda::Error>(m, "CudaError", PyExc_RuntimeError);
   m.def("batch_moments", &batch_moments);
   m.def("batch_adagrad_step", &batch_adagrad_step);
   m.def("adagrad_step", &adagrad_step);
