@@ -119,6 +119,44 @@ def check_per_sample_grads(per_sample_grads: Tensor, *, variance: bool) -> None:
         )
 
 
+def check_layer_tensors(inputs: Tensor, grad_outputs: Tensor, *, variance: bool) -> None:
+    """Check a layer's inputs and output gradients, ``[samples, ...]``, for the ops that read them.
+
+    They are often saved tensors of a graph, which the ops only read: grad mode is not asked for.
+    """
+    require_plain("inputs", inputs)
+    require_dtype("inputs", inputs)
+    check_grad_outputs(grad_outputs, variance=variance)
+    for what in ("device", "dtype"):
+        if getattr(inputs, what) != getattr(grad_outputs, what):
+            raise ValueError(
+                f"inputs has {what} {getattr(inputs, what)}, but grad_outputs has "
+                f"{getattr(grad_outputs, what)}; they must agree"
+            )
+    if inputs.dim() < 2 or len(inputs) != len(grad_outputs):
+        raise ValueError(
+            f"inputs has shape {tuple(inputs.shape)} and grad_outputs {tuple(grad_outputs.shape)}; "
+            "both must be [samples, ..., features] with the same samples"
+        )
+
+
+def check_grad_outputs(grad_outputs: Tensor, *, variance: bool) -> None:
+    """Check the output gradients of a layer, ``[samples, ..., features]``."""
+    name = "grad_outputs"
+    require_plain(name, grad_outputs)
+    require_dtype(name, grad_outputs)
+    if grad_outputs.dim() < 2 or len(grad_outputs) == 0:
+        raise ValueError(
+            f"{name} must be [samples, ..., features] with at least one sample, got shape "
+            f"{tuple(grad_outputs.shape)}"
+        )
+    if variance and len(grad_outputs) == 1:
+        raise ValueError(
+            "a variance needs at least two samples, got a batch of one; "
+            "pass variance=False, or keep the batch size at two or more"
+        )
+
+
 def device_scalar(name: str, value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A number that kernels read where it lies, as ``dtype``; converting does not wait for it.
 

@@ -48,24 +48,26 @@ def _names() -> str:
 
 
 _chosen = _accepted(os.environ.get(_VARIABLE, "auto"), _VARIABLE)
-_best: dict[tuple[torch.device, torch.dtype], ModuleType] = {}
+_best: dict[tuple[torch.device, torch.dtype, str], ModuleType] = {}
 
 
-def select(device: torch.device | str, dtype: torch.dtype = torch.float32) -> ModuleType:
-    """The backend for tensors on ``device`` with elements of type ``dtype``.
+def select(
+    device: torch.device | str, dtype: torch.dtype = torch.float32, op: str = "batch_moments"
+) -> ModuleType:
+    """The backend for the op on tensors on ``device`` with elements of type ``dtype``.
 
     Raises:
         BackendUnavailableError: where the backend asked for by name cannot run, with the reason.
     """
     device = torch.device(device)
     if _chosen == "auto":
-        best = _best.get((device, dtype))
+        best = _best.get((device, dtype, op))
         if best is None:
             order = AUTO_ORDER.get(device.type, ("reference",))
-            best = next(BACKENDS[n] for n in order if _obstacle(n, device, dtype) is None)
-            _best[device, dtype] = best
+            best = next(BACKENDS[n] for n in order if _obstacle(n, device, dtype, op) is None)
+            _best[device, dtype, op] = best
         return best
-    reason = _obstacle(_chosen, device, dtype)
+    reason = _obstacle(_chosen, device, dtype, op)
     if reason is not None:
         raise BackendUnavailableError(
             f"the backend {_chosen!r} cannot run: {reason}; accepted are auto, {_names()}"
@@ -73,9 +75,11 @@ def select(device: torch.device | str, dtype: torch.dtype = torch.float32) -> Mo
     return BACKENDS[_chosen]
 
 
-def _obstacle(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why a backend cannot take such tensors, or None."""
+def _obstacle(name: str, device: torch.device, dtype: torch.dtype, op: str) -> str | None:
+    """Why a backend cannot run the op on such tensors, or None."""
     backend = BACKENDS[name]
+    if not hasattr(backend, op):
+        return f"it has no kernel for {op}"
     reason: str | None = backend.unavailable()
     if reason is not None:
         return reason

@@ -12,7 +12,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from adadagrad_kernels.backends.reference_layers import (
+    conv_moments,
+    embedding_moments,
+    linear_moments,
+    norm_layer_moments,
+)
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES
+
+__all__ = [
+    "adagrad_norm_step_",
+    "adagrad_step_",
+    "batch_adagrad_step_",
+    "batch_moments",
+    "conv_moments",
+    "embedding_moments",
+    "linear_moments",
+    "norm_layer_moments",
+    "unavailable",
+]
 
 
 def unavailable() -> str | None:

@@ -1,0 +1,78 @@
+"""What the ops of single layers have in common: their result, and how it is packed and traced."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from adadagrad_kernels.checks import ACCUMULATION_DTYPES
+
+#: What a backend returns: weight and bias gradient, squared norms, variances of weight and bias,
+#: inner products; empty where not asked for.
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+class LayerMoments(NamedTuple):
+    """What the samples' contributions h_i to the gradient of a layer say.
+
+    h_i is what sample i adds to the gradient of weight and bias, so that their sum is the gradient
+    that a plain backward pass computes. For the mean loss of b samples, b h_i is the gradient of
+    the sample's own loss.
+
+    Attributes:
+        weight_grad: sum_i h_i of the weight, in the weight's shape; float64 for float64 input,
+            else float32.
+        bias_grad: the same of the bias, or None.
+        sq_norms: |h_i|^2 over weight and bias, ``[samples]``, float64.
+        weight_variance: sum_i (h_i - h)^2 / (b-1) of every coordinate, with h = sum_i h_i / b; or
+            None. With it the sum of squares is (b-1) weight_variance + weight_grad^2 / b.
+        bias_variance: the same of the bias, or None.
+        inner_products: <h_i, sum_j h_j> over weight and bias, ``[samples]``, float64, or None.
+    """
+
+    weight_grad: Tensor
+    bias_grad: Tensor | None
+    sq_norms: Tensor
+    weight_variance: Tensor | None
+    bias_variance: Tensor | None
+    inner_products: Tensor | None
+
+
+def pack(outputs: Outputs, bias: bool, variance: bool, inner_products: bool) -> LayerMoments:
+    """Name the outputs of a backend; what was not asked for becomes None."""
+    weight_grad, bias_grad, sq_norms, weight_variance, bias_variance, products = outputs
+    return LayerMoments(
+        weight_grad,
+        bias_grad if bias else None,
+        sq_norms,
+        weight_variance if variance else None,
+        bias_variance if variance and bias else None,
+        products if inner_products else None,
+    )
+
+
+def fake_outputs(
+    grad_outputs: Tensor,
+    weight_shape: tuple[int, ...],
+    bias_size: int,
+    bias: bool,
+    variance: bool,
+    inner_products: bool,
+) -> Outputs:
+    """Shapes and dtypes of the outputs, for tracing."""
+    dtype = ACCUMULATION_DTYPES[grad_outputs.dtype]
+    samples = grad_outputs.shape[0]
+
+    def empty(*shape: int, kind: torch.dtype = dtype) -> Tensor:
+        return grad_outputs.new_empty(shape, dtype=kind)
+
+    return (
+        empty(*weight_shape),
+        empty(bias_size if bias else 0),
+        empty(samples, kind=torch.float64),
+        empty(*weight_shape) if variance else empty(0),
+        empty(bias_size if variance and bias else 0),
+        empty(samples if inner_products else 0, kind=torch.float64),
+    )

@@ -1,0 +1,103 @@
+"""Gradient and statistics of a linear layer in one pass over its inputs and output gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from adadagrad_kernels import backends
+from adadagrad_kernels.checks import check_layer_tensors
+from adadagrad_kernels.ops._layer_moments import LayerMoments, Outputs, fake_outputs, pack
+from adadagrad_kernels.ops._library import register
+
+
+def linear_moments(
+    inputs: Tensor,
+    grad_outputs: Tensor,
+    *,
+    bias: bool = True,
+    variance: bool = False,
+    inner_products: bool = False,
+) -> LayerMoments:
+    r"""Weight gradient of a linear layer, and the statistics of its samples' contributions.
+
+    With inputs :math:`x_{it}` and output gradients :math:`y_{it}` of sample i at position t,
+
+    .. math::
+        h_i = \Bigl(\sum_t y_{it} x_{it}^\top,\; \sum_t y_{it}\Bigr), \qquad
+        \text{grad} = \sum_i h_i, \qquad s_i = \lVert h_i \rVert^2, \qquad
+        p_i = \Bigl\langle h_i, \sum_j h_j \Bigr\rangle,
+
+    and the variance of every coordinate of :math:`h_i`. The matrix of all :math:`h_i` is never
+    built: with one position a norm is a product of norms (Goodfellow 2015, arXiv 1510.01799), with
+    few the sum over :math:`t, t'` of :math:`(x_{it}^\top x_{it'})(y_{it}^\top y_{it'})`, and else
+    each sample's tile of the weight gradient stays in cache while it is added to all sums.
+
+    Args:
+        inputs: ``[samples, ..., in_features]`` in float32, bfloat16, float16 or float64; the
+            elements of a row are adjacent.
+        grad_outputs: the gradient of the loss by the layer's outputs,
+            ``[samples, ..., out_features]``, of the same dtype.
+        bias: whether the layer has a bias whose gradient counts.
+        variance: whether to measure the variance of every coordinate.
+        inner_products: whether to measure the inner products.
+
+    Returns:
+        ``LayerMoments`` with a weight gradient ``[out_features, in_features]``.
+
+    Raises:
+        ValueError: for tensors of different devices, dtypes or leading dimensions, without
+            samples, of another layout, or only one sample where a variance is asked.
+
+    Example:
+        >>> import torch
+        >>> from adadagrad_kernels.ops import linear_moments
+        >>> inputs, grad_outputs = torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.ones(2, 1)
+        >>> moments = linear_moments(inputs, grad_outputs)
+        >>> moments.weight_grad, moments.bias_grad, moments.sq_norms
+        (tensor([[4., 2.]]), tensor([2.]), tensor([ 6., 10.], dtype=torch.float64))
+    """
+    arguments = (inputs, grad_outputs, bias, variance, inner_products)
+    outputs: Outputs
+    outputs = _operator(*arguments) if torch.compiler.is_compiling() else _run(*arguments)
+    return pack(outputs, bias, variance, inner_products)
+
+
+def _run(
+    inputs: Tensor, grad_outputs: Tensor, bias: bool, variance: bool, inner_products: bool
+) -> Outputs:
+    check_layer_tensors(inputs, grad_outputs, variance=variance)
+    if inputs.shape[:-1] != grad_outputs.shape[:-1]:
+        raise ValueError(
+            f"inputs has shape {tuple(inputs.shape)} and grad_outputs {tuple(grad_outputs.shape)}; "
+            "all dimensions but the last must agree"
+        )
+    backend = backends.select(inputs.device, inputs.dtype, "linear_moments")
+    outputs: Outputs = backend.linear_moments(
+        _sequences(inputs), _sequences(grad_outputs), bias, variance, inner_products
+    )
+    return outputs
+
+
+def _sequences(tensor: Tensor) -> Tensor:
+    """``[samples, positions, features]``, a view where possible; adjacent features."""
+    samples, *positions, features = tensor.shape
+    sequences = tensor.detach().reshape(samples, torch.Size(positions).numel(), features)
+    adjacent = features <= 1 or sequences.stride(2) == 1
+    return sequences if adjacent else sequences.contiguous()
+
+
+def _fake(
+    inputs: Tensor, grad_outputs: Tensor, bias: bool, variance: bool, inner_products: bool
+) -> Outputs:
+    out_features = grad_outputs.shape[-1]
+    shape = (out_features, inputs.shape[-1])
+    return fake_outputs(grad_outputs, shape, out_features, bias, variance, inner_products)
+
+
+_operator = register(
+    "linear_moments(Tensor inputs, Tensor grad_outputs, bool bias, bool variance, "
+    "bool inner_products) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _run,
+    _fake,
+)
