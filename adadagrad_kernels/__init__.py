@@ -35,6 +35,7 @@ from adadagrad_kernels.statistics import (
     PerSampleGradients,
     StatisticsAccumulator,
     backward_with_statistics,
+    layer_statistics,
 )
 
 __version__ = "0.1.0"
@@ -63,6 +64,7 @@ __all__ = [
     "UnsupportedModelError",
     "__version__",
     "backward_with_statistics",
+    "layer_statistics",
     "ops",
     "use_backend",
 ]

@@ -1,6 +1,7 @@
 """What the gradients of a batch say: the mergeable record, and the sources that fill it."""
 
 from adadagrad_kernels.statistics.accumulator import StatisticsAccumulator
+from adadagrad_kernels.statistics.layer_statistics import layer_statistics
 from adadagrad_kernels.statistics.micro_batches import MicroBatchGradients
 from adadagrad_kernels.statistics.per_sample import (
     PerSampleGradients,
@@ -14,4 +15,5 @@ __all__ = [
     "PerSampleGradients",
     "StatisticsAccumulator",
     "backward_with_statistics",
+    "layer_statistics",
 ]

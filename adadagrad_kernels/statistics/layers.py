@@ -9,20 +9,24 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from adadagrad_kernels.errors import UnsupportedModelError
 
 
-def require_per_sample_gradients(model: nn.Module) -> None:
+def require_per_sample_gradients(model: nn.Module, *, allow_sparse: bool = False) -> None:
     """Refuse models whose samples influence one another, or with gradients that have no rows.
+
+    Args:
+        model: the module in training.
+        allow_sparse: whether embeddings may have sparse gradients.
 
     Raises:
         UnsupportedModelError: naming the layer and the ways out.
     """
     for path, module in model.named_modules():
-        problem = _problem(module)
+        problem = _problem(module, allow_sparse)
         if problem:
             where = f"layer '{path}'" if path else "the model"
             raise UnsupportedModelError(f"{where} ({type(module).__name__}) {problem}")
 
 
-def _problem(module: nn.Module) -> str | None:
+def _problem(module: nn.Module, allow_sparse: bool) -> str | None:
     if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
         way_out = (
             "call .eval() on the layer to freeze its statistics"
@@ -40,7 +44,7 @@ def _problem(module: nn.Module) -> str | None:
             "track_running_stats=False; call .eval() on the layer; or estimate the variance from "
             "micro-batches with MicroBatchGradients"
         )
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse and not allow_sparse:
         return (
             "has sparse gradients, which vmap cannot stack. Ways out: sparse=False; or estimate "
             "the variance from micro-batches with MicroBatchGradients"

@@ -1,0 +1,199 @@
+"""The context that measures a model in training: forward and backward as ever, then a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from adadagrad_kernels.statistics.layerwise.attachment import Attachment
+from adadagrad_kernels.statistics.layerwise.directional import (
+    difference_derivatives,
+    forward_derivatives,
+)
+from adadagrad_kernels.statistics.layerwise.recorder import Recorder
+from adadagrad_kernels.statistics.layerwise.step import first_nonfinite, merged
+from adadagrad_kernels.statistics.record import GradientStatistics
+
+
+class layer_statistics:  # noqa: N801 (a context manager, named as torch names its own)
+    r"""Exact statistics of the model in training, measured by its layers in the backward pass.
+
+    Inside the context forward and backward run as ever, and ``.grad`` is what a plain backward
+    pass leaves, to rounding. Each layer computes its parameters' gradient and what the samples
+    contribute to it in one pass over its inputs and output gradients; the matrix of per-sample
+    gradients is never built. ``statistics`` then gives the record of the samples since its last
+    call, of one micro-batch or of several whose gradients have added up.
+
+    A sample is a row of the batch, the first dimension of every layer's input. With :math:`h_i`
+    what sample i adds to ``.grad`` and b samples,
+
+    .. math:: g_i = b\, h_i, \qquad \frac{1}{b} \sum_i g_i = \texttt{.grad},
+
+    which for a mean over the samples is the gradient of the sample's own loss, and for any other
+    loss (a sum, weighted tokens) b times that of its share.
+
+    Measured by kernels: Linear, Conv1d, Conv2d and Conv3d, LayerNorm, RMSNorm, GroupNorm,
+    Embedding, MultiheadAttention, and Conv1D of Transformers. Other modules with parameters of
+    their own are run again for every sample with ``torch.func.vmap``, chunk by chunk, and so are
+    the contributions to parameters that several layers share or a layer used twice.
+
+    Args:
+        model: the module in training. DistributedDataParallel: its ``.module``; a compiled
+            module: what was compiled.
+        inner_products: measure :math:`\langle g_i, g \rangle`, for the inner-product tests.
+        variance: measure the variance of every coordinate.
+        shadow: change nothing: autograd computes the gradients and the layers only listen, at the
+            price of computing the weights' gradients twice.
+        interval: measure every so many steps; in others the layers run as they are.
+        on_other: ``"vmap"``, or ``"raise"`` for modules without a kernel.
+        on_nonfinite: ``"raise"``, or ``"record"`` to get records with NaN and infinity, with which
+            ``BatchController`` keeps the size.
+
+    Raises:
+        UnsupportedModelError: for layers whose samples have no gradient of their own, such as
+            BatchNorm in training; and, where asked, for modules without a kernel.
+        ValueError: for a model without parameters that require grad, or settings out of range.
+
+    Example:
+        >>> import torch
+        >>> from adadagrad_kernels.statistics import layer_statistics
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1))
+        >>> inputs, targets = torch.randn(8, 3), torch.randn(8, 1)
+        >>> with layer_statistics(model) as recorder:
+        ...     torch.nn.functional.mse_loss(model(inputs), targets).backward()
+        ...     statistics = recorder.statistics()
+        >>> statistics.batch_size, statistics.sq_norms.shape
+        (8, torch.Size([8]))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        inner_products: bool = False,
+        variance: bool = False,
+        shadow: bool = False,
+        interval: int = 1,
+        on_other: str = "vmap",
+        on_nonfinite: str = "raise",
+    ) -> None:
+        _require_choice("on_other", on_other, ("vmap", "raise"))
+        _require_choice("on_nonfinite", on_nonfinite, ("raise", "record"))
+        if not isinstance(interval, int) or interval < 1:
+            raise ValueError(
+                f"interval must be a whole number of steps, at least 1, got {interval}"
+            )
+        if not any(p.requires_grad and p.numel() for p in model.parameters()):
+            raise ValueError("the model has no parameter that requires grad; nothing to measure")
+        self.model = model
+        self.inner_products = inner_products
+        self.variance = variance
+        self.interval = interval
+        self._keep_nonfinite = on_nonfinite == "record"
+        self._recorder = Recorder(
+            model, variance=variance, inner_products=inner_products, shadow=shadow
+        )
+        self._attachment = Attachment(self._recorder, on_other)
+        self._step = 0
+
+    def __enter__(self) -> layer_statistics:
+        self._attachment.attach()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._attachment.detach()
+
+    @property
+    def measures(self) -> bool:
+        """Whether the coming ``statistics`` has a record: every ``interval`` steps."""
+        return self._step % self.interval == 0
+
+    def reset(self) -> None:
+        """Forget what was seen since the last ``statistics``, as before a step is repeated."""
+        self._recorder.reset()
+
+    def statistics(
+        self,
+        losses: Callable[[], Tensor] | None = None,
+        *,
+        exact: bool = True,
+        grad_scale: float = 1.0,
+    ) -> GradientStatistics | None:
+        """The record of the samples since the last call; None in a step that is not measured.
+
+        Call it after the backward pass of a step and before gradients are clipped, unscaled or
+        used: it reads ``.grad``. ``mean_gradient`` of the record is ``.grad`` itself, not a copy.
+
+        Inner products come out of the layers' own pass where the step is a single micro-batch.
+        Those of several refer to a mean that none of them knew: pass ``losses`` then.
+
+        Args:
+            losses: runs the model on all samples of the step, in their order, and returns their own
+                losses, ``[samples]``. Inner products are then the derivatives of these along the
+                mean gradient.
+            exact: by forward mode, exact at about two forward passes; else by a central
+                difference, two forward passes and right to some tenths of a percent, for layers
+                without a forward-mode derivative.
+            grad_scale: factor by which the losses were multiplied, such as
+                ``GradScaler.get_scale()``; the record is free of it.
+
+        Raises:
+            ValueError: where no backward pass has run, a layer got its gradient twice, ran under
+                no_grad alone or gave what is not finite, and for gradients from outside of layers.
+            UnsupportedModelError: for a parameter that was used outside of its module.
+        """
+        measured, self._step = self.measures, self._step + 1
+        try:
+            return self._record(losses, exact, grad_scale) if measured else None
+        finally:
+            self._recorder.reset()
+            self._recorder.measures = self.measures
+
+    def _record(
+        self, losses: Callable[[], Tensor] | None, exact: bool, grad_scale: float
+    ) -> GradientStatistics:
+        recorder = self._recorder
+        recorder.micro_batches = [m for m in recorder.micro_batches if m.had_backward]
+        recorder.require_grad_mode()
+        if not recorder.micro_batches:
+            raise ValueError(
+                "no gradient has reached the layers since the last statistics(); run the forward "
+                "and the backward pass inside the context, then ask"
+            )
+        recorder.close(followed=False)
+        if recorder.problems:
+            raise recorder.problems[0]
+        micro_batches = recorder.micro_batches
+        with torch.no_grad():
+            record = merged(micro_batches, self.model, self.variance, grad_scale)
+        if not record.is_finite and not self._keep_nonfinite:
+            raise ValueError(
+                f"{first_nonfinite(micro_batches) or 'a gradient'} has per-sample gradients that "
+                "are not finite. Ways out: lower the learning rate; look at the batch; with a "
+                "GradScaler, skip the step; on_nonfinite='record' gives the record all the same"
+            )
+        if losses is None:
+            if self.inner_products and record.inner_products is None:
+                raise ValueError(
+                    f"the step has {len(micro_batches)} micro-batches, whose inner products refer "
+                    "to their common mean; pass statistics(losses=...), a function that returns "
+                    "the losses of all their samples, or use a single micro-batch"
+                )
+            return record
+        derive = forward_derivatives if exact else difference_derivatives
+        with recorder.paused():
+            products = derive(self.model, losses, record.require_mean_gradient())
+        return record.with_inner_products(products)
+
+
+def _require_choice(name: str, given: str, accepted: tuple[str, ...]) -> None:
+    if given not in accepted:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, accepted))}, got {given!r}")

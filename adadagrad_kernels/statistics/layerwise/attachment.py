@@ -1,0 +1,143 @@
+"""Puts a recorder into a model's forward passes, and takes it out again.
+
+Modules keep their class, their parameters and their hooks: what changes is the attribute
+``forward`` of the instance.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.statistics.layerwise.attention import attention
+from adadagrad_kernels.statistics.layerwise.independence import unbatched_layers
+from adadagrad_kernels.statistics.layerwise.recorder import Recorder, in_backward
+from adadagrad_kernels.statistics.layerwise.rules import Layer, Rule, find_rule
+from adadagrad_kernels.statistics.layerwise.unknown import call_module
+
+Forward = Callable[..., Any]
+
+
+class Attachment:
+    """The changed forwards of a model, and hooks on its parameters.
+
+    Args:
+        recorder: where the layers report.
+        on_other: ``"vmap"`` or ``"raise"``, for modules of other kinds with parameters of their
+            own.
+
+    Raises:
+        UnsupportedModelError: for such modules, where asked; for lazy and compiled modules.
+    """
+
+    def __init__(self, recorder: Recorder, on_other: str) -> None:
+        self._recorder = recorder
+        self._layers = list(_layers(recorder.model, on_other))
+        self._by_name = {layer.name: layer.module for layer in self._layers}
+        self._handles: list[Any] = []
+        self._replaced: list[tuple[nn.Module, Forward | None]] = []
+
+    def attach(self) -> None:
+        """Replace the forwards; where this fails the model is as it was."""
+        try:
+            for layer in self._layers:
+                rule = _rule(layer.module) or call_module
+                self._replace(layer.module, functools.partial(_run, self._recorder, rule, layer))
+            model = self._recorder.model
+            self._replace(model, functools.partial(self._call_model, model.forward))
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    hook = functools.partial(self._recorder.heard, parameter, name)
+                    self._handles.append(parameter.register_hook(_nothing(hook)))  # type: ignore[no-untyped-call]
+        except BaseException:
+            self.detach()
+            raise
+
+    def detach(self) -> None:
+        """Put everything back."""
+        while self._replaced:
+            module, before = self._replaced.pop()
+            if before is None:
+                del module.__dict__["forward"]
+            else:
+                module.__dict__["forward"] = before
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _replace(self, module: nn.Module, forward: Forward) -> None:
+        self._replaced.append((module, module.__dict__.get("forward")))
+        module.__dict__["forward"] = forward
+
+    def _call_model(self, forward: Forward, *args: Any, **kwargs: Any) -> Any:
+        recorder = self._recorder
+        if recorder.measures and torch.is_grad_enabled() and not in_backward():
+            samples = recorder.begin_call(args, kwargs)
+            if samples:
+                with recorder.paused():
+                    recorder.unbatched = unbatched_layers(
+                        recorder.model, forward, self._by_name, samples, args, kwargs
+                    )
+        return forward(*args, **kwargs)
+
+
+def _run(recorder: Recorder, rule: Any, layer: Layer, *args: Any, **kwargs: Any) -> Any:
+    if not recorder.measures:
+        return layer.forward(*args, **kwargs)
+    return rule(recorder, layer, *args, **kwargs)
+
+
+def _rule(module: nn.Module) -> Rule | None:
+    if type(module) is nn.MultiheadAttention and module.bias_k is None:
+        return attention
+    return find_rule(module)
+
+
+def _nothing(hook: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+    def call(grad: Tensor) -> None:
+        hook(grad)
+
+    return call
+
+
+def _layers(model: nn.Module, on_other: str) -> Iterator[Layer]:
+    """The modules with parameters of their own that require grad."""
+    if type(model).__name__ == "OptimizedModule":
+        raise UnsupportedModelError(
+            "the model is compiled; pass the module that torch.compile was given, and call the "
+            "compiled one as before: its layers then run between the compiled parts"
+        )
+    inside: set[nn.Module] = set()
+    for path, module in model.named_modules():
+        if module in inside:
+            continue
+        where = f"layer '{path}'" if path else "the model"
+        name = f"{where} ({type(module).__name__})"
+        rule = _rule(module)
+        whole = parametrize.is_parametrized(module) or isinstance(module, nn.MultiheadAttention)
+        if whole:
+            inside.update(module.modules())
+        own = {
+            key: parameter
+            for key, parameter in module.named_parameters(recurse=whole)
+            if parameter.requires_grad
+        }
+        if not own:
+            continue
+        if rule is None and on_other == "raise":
+            raise UnsupportedModelError(
+                f"{name} has parameters of its own ({', '.join(own)}) and is of a kind that has no "
+                "rule. Ways out: on_other='vmap', which runs it again for every sample; freeze it; "
+                "or measure with PerSampleGradients"
+            )
+        if rule is None and isinstance(module, nn.RNNBase):
+            raise UnsupportedModelError(
+                f"{name} keeps samples in another dimension than the first of its states. Ways "
+                "out: measure with PerSampleGradients, or with MicroBatchGradients"
+            )
+        yield Layer(name, module, module.forward, own)

@@ -1,0 +1,157 @@
+"""Whether the samples of a batch are apart from each other, asked of the model itself.
+
+A model whose layers mix samples has no per-sample gradients, and nothing in a backward pass tells.
+So before the first measured forward pass of a model a few of its samples are run twice, the second
+time with another sample in the place of the first: what the others give must not change.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.statistics.randomness import RandomState
+
+#: Models that were asked already, and their layers without a dimension for the samples.
+_asked: weakref.WeakKeyDictionary[nn.Module, frozenset[str]] = weakref.WeakKeyDictionary()
+
+_TOLERANCE = 1e-3
+
+
+def unbatched_layers(
+    model: nn.Module,
+    forward: Callable[..., Any],
+    layers: dict[str, nn.Module],
+    samples: int,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> frozenset[str]:
+    """Layers whose input does not grow with the batch, after the model was asked.
+
+    Args:
+        model: asked once; later calls return the answer.
+        forward: its forward, with layers that are not measured.
+        layers: those to look at, by name.
+        samples: rows of the batch.
+        args: of the model's call.
+        kwargs: likewise.
+
+    Raises:
+        UnsupportedModelError: naming the first module that mixes samples.
+    """
+    if model not in _asked:
+        _asked[model] = _ask(model, forward, layers, samples, args, kwargs)
+    return _asked[model]
+
+
+def _ask(
+    model: nn.Module,
+    forward: Callable[..., Any],
+    layers: dict[str, nn.Module],
+    samples: int,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> frozenset[str]:
+    # Not as many as the batch has, so that what has their number of rows has samples.
+    count = 3 if samples != 3 else 2
+    rows = [i % samples for i in range(count)]
+    others = [1 % samples, *rows[1:]]
+    try:
+        first, sizes = _outputs(model, forward, layers, samples, rows, args, kwargs)
+        second, _ = _outputs(model, forward, layers, samples, others, args, kwargs)
+    except UnsupportedModelError:
+        raise
+    except Exception:  # a model that takes no other batch size than this cannot be asked
+        return frozenset()
+    if samples > 1:
+        for name, output in first.items():
+            if name in second and not _equal(output, second[name], count):
+                raise UnsupportedModelError(
+                    f"{name} mixes the samples of a batch: what it gives for one of them changes "
+                    "when another is exchanged, so that a sample has no gradient of its own. Ways "
+                    "out: take the operation across the batch out of the model; or estimate the "
+                    "variance from micro-batches with MicroBatchGradients"
+                )
+    return frozenset(name for name, size in sizes.items() if size not in (1, count))
+
+
+def _outputs(
+    model: nn.Module,
+    forward: Callable[..., Any],
+    layers: dict[str, nn.Module],
+    samples: int,
+    rows: Sequence[int],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[dict[str, list[Tensor]], dict[str, int]]:
+    """Outputs of every module in the order in which they ran, and rows of the layers' inputs."""
+    outputs: dict[str, list[Tensor]] = {}
+    sizes: dict[str, int] = {}
+    names = {module: name for name, module in layers.items()}
+
+    def pick(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == samples:
+            return leaf[torch.tensor(rows, device=leaf.device)]
+        return leaf
+
+    def see(module: nn.Module, args: Any, output: Any) -> None:
+        path = paths[module]
+        name = f"layer '{path}' ({type(module).__name__})" if path else "the model"
+        tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        outputs.setdefault(name, []).extend(tensor.detach().clone() for tensor in tensors)
+        if module in names:
+            given = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+            if given and given[0].dim() > 0:
+                sizes[names[module]] = len(given[0])
+
+    paths = {module: path for path, module in model.named_modules()}
+    given, named = tree_map(pick, (args, kwargs))
+    with _unchanged(model), torch.no_grad():
+        handles = [module.register_forward_hook(see) for module in paths]
+        try:
+            result = forward(*given, **named)
+        finally:
+            for handle in handles:
+                handle.remove()
+    see(model, (), result)
+    return outputs, sizes
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Random generators and buffers are afterwards as they were."""
+    device = next(model.parameters()).device
+    state = RandomState(device)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        state.restore()
+        for buffer, before in buffers:
+            if not torch.equal(buffer, before):
+                buffer.copy_(before)
+
+
+def _equal(ours: list[Tensor], theirs: list[Tensor], count: int) -> bool:
+    for one, other in zip(ours, theirs, strict=False):
+        if one.dim() == 0 or len(one) != count or one.shape != other.shape:
+            continue
+        kept, exchanged = one[1:], other[1:]
+        if not kept.is_floating_point():
+            if not torch.equal(kept, exchanged):
+                return False
+            continue
+        scale = kept.abs().amax() if kept.numel() else 0.0
+        close = torch.isclose(
+            kept, exchanged, rtol=_TOLERANCE, atol=float(_TOLERANCE * scale), equal_nan=True
+        )
+        if not close.all():
+            return False
+    return True

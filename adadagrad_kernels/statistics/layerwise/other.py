@@ -1,0 +1,109 @@
+"""Modules of other kinds that have parameters of their own: their contributions by vmap.
+
+The module's forward is run again for some samples at a time, with a parameter's gradient for each
+of them. Only the module's own parameters are differentiated; its children have uses of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vjp, vmap
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from adadagrad_kernels.statistics.layerwise.uses import Part, Use, wide
+
+
+@dataclass(eq=False)
+class ModuleUse(Use):
+    """A call of any module; saved are the tensors among its arguments.
+
+    Attributes:
+        module: what was called.
+        own: its own parameters that require grad, by name in the module.
+        arguments: leaves of args and kwargs, None in the place of each tensor.
+        structure: how the leaves make args and kwargs.
+        outputs: which leaves of the result have samples.
+        plain: makes a context in which the module's children run as they are.
+        batch_size: samples of the batch.
+    """
+
+    module: nn.Module = field(default_factory=nn.Module)
+    own: dict[str, nn.Parameter] = field(default_factory=dict)
+    arguments: list[Any] = field(default_factory=list)
+    structure: TreeSpec | None = None
+    outputs: list[int] = field(default_factory=list)
+    plain: Callable[[], AbstractContextManager[None]] | None = None
+    batch_size: int = 0
+
+    @property
+    def parts(self) -> list[Part]:
+        """Its own parameters."""
+        return [Part(parameter, 0, parameter) for parameter in self.own.values()]
+
+    def contributions(self, rows: slice) -> list[Tensor]:
+        """By one vector-Jacobian product for each sample, all at once."""
+        assert self.plain is not None
+        batched = [tensor.dim() > 0 and len(tensor) == self.batch_size for tensor in self.saved]
+        tensors = [
+            tensor[rows] if has_samples else tensor
+            for tensor, has_samples in zip(self.saved, batched, strict=True)
+        ]
+        places = sorted(self.grads)
+        grads = [self.grads[place][rows] for place in places]
+        own = {name: parameter.detach() for name, parameter in self.own.items()}
+        spread = vmap(
+            lambda each, grad: self._gradient(own, each, batched, places, grad),
+            in_dims=([0 if has_samples else None for has_samples in batched], 0),
+            randomness="error",
+        )
+        # Under inference or no_grad torch.func keeps its own graph.
+        with self.plain(), torch.enable_grad():
+            found: dict[str, Tensor] = spread(tensors, grads)
+        return [wide(found[name].detach()) for name in self.own]
+
+    def _gradient(
+        self,
+        own: dict[str, Tensor],
+        tensors: list[Tensor],
+        batched: list[bool],
+        places: list[int],
+        grads: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """Of one sample, which runs as a batch of one."""
+        given = iter(
+            tensor.unsqueeze(0) if has_samples else tensor
+            for tensor, has_samples in zip(tensors, batched, strict=True)
+        )
+        leaves = [next(given) if leaf is _TENSOR else leaf for leaf in self.arguments]
+        assert self.structure is not None
+        args, kwargs = tree_unflatten(leaves, self.structure)
+
+        def run(values: dict[str, Tensor]) -> list[Tensor]:
+            results = tree_flatten(functional_call(self.module, values, args, kwargs))[0]
+            return [results[self.outputs[place]] for place in places]
+
+        pull_back = vjp(run, own)[1]
+        (gradients,) = pull_back([grad.unsqueeze(0) for grad in grads])
+        return gradients  # type: ignore[no-any-return]
+
+
+class _Tensor:
+    """Stands for a tensor among the arguments."""
+
+
+_TENSOR = _Tensor()
+
+
+def take_apart(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[Any], list[Tensor], TreeSpec]:
+    """Leaves with a mark in the place of each tensor, the tensors, and the structure."""
+    leaves, structure = tree_flatten((args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves], tensors, structure

@@ -1,0 +1,305 @@
+"""Which samples a use of a layer belongs to, and what becomes of its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.statistics.layers import require_per_sample_gradients
+from adadagrad_kernels.statistics.layerwise.micro_batch import MicroBatch
+from adadagrad_kernels.statistics.layerwise.tap import listen, replace_gradient
+from adadagrad_kernels.statistics.layerwise.uses import LayerUse, Part, Use
+
+#: How far the contributions may be from the gradient that autograd computed, relative to it:
+#: bfloat16 has eight bits.
+_CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}
+_COARSE = 2e-2
+
+
+class Recorder:
+    """Follows the micro-batches of a step; the layers call it in both passes.
+
+    Attributes:
+        model: the module in training.
+        shadow: whether autograd computes everything and the layers only listen.
+        measures: whether layers called now are measured.
+        micro_batches: those of the step so far.
+        unbatched: layers whose input has no dimension for the samples, by name.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, variance: bool, inner_products: bool, shadow: bool
+    ) -> None:
+        self.model = model
+        self.shadow = shadow
+        self.measures = True
+        self.unbatched: frozenset[str] = frozenset()
+        self._variance = variance
+        self._inner_products = inner_products
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the step."""
+        self.micro_batches: list[MicroBatch] = []
+        self.problems: list[Exception] = []
+        self._batch_size: int | None = None
+        self._with_grad: set[str] = set()
+        self._without_grad: dict[str, list[Part]] = {}
+        self._returned: dict[int, int] = {}
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context in which the layers run as they are."""
+        before, self.measures = self.measures, False
+        try:
+            yield
+        finally:
+            self.measures = before
+
+    # The forward pass.
+
+    def begin_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+        """Note the samples of a call of the whole model: the rows of its first tensor."""
+        sizes = [len(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim()]
+        self._open()
+        self._batch_size = sizes[0] if sizes else None
+        return self._batch_size
+
+    def called(self, use: Use) -> bool:
+        """Count a call of a layer; whether it is to be measured."""
+        grad_enabled = torch.is_grad_enabled()
+        if in_backward():
+            # A checkpoint runs the layer again, which was counted at its first call.
+            use.micro_batch = self.micro_batches[-1] if self.micro_batches else None
+            return grad_enabled and use.micro_batch is not None
+        if grad_enabled:
+            use.micro_batch = self._open()
+            self._with_grad.add(use.layer)
+        else:
+            self._without_grad[use.layer] = use.parts
+        if self.micro_batches:
+            calls = self.micro_batches[-1].calls
+            for part in use.parts:
+                calls[part.key] = calls.get(part.key, 0) + 1
+        return grad_enabled
+
+    def samples_of(self, use: Use, rows: int) -> int:
+        """The samples of the micro-batch, of which a layer has seen ``rows``.
+
+        Raises:
+            ValueError: where it has seen others; a single row belongs to all samples.
+        """
+        micro_batch = use.micro_batch
+        if micro_batch.samples is None:
+            micro_batch.samples = self._batch_size or rows
+        if rows not in (1, micro_batch.samples):
+            raise ValueError(
+                f"{use.layer} has an input of {rows} rows in a batch of {micro_batch.samples} "
+                "samples; every layer must have the samples in its first dimension. Ways out: keep "
+                "the batch first, [samples, ...], and do not merge it with other dimensions; or "
+                "measure with PerSampleGradients"
+            )
+        samples: int = micro_batch.samples
+        return samples
+
+    def lacks_samples(self, use: Use, rows: int) -> bool:
+        """Whether the rows of a layer's input are not the samples, but shared by all of them."""
+        return use.layer in self.unbatched or self._batch_size not in (None, rows)
+
+    def attach(self, use: LayerUse, output: Tensor, saved: Sequence[Tensor]) -> Tensor:
+        """The output of a layer, with the use behind it."""
+        if saved[0].dim() < use.least_dimensions:
+            raise ValueError(
+                f"{use.layer} has an input of shape {tuple(saved[0].shape)} without a dimension "
+                "for the samples; pass a batch, [samples, ...]"
+            )
+        samples = self.samples_of(use, len(saved[0]))
+        if len(saved[0]) != samples:
+            saved = [tensor.expand(samples, *tensor.shape[1:]) for tensor in saved]
+            output = output.expand(samples, *output.shape[1:])
+        if not self.shadow:
+            return replace_gradient(self._replace, use, output, saved)
+        self.observe(use, [output], saved)
+        return output
+
+    def observe(self, use: Use, outputs: Sequence[Tensor], saved: Sequence[Tensor]) -> None:
+        """Have a use listen to the gradients of its outputs."""
+        listen(self._observe, use, outputs, saved)
+
+    # The backward pass.
+
+    def _replace(self, use: LayerUse) -> tuple[Tensor | None, Tensor | None]:
+        if not self._arrives(use):
+            return use.restored(use.moments(variance=False, inner_products=False))
+        micro_batch = use.micro_batch
+        if micro_batch.shares(use):
+            micro_batch.pending.append(use)
+            return use.restored(use.moments(variance=False, inner_products=False))
+        self._require_first(use)
+        gradients = use.restored(micro_batch.measure(use))
+        for part, gradient in zip((use.weight, use.bias), gradients, strict=True):
+            if part is not None and gradient is not None and part.value is part.parameter:
+                address = 0 if gradient.is_sparse else _storage(gradient)
+                self._returned[id(part.parameter)] = address
+        use.release()
+        return gradients
+
+    def _observe(self, use: Use) -> None:
+        if not self._arrives(use):
+            return
+        micro_batch = use.micro_batch
+        if isinstance(use, LayerUse) and not micro_batch.shares(use):
+            self._require_first(use)
+            gradients = use.restored(micro_batch.measure(use))
+            for part, gradient in zip((use.weight, use.bias), gradients, strict=True):
+                if part is not None and gradient is not None:
+                    micro_batch.sums[part.key] = gradient
+            use.release()
+        elif use not in micro_batch.pending:
+            micro_batch.pending.append(use)
+
+    def _arrives(self, use: Use) -> bool:
+        """Whether a gradient that came back can be measured."""
+        if use.micro_batch not in self.micro_batches:
+            return False  # forgotten by reset()
+        use.micro_batch.had_backward = True
+        if use.arrivals > 1:
+            self._problem(
+                f"{use.layer} got a second gradient for the same forward pass: backward ran twice "
+                "through it. Ways out: add the losses and run backward once, or run a forward pass "
+                "for each backward"
+            )
+            return False
+        return True
+
+    def _require_first(self, use: Use) -> None:
+        if any(part.key in use.micro_batch.parts for part in use.parts):
+            self._problem(
+                f"{use.layer} got its gradient in several parts, and the norm of their sum is not "
+                "known: it was called in several reentrant checkpoints. Way out: pass "
+                "use_reentrant=False to the checkpoints"
+            )
+
+    def heard(self, parameter: nn.Parameter, name: str, grad: Tensor) -> None:
+        """See the whole gradient of a parameter on its way into ``.grad``."""
+        returned = self._returned.pop(id(parameter), None)
+        if returned is None:
+            if self.micro_batches:
+                arrived = self.micro_batches[-1].arrived
+                before = arrived.get(id(parameter))
+                arrived[id(parameter)] = grad if before is None else before + grad
+        elif returned and returned != _storage(grad):
+            self._problem(_outside(name))
+
+    def _problem(self, message: str) -> None:
+        """Keep an error for the end: raised in a backward pass it would leave half a gradient."""
+        self.problems.append(ValueError(message))
+
+    # Between the passes.
+
+    def _open(self) -> MicroBatch:
+        """The micro-batch of a forward pass; a new one after a backward pass."""
+        if self.micro_batches and not self.micro_batches[-1].had_backward:
+            return self.micro_batches[-1]
+        require_per_sample_gradients(self.model, allow_sparse=True)
+        if self.micro_batches:
+            self.close(followed=True)
+        else:
+            _require_clear(self.model)
+        self.micro_batches.append(MicroBatch(self._variance, self._inner_products))
+        return self.micro_batches[-1]
+
+    @torch.no_grad()
+    def close(self, *, followed: bool) -> None:
+        """Finish the last micro-batch.
+
+        Args:
+            followed: whether another one comes, so that its gradient must be kept for the variance.
+        """
+        micro_batch = self.micro_batches[-1]
+        micro_batch.finish()
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        for identity, grad in micro_batch.arrived.items():
+            self._compare(micro_batch, identity, names[identity], grad)
+        micro_batch.arrived, micro_batch.sums = {}, {}
+        if followed and self._variance:
+            micro_batch.cumulative = {
+                id(p): p.grad.detach().clone()
+                for p in self.model.parameters()
+                if p.requires_grad and p.grad is not None
+            }
+
+    def _compare(self, micro_batch: MicroBatch, identity: int, name: str, grad: Tensor) -> None:
+        """Notice a gradient that no layer, or not the layers alone, contributed to."""
+        keys = [key for key in micro_batch.parts if key[0] == identity]
+        if not keys:
+            self.problems.append(
+                UnsupportedModelError(
+                    f"the parameter '{name}' got a gradient outside of the layers that are "
+                    "measured. Ways out: on_other='vmap' for modules of other kinds; a parameter "
+                    "that is used outside of its module's forward needs PerSampleGradients"
+                )
+            )
+        elif all(key in micro_batch.sums for key in keys) and len(keys) == 1:
+            ours, theirs = micro_batch.sums[keys[0]], grad.to_dense().view_as(grad)
+            ours = ours.to_dense() if ours.is_sparse else ours
+            scale = torch.linalg.vector_norm(theirs.double())
+            error = torch.linalg.vector_norm(ours.double() - theirs.double())
+            allowed = _CLOSE.get(grad.dtype, _COARSE)
+            if torch.is_autocast_enabled(grad.device.type):
+                allowed = _COARSE
+            if error > allowed * scale:
+                self._problem(_outside(name))
+
+    def require_grad_mode(self) -> None:
+        """Refuse layers that ran under no_grad alone, whose parameters wait for a gradient.
+
+        Raises:
+            ValueError: naming the layer.
+        """
+        measured = {key for m in self.micro_batches for key in m.parts}
+        for layer, parts in self._without_grad.items():
+            if layer not in self._with_grad and not measured & {part.key for part in parts}:
+                raise ValueError(
+                    f"{layer} was called under no_grad, so that its parameters have no gradient. "
+                    "Ways out: call it with grad mode, or freeze it with requires_grad_(False)"
+                )
+
+
+def in_backward() -> bool:
+    """Whether this thread runs a backward pass now."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _outside(name: str) -> str:
+    return (
+        f"the parameter '{name}' got a gradient that its layers did not contribute, such as of a "
+        "penalty in the loss, which belongs to no sample. Ways out: weight_decay of the optimizer; "
+        "add the penalty's gradient after statistics(); or measure with PerSampleGradients"
+    )
+
+
+def _require_clear(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        grad = parameter.grad
+        if parameter.requires_grad and grad is not None and squared(grad):
+            raise ValueError(
+                f"a gradient of an earlier step is left in .grad of '{name}' and would count as "
+                "this step's; call optimizer.zero_grad() before the first forward pass of a step"
+            )
+
+
+def squared(grad: Tensor) -> bool:
+    """Whether a gradient is not all zeros."""
+    values = grad.coalesce().values() if grad.is_sparse else grad
+    return bool(values.any())

@@ -1,0 +1,113 @@
+"""The micro-batches of a step as one record of all its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from adadagrad_kernels.statistics.layerwise.micro_batch import MicroBatch
+from adadagrad_kernels.statistics.record import GradientStatistics
+from adadagrad_kernels.statistics.sums import squared_norm
+
+
+def merged(
+    micro_batches: Sequence[MicroBatch], model: nn.Module, variance: bool, grad_scale: float
+) -> GradientStatistics:
+    """The record of the samples of all micro-batches, whose gradients have added up in ``.grad``.
+
+    With b samples in all, the gradient of sample i is b h_i, b times what it has added.
+    """
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    samples = sum(m.samples or 0 for m in micro_batches)
+    factor = (samples / grad_scale) ** 2
+    sq_norms = torch.cat([_added(m.sq_norms, m.samples or 0) for m in micro_batches]) * factor
+    grads = {n: p.grad.detach() for n, p in parameters.items() if p.grad is not None}
+    sums = [squared_norm(grads.values()), sq_norms.sum()]
+    mean_sq_norm, sum_sq_norms = torch.stack([value.to(sums[1].device) for value in sums]).tolist()
+    mean = {
+        n: grads.get(n, torch.zeros_like(p, requires_grad=False)) for n, p in parameters.items()
+    }
+    if grad_scale != 1.0:
+        mean = {n: grad / grad_scale for n, grad in mean.items()}
+    record = GradientStatistics(
+        batch_size=samples,
+        mean_sq_norm=mean_sq_norm / grad_scale**2,
+        sum_sq_norms=sum_sq_norms,
+        sq_norms=sq_norms,
+        variance=_variance(micro_batches, parameters, factor) if variance else None,
+        mean_gradient=mean,
+    )
+    if len(micro_batches) > 1 or not micro_batches[0].products:
+        return record
+    products = torch.stack(micro_batches[0].products).sum(0) * samples / grad_scale**2
+    return record.with_inner_products(products)
+
+
+def _added(by_layer: Sequence[tuple[str, Tensor]], samples: int) -> Tensor:
+    if not by_layer:
+        return torch.zeros(samples, dtype=torch.float64)
+    return torch.stack([values for _, values in by_layer]).sum(0)
+
+
+def _variance(
+    micro_batches: Sequence[MicroBatch], parameters: dict[str, nn.Parameter], factor: float
+) -> dict[str, Tensor]:
+    """Deviations from the mean of all samples, pooled by Chan's formula (see docs/numerics.md)."""
+    variance = {}
+    for name, parameter in parameters.items():
+        count = 0
+        squares, before, mean = None, None, None
+        for micro_batch in micro_batches:
+            size = micro_batch.samples or 0
+            own = _spread(micro_batch, parameter)
+            own = own.mul_(max(size - 1, 0)) if len(micro_batches) > 1 else own
+            if len(micro_batches) > 1:
+                after = _gradient(micro_batch, parameter).to(own.dtype)
+                center = (after if before is None else after - before) / size
+                if mean is not None and squares is not None:
+                    delta = center - mean
+                    own = own.add_(squares).addcmul_(
+                        delta, delta, value=count * size / (count + size)
+                    )
+                    center = mean + delta * (size / (count + size))
+                before, mean = after, center
+            squares, count = own, count + size
+        assert squares is not None
+        scale = factor / max(count - 1, 1) if len(micro_batches) > 1 else factor
+        variance[name] = squares.mul_(scale)
+    return variance
+
+
+def _gradient(micro_batch: MicroBatch, parameter: nn.Parameter) -> Tensor:
+    """``.grad`` after a micro-batch."""
+    if micro_batch.cumulative is not None:
+        found = micro_batch.cumulative.get(id(parameter))
+    else:
+        found = parameter.grad
+    if found is None:
+        return torch.zeros_like(parameter).detach()
+    return found.to_dense() if found.is_sparse else found
+
+
+def _spread(micro_batch: MicroBatch, parameter: nn.Parameter) -> Tensor:
+    """The variance of the contributions to a parameter, put together from its parts."""
+    found = {k: v for k, v in micro_batch.spreads.items() if k[0] == id(parameter)}
+    whole = found.get((id(parameter), 0))
+    if whole is not None and whole.shape == parameter.shape:
+        return whole
+    kind = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+    spread = torch.zeros(parameter.shape, dtype=kind, device=parameter.device)
+    for (_, start), values in found.items():
+        spread.view(-1)[start : start + values.numel()] = values.flatten()
+    return spread
+
+
+def first_nonfinite(micro_batches: Sequence[MicroBatch]) -> str | None:
+    """The layer nearest to the loss whose norms are not finite, or None."""
+    for micro_batch in micro_batches:
+        for layer, values in micro_batch.sq_norms:
+            if not bool(values.isfinite().all()):
+                return layer
+    return None

@@ -1,0 +1,147 @@
+"""One use of a layer in a forward pass: what its backward pass needs to measure the samples.
+
+Every use can build the contributions of some samples at a time. The uses of common layers also
+know a quick way to the same numbers, an op that never builds them; the slow way is for parameters
+that several uses share, whose contributions must be added before they are squared.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adadagrad_kernels.checks import ACCUMULATION_DTYPES
+from adadagrad_kernels.ops import LayerMoments, batch_moments
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The rows of a parameter that a use reads: all of them, but in packed projections.
+
+    Attributes:
+        parameter: the parameter of the model.
+        start: the first of the rows.
+        value: those rows; the parameter itself, or a view of it.
+    """
+
+    parameter: nn.Parameter
+    start: int
+    value: Tensor
+
+    @classmethod
+    def whole(cls, parameter: Tensor | None) -> Part | None:
+        """All rows of a parameter that requires grad, or None."""
+        if not isinstance(parameter, nn.Parameter) or not parameter.requires_grad:
+            return None
+        return cls(parameter, 0, parameter)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Equal for uses of the same rows."""
+        return (id(self.parameter), self.start)
+
+
+@dataclass(eq=False)
+class Use(ABC):
+    """A layer called once.
+
+    Attributes:
+        layer: name and type, for messages.
+        arrivals: how often the gradient of an output came back, at most.
+        saved: what its forward pass kept, from the backward pass on.
+        grads: the gradients of its outputs, samples first, by their place.
+        micro_batch: where it is measured; whoever made the use knows its type.
+    """
+
+    layer: str
+    micro_batch: Any = None
+    arrivals: int = 0
+    saved: Sequence[Tensor] = ()
+    grads: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    @abstractmethod
+    def parts(self) -> list[Part]:
+        """What it has of parameters that require grad."""
+
+    @abstractmethod
+    def contributions(self, rows: slice) -> list[Tensor]:
+        """h_i of each part for some samples, ``[samples, *shape]``, in the dtype of sums."""
+
+    @property
+    def samples(self) -> int:
+        """Samples of its gradients."""
+        return len(next(iter(self.grads.values())))
+
+    def release(self) -> None:
+        """Give back the memory of what was saved."""
+        self.saved, self.grads = (), {}
+
+
+@dataclass(eq=False)
+class LayerUse(Use):
+    """A layer of a kind that has an op, with one output.
+
+    Attributes:
+        weight: the part that is its weight, or None where that is frozen or missing.
+        bias: likewise.
+        least_dimensions: those of an input with samples.
+    """
+
+    weight: Part | None = None
+    bias: Part | None = None
+    least_dimensions: int = 2
+
+    @property
+    def parts(self) -> list[Part]:
+        """Weight and bias, as far as they require grad."""
+        return [part for part in (self.weight, self.bias) if part is not None]
+
+    @property
+    def grad(self) -> Tensor:
+        """The gradient of the output."""
+        return self.grads[0]
+
+    @abstractmethod
+    def moments(self, variance: bool, inner_products: bool) -> LayerMoments:
+        """Gradient and statistics, by the layer's op; what belongs to no part does not count."""
+
+    def restored(self, moments: LayerMoments) -> tuple[Tensor | None, Tensor | None]:
+        """Weight and bias gradient in the shape and dtype of the parameters."""
+        return _like(moments.weight_grad, self.weight), _like(moments.bias_grad, self.bias)
+
+
+def _like(grad: Tensor | None, part: Part | None) -> Tensor | None:
+    if part is None or grad is None:
+        return None
+    return grad.view(part.value.shape).to(part.value.dtype)
+
+
+def bias_moments(rows: Tensor, variance: bool, inner_products: bool) -> LayerMoments:
+    """The moments of a bias alone, whose contributions are the rows ``[samples, features]``."""
+    moments = batch_moments(rows, variance=variance, inner_products=inner_products)
+    products = moments.inner_products
+    return LayerMoments(
+        weight_grad=rows.new_empty(0),
+        bias_grad=moments.mean * len(rows),
+        sq_norms=moments.sq_norms,
+        weight_variance=None,
+        bias_variance=moments.variance,
+        inner_products=None if products is None else products * len(rows),
+    )
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """In the dtype of sums."""
+    return tensor.to(ACCUMULATION_DTYPES[tensor.dtype])
+
+
+def as_sequences(tensor: Tensor) -> Tensor:
+    """``[samples, ..., features]`` as ``[samples, positions, features]``."""
+    samples, *positions, features = tensor.shape
+    return tensor.reshape(samples, torch.Size(positions).numel(), features)
