@@ -58,6 +58,10 @@ class MicroBatch:
         """Whether another use has a part of this one."""
         return any(self.calls.get(part.key, 0) > 1 for part in use.parts)
 
+    def measured(self) -> set[Key]:
+        """The parts that have got a gradient."""
+        return {*self.parts, *(part.key for use in self.pending for part in use.parts)}
+
     def measure(self, use: LayerUse) -> LayerMoments:
         """By the use's op."""
         moments = use.moments(self.variance and use.samples > 1, self.inner_products)

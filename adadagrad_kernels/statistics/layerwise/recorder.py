@@ -263,7 +263,7 @@ class Recorder:
         Raises:
             ValueError: naming the layer.
         """
-        measured = {key for m in self.micro_batches for key in m.parts}
+        measured = {key for m in self.micro_batches for key in m.measured()}
         for layer, parts in self._without_grad.items():
             if layer not in self._with_grad and not measured & {part.key for part in parts}:
                 raise ValueError(

@@ -53,7 +53,7 @@ class NormUse(LayerUse):
         """``[samples, positions, features]``."""
         if self.features:
             return tensor.reshape(len(tensor), -1, self.features)
-        return tensor.flatten(2).mT
+        return tensor.reshape(*tensor.shape[:2], tensor.shape[2:].numel()).mT
 
     def _normalised(self, saved: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         inputs, *statistics = saved
@@ -96,7 +96,11 @@ class EmbeddingUse(LayerUse):
             kept = torch.arange(len(used), device=used.device) != padding
             used, rows = used[kept], rows[kept]
         weight_grad = torch.sparse_coo_tensor(
-            used.long().unsqueeze(0), rows, tuple(self.weight.value.shape), is_coalesced=True
+            used.long().unsqueeze(0),
+            rows,
+            tuple(self.weight.value.shape),
+            check_invariants=False,
+            is_coalesced=True,
         )
         return moments._replace(weight_grad=weight_grad, weight_variance=spread)
 
