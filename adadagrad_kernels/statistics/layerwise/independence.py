@@ -154,6 +154,7 @@ def _equal(ours: list[Tensor], theirs: list[Tensor], count: int) -> bool:
 def _close(one: Tensor, other: Tensor) -> bool:
     if not one.is_floating_point():
         return torch.equal(one, other)
-    scale = float(one.abs().amax()) if one.numel() else 0.0
+    finite = one[one.isfinite()]
+    scale = float(finite.abs().amax()) if finite.numel() else 0.0
     close = torch.isclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)
     return bool(close.all())
