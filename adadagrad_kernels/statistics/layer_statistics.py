@@ -38,11 +38,11 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
     Measured by kernels: Linear, Conv1d, Conv2d and Conv3d, LayerNorm, RMSNorm, GroupNorm,
     Embedding, MultiheadAttention, and Conv1D of Transformers. Other modules with parameters of
     their own are run again for every sample with ``torch.func.vmap``, chunk by chunk, and so are
-    the contributions to parameters that several layers share or a layer used twice.
+    the contributions to parameters that several layers share or a layer used twice. In a compiled
+    model measured layers run between the compiled graphs.
 
     Args:
-        model: the module in training. DistributedDataParallel: its ``.module``; a compiled
-            module: what was compiled.
+        model: the module in training, compiled or not. DistributedDataParallel: its ``.module``.
         inner_products: measure :math:`\langle g_i, g \rangle`, for the inner-product tests.
         variance: measure the variance of every coordinate.
         shadow: change nothing: autograd computes the gradients and the layers only listen, at the
@@ -86,6 +86,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
             raise ValueError(
                 f"interval must be a whole number of steps, at least 1, got {interval}"
             )
+        # A compiled module runs the forwards of the one that it was made of, between its graphs.
+        model = getattr(model, "_orig_mod", model)
         if not any(p.requires_grad and p.numel() for p in model.parameters()):
             raise ValueError("the model has no parameter that requires grad; nothing to measure")
         self.model = model

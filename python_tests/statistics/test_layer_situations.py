@@ -370,3 +370,23 @@ def test_contexts_one_after_the_other_and_instance_forwards() -> None:
         assert_step(model, lambda rows: model(x[rows]).square().sum())
         assert model[0].__dict__["forward"] is own
         assert "forward" not in model[3].__dict__
+
+
+@pytest.mark.parametrize("compile_", ["a module around it", "in place"])
+def test_compiled_models(compile_: str) -> None:
+    torch._dynamo.reset()
+    model, x = network(), normal(4)
+    called: nn.Module = model
+    if compile_ == "in place":
+        model.compile(backend="aot_eager")
+    else:
+        called = torch.compile(model, backend="aot_eager")
+    called(x)
+    expected = Shares(model, lambda i: called(x[i : i + 1]).square().sum(), B)
+    for _ in range(2):
+        model.zero_grad()
+        with layer_statistics(called, variance=True, inner_products=True) as recorder:
+            called(x).square().sum().backward()
+            record = recorder.statistics()
+        expected.check(model, record, TOLERANCE)
+    torch._dynamo.reset()

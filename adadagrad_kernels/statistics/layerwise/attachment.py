@@ -7,6 +7,7 @@ Modules keep their class, their parameters and their hooks: what changes is the 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,9 +49,11 @@ class Attachment:
         try:
             for layer in self._layers:
                 rule = _rule(layer.module) or call_module
-                self._replace(layer.module, functools.partial(_run, self._recorder, rule, layer))
+                run = functools.partial(_run, self._recorder, rule, layer)
+                self._replace(layer.module, _outside_of_graphs(run, inner=True))
             model = self._recorder.model
-            self._replace(model, functools.partial(self._call_model, model.forward))
+            call = functools.partial(self._call_model, model.forward)
+            self._replace(model, _outside_of_graphs(call, inner=False))
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
                     hook = functools.partial(self._recorder.heard, parameter, name)
@@ -86,6 +89,17 @@ class Attachment:
         return forward(*args, **kwargs)
 
 
+def _outside_of_graphs(forward: Forward, *, inner: bool) -> Forward:
+    """Keep ``torch.compile`` from tracing a forward, and where ``inner`` what it calls too.
+
+    A program that has compiled nothing is spared the import of the compiler, which takes seconds.
+    """
+    if "torch._dynamo" not in sys.modules:
+        return forward
+    disabled: Forward = torch.compiler.disable(forward, recursive=inner)
+    return disabled
+
+
 def _run(recorder: Recorder, rule: Any, layer: Layer, *args: Any, **kwargs: Any) -> Any:
     if not recorder.measures:
         return layer.forward(*args, **kwargs)
@@ -107,25 +121,17 @@ def _nothing(hook: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
 
 def _layers(model: nn.Module, on_other: str) -> Iterator[Layer]:
     """The modules with parameters of their own that require grad."""
-    if type(model).__name__ == "OptimizedModule":
-        raise UnsupportedModelError(
-            "the model is compiled; pass the module that torch.compile was given, and call the "
-            "compiled one as before: its layers then run between the compiled parts"
-        )
-    inside: set[nn.Module] = set()
-    for path, module in model.named_modules():
-        if module in inside:
-            continue
+    units = list(_units(model))
+    ruled = {id(p) for _, m, whole in units if _rule(m) for p in m.parameters(recurse=whole)}
+    for path, module, whole in units:
+        rule = _rule(module)
         where = f"layer '{path}'" if path else "the model"
         name = f"{where} ({type(module).__name__})"
-        rule = _rule(module)
-        whole = parametrize.is_parametrized(module) or isinstance(module, nn.MultiheadAttention)
-        if whole:
-            inside.update(module.modules())
         own = {
             key: parameter
             for key, parameter in module.named_parameters(recurse=whole)
-            if parameter.requires_grad
+            # A container may hold a parameter of one of its layers too, which alone uses it.
+            if parameter.requires_grad and (rule or id(parameter) not in ruled)
         }
         if not own:
             continue
@@ -141,3 +147,15 @@ def _layers(model: nn.Module, on_other: str) -> Iterator[Layer]:
                 "out: measure with PerSampleGradients, or with MicroBatchGradients"
             )
         yield Layer(name, module, module.forward, own)
+
+
+def _units(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
+    """Modules with their paths, and whether the modules inside have no calls of their own."""
+    inside: set[nn.Module] = set()
+    for path, module in model.named_modules():
+        if module in inside:
+            continue
+        whole = parametrize.is_parametrized(module) or isinstance(module, nn.MultiheadAttention)
+        if whole:
+            inside.update(module.modules())
+        yield path, module, whole
