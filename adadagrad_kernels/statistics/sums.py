@@ -10,7 +10,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from adadagrad_kernels.ops import batch_moments
+
 _BLOCK_ELEMENTS = 2**18
+#: Elements from which on a kernel's call pays, and the rows in which it takes them.
+_LONG = 2**16
+_ROWS = 64
 
 
 def squared_norm(tensors: Iterable[Tensor]) -> Tensor:
@@ -24,7 +29,14 @@ def squared_norm(tensors: Iterable[Tensor]) -> Tensor:
         if values.is_sparse:
             values = values.coalesce().values()
         total = total.to(values.device)
-        for block in torch.split(values.reshape(-1), _BLOCK_ELEMENTS):
+        values = values.reshape(-1)
+        # What is long is read once, by the kernel that sums the rows of a matrix.
+        whole = len(values) // _ROWS * _ROWS if len(values) >= _LONG else 0
+        if whole:
+            rows = values[:whole].view(_ROWS, -1)
+            moments = batch_moments(rows, variance=False, inner_products=False)
+            total = total + moments.sq_norms.sum()
+        for block in torch.split(values[whole:], _BLOCK_ELEMENTS):
             wide = block.double()
             total = total + torch.dot(wide, wide)
     return total
