@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from adadagrad_kernels.ops import batch_moments
+from adadagrad_kernels.ops.batch_moments import batch_moments
 
 _BLOCK_ELEMENTS = 2**18
 #: Elements from which on a kernel's call pays, and the rows in which it takes them.

@@ -96,7 +96,8 @@ def _outside_of_graphs(forward: Forward, *, inner: bool) -> Forward:
     """
     if "torch._dynamo" not in sys.modules:
         return forward
-    disabled: Forward = torch.compiler.disable(forward, recursive=inner)
+    disable: Callable[..., Forward] = torch.compiler.disable
+    disabled = disable(forward, recursive=inner)
     return disabled
 
 
