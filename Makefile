@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
-REQUIREMENTS := requirements/development.txt requirements/cuda.txt
+REQUIREMENTS := $(addprefix requirements/,development.txt cuda.txt models.txt)
 SOURCES := $(NATIVE) $(shell find adadagrad_kernels -name __pycache__ -prune -o -print)
 HAS_AVX512 := $(shell grep -qw avx512vl /proc/cpuinfo && echo yes)
 CXX_FILES := $(shell find csrc gpu_ladder -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')

@@ -42,3 +42,12 @@ def test_fused_step() -> None:
     assert len(sizes) > 1
     assert sizes == sorted(set(sizes))
     assert float(last.split()[-1]) < 0.05
+
+
+def test_layer_statistics() -> None:
+    pytest.importorskip("sklearn", reason="the example trains on scikit-learn's digits")
+    (line,) = _output("layer_statistics.py").splitlines()
+    steps, first, last, accuracy = map(float, re.findall(r"[\d.]*\d", line))
+    assert first == 16 < last <= 512
+    assert steps < 6000 / 16
+    assert accuracy > 0.5, "untrained it is 0.1"

@@ -47,7 +47,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         variance: measure the variance of every coordinate.
         shadow: change nothing: autograd computes the gradients and the layers only listen, at the
             price of computing the weights' gradients twice.
-        interval: measure every so many steps; in others the layers run as they are.
+        interval: measure the last of every so many steps, as ``BatchController(test_interval=...)``
+            tests; in the others the layers run as they are.
         on_other: ``"vmap"``, or ``"raise"`` for modules without a kernel.
         on_nonfinite: ``"raise"``, or ``"record"`` to get records with NaN and infinity, with which
             ``BatchController`` keeps the size.
@@ -100,6 +101,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         )
         self._attachment = Attachment(self._recorder, on_other)
         self._step = 0
+        self._recorder.measures = self.measures
 
     def __enter__(self) -> layer_statistics:
         self._attachment.attach()
@@ -115,8 +117,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
 
     @property
     def measures(self) -> bool:
-        """Whether the coming ``statistics`` has a record: every ``interval`` steps."""
-        return self._step % self.interval == 0
+        """Whether the coming ``statistics`` has a record."""
+        return (self._step + 1) % self.interval == 0
 
     def reset(self) -> None:
         """Forget what was seen since the last ``statistics``, as before a step is repeated."""

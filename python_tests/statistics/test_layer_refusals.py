@@ -423,3 +423,12 @@ def test_an_error_in_the_body_restores_the_model() -> None:
         raise KeyError
     assert not any("forward" in module.__dict__ for module in model.modules())
     assert not any(parameter._backward_hooks for parameter in model.parameters())
+
+
+def test_second_derivatives() -> None:
+    """A gradient penalty would need the derivative of the measured backward pass."""
+    model, x = network(), torch.randn(B, 3, requires_grad=True)
+    with layer_statistics(model):
+        (grad,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="differentiate twice"):
+            grad.square().sum().backward()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from adadagrad_kernels.statistics.layerwise.uses import LayerUse, Use
 
@@ -49,6 +50,7 @@ class _Tap(torch.autograd.Function):
         return output.data
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         use = ctx.use
         try:

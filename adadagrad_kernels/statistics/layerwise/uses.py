@@ -33,13 +33,6 @@ class Part:
     start: int
     value: Tensor
 
-    @classmethod
-    def whole(cls, parameter: Tensor | None) -> Part | None:
-        """All rows of a parameter that requires grad, or None."""
-        if not isinstance(parameter, nn.Parameter) or not parameter.requires_grad:
-            return None
-        return cls(parameter, 0, parameter)
-
     @property
     def key(self) -> tuple[int, int]:
         """Equal for uses of the same rows."""
