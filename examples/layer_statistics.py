@@ -36,9 +36,9 @@ torch.manual_seed(0)
 model = Reader()
 optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, fused=True)
 controller = adk.BatchController(
-    adk.NormTest(eta=0.5), batch_size=16, max_batch_size=512, test_interval=2
+    adk.NormTest(eta=0.7), batch_size=16, max_batch_size=512, test_interval=2, growth_cap=1.25
 )
-sampler = adk.AdaptiveBatchSampler(len(images), controller, total_samples=6_000)
+sampler = adk.AdaptiveBatchSampler(len(images), controller, total_samples=15_000)
 
 # Statistics of every second step, as the controller asks for them; the others cost nothing.
 with adk.layer_statistics(model, interval=2) as recorder:
