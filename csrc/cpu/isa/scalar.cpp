@@ -56,6 +56,7 @@ struct Scalar {
   Number x;
 
   static Scalar fill(double value) { return {static_cast<Number>(value)}; }
+  static Scalar broadcast(const Number* from) { return {*from}; }
   template <class T>
   static Scalar load(const T* from) {
     return {widen(*from)};
@@ -74,6 +75,8 @@ struct Scalar {
   void store(T* into, std::int64_t) const {
     store(into);
   }
+
+  static void transpose(Scalar (&)[1]) {}
 
   friend Scalar operator+(Scalar a, Scalar b) { return {a.x + b.x}; }
   friend Scalar operator-(Scalar a, Scalar b) { return {a.x - b.x}; }
