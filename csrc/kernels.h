@@ -126,6 +126,35 @@ struct ConvMomentsArgs {
 std::int64_t conv_moments_workspace(const ConvMomentsArgs& args);
 void conv_moments(const ConvMomentsArgs& args);
 
+// Where samples contribute one product each. Adds to dots[row] the inner product of two rows.
+struct RowDots {
+  const void* a;  // [rows, columns], float or double
+  const void* b;
+  std::int64_t rows;
+  std::int64_t columns;
+  double* dots;
+};
+struct RowDotsArgs {
+  RowDots rows;
+  ElementType type;
+  int threads;
+};
+void row_dots(const RowDotsArgs& args);
+
+// squares = max(0, squares - scale * grad^2).
+struct RankOneVariance {
+  const void* grad;  // [size], float or double
+  void* squares;
+  std::int64_t size;
+  double scale;
+};
+struct RankOneVarianceArgs {
+  RankOneVariance values;
+  ElementType type;
+  int threads;
+};
+void rank_one_variance(const RankOneVarianceArgs& args);
+
 // Reads `bytes` bytes once and returns a sum of them: the floor that benchmarks measure against.
 double stream_read(const void* data, std::int64_t bytes, int threads);
 

@@ -38,8 +38,9 @@ class Contributions:
 
 def linear(inputs: Tensor, grad_outputs: Tensor) -> Contributions:
     """A sum over positions of outer products."""
-    x = extended(inputs).reshape(len(inputs), -1, inputs.shape[-1])
-    y = extended(grad_outputs).reshape(len(inputs), -1, grad_outputs.shape[-1])
+    leading = (len(inputs), inputs.shape[1:-1].numel())
+    x = extended(inputs).reshape(*leading, inputs.shape[-1])
+    y = extended(grad_outputs).reshape(*leading, grad_outputs.shape[-1])
     weight = np.einsum("bto,bti->boi", y, x).reshape(len(x), -1)
     size = np.einsum("bto,bti->boi", np.abs(y), np.abs(x)).reshape(len(x), -1)
     shape = (y.shape[2], x.shape[2])

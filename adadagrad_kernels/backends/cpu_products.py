@@ -32,15 +32,15 @@ def linear_moments(
     """Moments of h_i = sum_t y_it x_it' for ``[samples, positions, features]``."""
     samples, positions, in_features = inputs.shape
     out_features = grad_outputs.shape[2]
-    form = linear_form(
-        samples, positions, in_features, out_features, variance, inner_products, inputs.dtype
-    )
+    parts = _Parts(inputs, (out_features, in_features), out_features, bias, variance,
+                   inner_products)  # fmt: skip
+    if _is_empty(inputs, grad_outputs):
+        return parts.of_nothing(grad_outputs.sum(1, dtype=parts.weight_grad.dtype))
+    form = linear_form(positions, in_features, out_features, variance, inner_products)
     if form == "rank one":
         return cpu_rank_one.linear_moments(inputs, grad_outputs, bias, variance, inner_products)
     if form == "gram":
         return cpu_rank_one.gram_norms(inputs, grad_outputs, bias)
-    parts = _Parts(inputs, (out_features, in_features), out_features, bias, variance,
-                   inner_products)  # fmt: skip
     _C.linear_moments(
         address(inputs),
         address(grad_outputs),
@@ -71,6 +71,8 @@ def conv_moments(
     out_channels = grad_outputs.shape[1]
     shape = (out_channels, in_channels // groups, *kernel_size)
     parts = _Parts(inputs, shape, out_channels, bias, variance, inner_products)
+    if _is_empty(inputs, grad_outputs):
+        return parts.of_nothing(grad_outputs.flatten(2).sum(2, dtype=parts.weight_grad.dtype))
     _C.conv_moments(
         address(inputs),
         address(grad_outputs),
@@ -130,6 +132,13 @@ class _Parts:
             0 if self.bias_sums is None else self.bias_sums.data_ptr(),
         )
 
+    def of_nothing(self, bias_sums: Tensor) -> Outputs:
+        """Where a tensor has no elements; the bias may still have a gradient."""
+        for tensor in (self.weight_grad, self.weight_variance, self.sq_norms, self.products):
+            tensor.zero_()
+        self.bias_sums = None if self.bias_sums is None else bias_sums
+        return self.outputs()
+
     def outputs(self) -> Outputs:
         bias_grad = bias_variance = self.nothing
         if self.bias_sums is not None:
@@ -150,6 +159,6 @@ class _Parts:
         return mean.mul_(len(sums)), spread
 
 
-def is_empty(inputs: Tensor, grad_outputs: Tensor) -> bool:
+def _is_empty(inputs: Tensor, grad_outputs: Tensor) -> bool:
     """Whether a tensor has no elements, so that every sum is zero."""
     return math.prod(inputs.shape) == 0 or math.prod(grad_outputs.shape) == 0

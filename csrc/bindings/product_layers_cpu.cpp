@@ -89,11 +89,27 @@ void conv_moments(Address inputs, Address grad_outputs, int type,
   cpu::conv_moments(args);
 }
 
+void row_dots(Address a, Address b, int type, std::int64_t rows, std::int64_t columns, Address dots,
+              int threads) {
+  cpu::row_dots({{pointer(a), pointer(b), rows, columns, pointer<double>(dots)},
+                 element_type(type),
+                 threads});
+}
+
+void rank_one_variance(Address grad, Address squares, int type, std::int64_t size, double scale,
+                       int threads) {
+  cpu::rank_one_variance(
+      {{pointer(grad), pointer(squares), size, scale}, element_type(type), threads});
+}
+
 }  // namespace
 
 void add_product_layers(py::module_& m) {
   m.def("linear_moments", &linear_moments);
   m.def("conv_moments", &conv_moments);
+  const py::call_guard<py::gil_scoped_release> released;
+  m.def("row_dots", &row_dots, released);
+  m.def("rank_one_variance", &rank_one_variance, released);
 }
 
 }  // namespace adak::bindings

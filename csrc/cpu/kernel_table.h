@@ -97,6 +97,8 @@ struct KernelTable {
   void (*scaled_step[element_types])(const ScaledStepChunk&);
   double (*read)(const void* data, std::int64_t bytes);
   ProductKernels products[element_types];
+  void (*row_dots[element_types])(const RowDots&);
+  void (*rank_one_variance[element_types])(const RankOneVariance&);
 };
 
 const KernelTable& kernels();

@@ -50,6 +50,8 @@ struct VecFloat {
   friend VecFloat fma(VecFloat a, VecFloat b, VecFloat c) {
     return {_mm256_fmadd_ps(a.x, b.x, c.x)};
   }
+  // A NaN stays one: the second operand is what remains.
+  friend VecFloat not_negative(VecFloat a) { return {_mm256_max_ps(_mm256_setzero_ps(), a.x)}; }
   friend VecFloat sqrt(VecFloat a) { return {_mm256_sqrt_ps(a.x)}; }
   friend double sum(VecFloat a) {
     const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(a.x));
@@ -145,6 +147,7 @@ struct VecDouble {
   friend VecDouble fma(VecDouble a, VecDouble b, VecDouble c) {
     return {_mm256_fmadd_pd(a.x, b.x, c.x)};
   }
+  friend VecDouble not_negative(VecDouble a) { return {_mm256_max_pd(_mm256_setzero_pd(), a.x)}; }
   friend VecDouble sqrt(VecDouble a) { return {_mm256_sqrt_pd(a.x)}; }
   friend double sum(VecDouble a) {
     const __m128d pair = _mm_add_pd(_mm256_castpd256_pd128(a.x), _mm256_extractf128_pd(a.x, 1));

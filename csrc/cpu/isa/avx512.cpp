@@ -54,6 +54,8 @@ struct VecFloat {
   friend VecFloat fma(VecFloat a, VecFloat b, VecFloat c) {
     return {_mm512_fmadd_ps(a.x, b.x, c.x)};
   }
+  // A NaN stays one: the second operand is what remains.
+  friend VecFloat not_negative(VecFloat a) { return {_mm512_max_ps(_mm512_set1_ps(0), a.x)}; }
   friend VecFloat sqrt(VecFloat a) { return {_mm512_sqrt_ps(a.x)}; }
   friend double sum(VecFloat a) {
     const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(a.x));
@@ -148,6 +150,7 @@ struct VecDouble {
   friend VecDouble fma(VecDouble a, VecDouble b, VecDouble c) {
     return {_mm512_fmadd_pd(a.x, b.x, c.x)};
   }
+  friend VecDouble not_negative(VecDouble a) { return {_mm512_max_pd(_mm512_set1_pd(0), a.x)}; }
   friend VecDouble sqrt(VecDouble a) { return {_mm512_sqrt_pd(a.x)}; }
   friend double sum(VecDouble a) { return VecFloat::sum_doubles(a.x); }
   static void transpose(VecDouble (&rows)[8]) {

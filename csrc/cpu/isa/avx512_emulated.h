@@ -141,6 +141,13 @@ inline __m512d fmadd_pd(__m512d a, __m512d b, __m512d c) {
   return doubles([](double x, double y, double z) { return fma(x, y, z); }, a, b, c);
 }
 
+// The second operand where either is not a number.
+inline __m512 max_ps(__m512 a, __m512 b) {
+  return floats([](float x, float y) { return x > y ? x : y; }, a, b);
+}
+inline __m512d max_pd(__m512d a, __m512d b) {
+  return doubles([](double x, double y) { return x > y ? x : y; }, a, b);
+}
 // Lane i of the result is lane `from(i) % count` of a, or of b where from(i) is count or more.
 template <class Lanes, class Vector, class From>
 inline Vector pick(const Vector& a, const Vector& b, const From& from) {
@@ -287,6 +294,8 @@ inline __m256i cvtps_ph(__m512 a, int) {
 #define _mm512_mask_storeu_ps emulated::mask_storeu_ps
 #define _mm512_maskz_loadu_pd emulated::maskz_loadu_pd
 #define _mm512_maskz_loadu_ps emulated::maskz_loadu_ps
+#define _mm512_max_pd emulated::max_pd
+#define _mm512_max_ps emulated::max_ps
 #define _mm512_mul_pd emulated::mul_pd
 #define _mm512_mul_ps emulated::mul_ps
 #define _mm512_or_si512 emulated::or_si512

@@ -76,6 +76,8 @@ struct Scalar {
     store(into);
   }
 
+  // A NaN stays one.
+  friend Scalar not_negative(Scalar a) { return {a.x < 0 ? Number{0} : a.x}; }
   static void transpose(Scalar (&)[1]) {}
 
   friend Scalar operator+(Scalar a, Scalar b) { return {a.x + b.x}; }

@@ -58,6 +58,7 @@ struct Direction {
 #include "cpu/ops/adagrad_step.inl"
 #include "cpu/ops/batch_moments.inl"
 #include "cpu/ops/product_tiles.inl"
+#include "cpu/ops/rank_one.inl"
 #include "cpu/ops/stream_read.inl"
 // After the tiles, whose table it makes.
 #include "cpu/ops/product_packing.inl"
@@ -74,5 +75,7 @@ constexpr KernelTable make_table() {
       stream_read,
       {product_kernels<float>(), product_kernels<BFloat16>(), product_kernels<Float16>(),
        product_kernels<double>()},
+      {row_dots<VecFloat>, nullptr, nullptr, row_dots<VecDouble>},
+      {rank_one_variance<VecFloat>, nullptr, nullptr, rank_one_variance<VecDouble>},
   };
 }
