@@ -137,7 +137,9 @@ def assert_layer_moments(actual: LayerMoments, expected: Contributions, bias: bo
     norms, norms_off, products, products_off = (np.zeros(samples, np.longdouble) for _ in range(4))
     for name, values, sizes, shape in parts:
         total = values.sum(0)
-        off = unit * sizes.sum(0) + floor
+        # A sum of so many samples of one sign drifts as tolerances.py derives: by their root.
+        drift = max(1.0, np.sqrt(samples) / 16)
+        off = unit * drift * sizes.sum(0) + floor
         assert_within(
             f"{name}_grad", getattr(actual, f"{name}_grad"), total.reshape(shape),
             off.reshape(shape),

@@ -19,7 +19,17 @@ from adadagrad_kernels import _native
 from adadagrad_kernels.backends.cpu_products import conv_moments, linear_moments
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES, address
 
-__all__ = ["conv_moments", "linear_moments"]  # so that these count as this module's own
+__all__ = [
+    "adagrad_norm_step_",
+    "adagrad_step_",
+    "batch_adagrad_step_",
+    "batch_moments",
+    "conv_moments",
+    "linear_moments",
+    "quick_adagrad_norm_step_",
+    "quick_adagrad_step_",
+    "unavailable",
+]
 
 # The order of ElementType in csrc/kernels.h.
 _TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}

@@ -86,7 +86,7 @@ def _moments(matrix: Tensor, variance: bool = False, inner_products: bool = Fals
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor:
-    """y' x, summed over the rows, in the type of the sums."""
+    """Y' x, summed over the rows, in the type of the sums."""
     product = torch.empty(y.shape[1], x.shape[1], dtype=ACCUMULATION_DTYPES[x.dtype])
     norm = torch.empty(1, dtype=torch.float64)
     _C.linear_moments(
