@@ -10,7 +10,6 @@ import torch
 from buffers import guarded
 from layer_oracles import assert_layer_moments, conv
 from torch import Tensor
-from torch.nn import functional as F
 
 from adadagrad_kernels.ops import conv_moments
 
@@ -39,9 +38,13 @@ class Case:
     def tensors(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(3)
         x = torch.randn(self.samples, self.channels[0], *self.size, generator=generator)
-        weight = torch.zeros(self.channels[1], self.channels[0] // self.groups, *self.kernel)
-        function = (F.conv1d, F.conv2d, F.conv3d)[len(self.kernel) - 1]
-        shape = function(x, weight, None, *self.settings().values(), self.groups).shape
+        space = [
+            (size + 2 * p - d * (k - 1) - 1) // s + 1
+            for size, k, s, p, d in zip(
+                self.size, self.kernel, *self.settings().values(), strict=True
+            )
+        ]
+        shape = (self.samples, self.channels[1], *space)
         y = torch.randn(shape, generator=generator) + 0.2
         return x.to(dtype), y.to(dtype)
 

@@ -8,53 +8,70 @@
 //
 // The outer-product form is that of Goto and van de Geijn (2008).
 
+// A sum over more positions than this goes to cache in between, where parts are added: the error of
+// a sum in one chain grows with its length.
+inline constexpr std::int64_t stretch = 512;
+
 template <class Vec, int rows, int vectors, bool adjacent>
 inline void product_tile(const ProductTile& p) {
   using Lane = typename Vec::Lane;
   constexpr std::int64_t across = vectors * Vec::width;
+  const std::int64_t* offsets = p.row_offsets;
   for (std::int64_t s = 0; s < p.samples; ++s) {
-    Vec sums[rows][vectors];
-#pragma GCC unroll 32
-    for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) sums[i][v] = Vec::fill(0);
     const Lane* lanes = static_cast<const Lane*>(p.lanes) + s * p.lanes_sample;
     const Lane* start = static_cast<const Lane*>(p.broadcast) + s * p.broadcast_sample;
-    const std::int64_t* offsets = p.row_offsets;
-    for (std::int64_t run = 0; run < p.runs; ++run) {
-      const Lane* from = start + p.run_offsets[run];
-      for (std::int64_t k = 0; k < p.run_length; ++k) {
-        Vec b[vectors];
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) b[v] = Vec::load(lanes + v * Vec::width);
-#pragma GCC unroll 32
-        for (int i = 0; i < rows; ++i) {
-          const Vec a = Vec::broadcast(from + (adjacent ? i : offsets[i]));
-#pragma GCC unroll 4
-          for (int v = 0; v < vectors; ++v) sums[i][v] = fma(a, b[v], sums[i][v]);
-        }
-        from += p.step;
-        lanes += across;
-      }
-    }
     Lane* into = static_cast<Lane*>(p.values) + s * across;
-    Vec norm[vectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) norm[v] = Vec::fill(0);
+    std::int64_t run = 0, k = 0;
+    for (bool begins = true; run < p.runs; begins = false) {
+      Vec sums[rows][vectors];
 #pragma GCC unroll 32
-    for (int i = 0; i < rows; ++i) {
-      if (i < p.used_rows) {
+      for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) {
-          sums[i][v].store(into + i * p.row_pitch + v * Vec::width);
-          norm[v] = fma(sums[i][v], sums[i][v], norm[v]);
+        for (int v = 0; v < vectors; ++v) sums[i][v] = Vec::fill(0);
+      for (std::int64_t left = stretch; left > 0 && run < p.runs;) {
+        const Lane* from = start + p.run_offsets[run] + k * p.step;
+        const std::int64_t length = p.run_length - k < left ? p.run_length - k : left;
+        left -= length;
+        k += length;
+        if (k == p.run_length) {
+          k = 0;
+          ++run;
+        }
+        for (std::int64_t t = 0; t < length; ++t) {
+          Vec b[vectors];
+#pragma GCC unroll 4
+          for (int v = 0; v < vectors; ++v) b[v] = Vec::load(lanes + v * Vec::width);
+#pragma GCC unroll 32
+          for (int i = 0; i < rows; ++i) {
+            const Vec a = Vec::broadcast(from + (adjacent ? i : offsets[i]));
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; ++v) sums[i][v] = fma(a, b[v], sums[i][v]);
+          }
+          from += p.step;
+          lanes += across;
         }
       }
-    }
-    if (p.sq_norms) {
-      Vec all = norm[0];
-      for (int v = 1; v < vectors; ++v) all = all + norm[v];
-      p.sq_norms[s] += sum(all);
+      Vec norm[vectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) norm[v] = Vec::fill(0);
+#pragma GCC unroll 32
+      for (int i = 0; i < rows; ++i) {
+        if (i < p.used_rows) {
+#pragma GCC unroll 4
+          for (int v = 0; v < vectors; ++v) {
+            Lane* value = into + i * p.row_pitch + v * Vec::width;
+            if (!begins) sums[i][v] = sums[i][v] + Vec::load(value);
+            sums[i][v].store(value);
+            norm[v] = fma(sums[i][v], sums[i][v], norm[v]);
+          }
+        }
+      }
+      if (p.sq_norms && run == p.runs) {
+        Vec all = norm[0];
+#pragma GCC unroll 4
+        for (int v = 1; v < vectors; ++v) all = all + norm[v];
+        p.sq_norms[s] += sum(all);
+      }
     }
   }
 }
