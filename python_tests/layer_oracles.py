@@ -41,8 +41,8 @@ def linear(inputs: Tensor, grad_outputs: Tensor) -> Contributions:
     leading = (len(inputs), inputs.shape[1:-1].numel())
     x = extended(inputs).reshape(*leading, inputs.shape[-1])
     y = extended(grad_outputs).reshape(*leading, grad_outputs.shape[-1])
-    weight = np.einsum("bto,bti->boi", y, x).reshape(len(x), -1)
-    size = np.einsum("bto,bti->boi", np.abs(y), np.abs(x)).reshape(len(x), -1)
+    weight = np.einsum("bto,bti->boi", y, x).reshape(len(x), y.shape[2] * x.shape[2])
+    size = np.einsum("bto,bti->boi", np.abs(y), np.abs(x)).reshape(len(x), y.shape[2] * x.shape[2])
     shape = (y.shape[2], x.shape[2])
     return Contributions(weight, y.sum(1), size, np.abs(y).sum(1), shape, inputs.dtype)
 
@@ -64,20 +64,21 @@ def conv(
     shape = (out_channels, channels, *kernel_size)
     weight = np.zeros((samples, *shape), np.longdouble)
     size = np.zeros((samples, *shape), np.longdouble)
-    y = y.reshape(samples, groups, out_channels // groups, -1)
+    positions = grad_outputs.shape[2:].numel()
+    y = y.reshape(samples, groups, out_channels // groups, positions)
     for place in itertools.product(*map(range, kernel_size)):
         window = tuple(
             slice(k * d, k * d + s * (n - 1) + 1, s)
             for k, d, s, n in zip(place, dilation, stride, grad_outputs.shape[2:], strict=True)
         )
-        seen = x[(slice(None), slice(None), *window)].reshape(samples, groups, channels, -1)
+        seen = x[(slice(None), slice(None), *window)].reshape(samples, groups, channels, positions)
         at = (slice(None), slice(None), slice(None), *place)
         form = (samples, out_channels, channels)
         weight[at] = np.einsum("bgot,bgct->bgoc", y, seen).reshape(form)
         size[at] = np.einsum("bgot,bgct->bgoc", np.abs(y), np.abs(seen)).reshape(form)
-    flat = y.reshape(samples, out_channels, -1)
+    flat = y.reshape(samples, out_channels, positions)
     return Contributions(
-        weight.reshape(samples, -1), flat.sum(2), size.reshape(samples, -1), np.abs(flat).sum(2),
+        weight.reshape(samples, weight[0].size), flat.sum(2), size.reshape(samples, size[0].size), np.abs(flat).sum(2),
         shape, inputs.dtype,
     )  # fmt: skip
 

@@ -22,11 +22,16 @@ struct LinearSource {
 
   static constexpr std::int64_t no_offset = 0;
 
-  std::int64_t panel_cells(const ProductPlan& plan) const {
-    return plan.block * shape.positions * plan.tile_rows + packing_slack;
+  // Rows are packed in whole vectors, which hold two low panels or one high one.
+  std::int64_t pitch(const ProductPlan& plan) const {
+    return ceil_div(plan.tile_rows, plan.width) * plan.width;
+  }
+  std::int64_t panels_in_one(const ProductPlan& plan) const { return pitch(plan) / plan.tile_rows; }
+  std::int64_t packed_cells(const ProductPlan& plan) const {
+    return plan.block * shape.positions * pitch(plan);
   }
   std::int64_t rows_cells(const ProductPlan& plan) const {
-    return plan.group_row_panels() * panel_cells(plan);
+    return ceil_div(plan.group_row_panels(), panels_in_one(plan)) * packed_cells(plan);
   }
 
   void begin(const ProductTask&, const ProductPlan&, const ProductBuffers&) const {}
@@ -38,32 +43,28 @@ struct LinearSource {
   void pack_rows(const ProductTask& t, const ProductPlan& plan, const ProductBuffers& b,
                  std::int64_t sample, std::int64_t samples, bool sums) const {
     const std::int64_t first = t.row_panel * plan.tile_rows;
-    const std::int64_t left = rows.features - first;
-    const std::int64_t width = (t.row_panel_end - t.row_panel) * plan.tile_rows;
-    const std::int64_t features = left < width ? left : width;
+    const std::int64_t end = t.row_panel_end * plan.tile_rows;
+    const std::int64_t features = (end < rows.features ? end : rows.features) - first;
     const bool with_sums = sums && rows.sums && t.lane_panel == 0;
     const std::int64_t size = shape.sum_bytes;
+    const std::int64_t across = panels_in_one(plan) * plan.tile_rows;
     for (std::int64_t s = 0; s < samples; ++s) {
-      if (with_sums) std::memset(b.column_sums, 0, (width + packing_slack) * size);
-      for (std::int64_t panel = t.row_panel; panel < t.row_panel_end; ++panel) {
-        const std::int64_t feature = (panel - t.row_panel) * plan.tile_rows;
-        // Whole vectors where the tensor has them; what is too much is stored over.
-        const std::int64_t most =
-            with_sums ? plan.tile_rows : ceil_div(plan.tile_rows, kernels.width) * kernels.width;
-        const std::int64_t rest = features - feature;
-        const std::int64_t columns = rest < plan.tile_rows   ? rest
-                                     : left - feature < most ? left - feature
-                                                             : most;
-        char* into = b.rows + ((panel - t.row_panel) * panel_cells(plan) +
-                               s * shape.positions * plan.tile_rows) *
-                                  size;
+      if (with_sums)
+        std::memset(b.column_sums, 0, static_cast<std::size_t>((features + packing_slack) * size));
+      for (std::int64_t feature = 0; feature < features; feature += across) {
+        // Whole vectors where the tensor has them; no tile reads what is too much.
+        const std::int64_t rest = rows.features - first - feature;
+        const std::int64_t used = features - feature < across ? features - feature : across;
+        const std::int64_t columns = with_sums ? used : rest < pitch(plan) ? rest : pitch(plan);
+        const std::int64_t into =
+            feature / across * packed_cells(plan) + s * shape.positions * pitch(plan);
         kernels.copy_rows({at(rows, sample + s, first + feature), rows.position_stride,
-                           shape.positions, columns, into, plan.tile_rows,
+                           shape.positions, columns, b.rows + into * size, pitch(plan),
                            with_sums ? b.column_sums + feature * size : nullptr});
       }
       if (with_sums)
         std::memcpy(rows.sums + ((sample + s) * rows.features + first) * size, b.column_sums,
-                    features * size);
+                    static_cast<std::size_t>(features * size));
     }
   }
 
@@ -76,25 +77,28 @@ struct LinearSource {
     const bool with_sums = sums && lanes.sums && t.row_panel == 0;
     const std::int64_t size = shape.sum_bytes;
     for (std::int64_t s = 0; s < samples; ++s) {
-      if (with_sums) std::memset(b.column_sums, 0, across * size);
+      if (with_sums) std::memset(b.column_sums, 0, static_cast<std::size_t>(across * size));
       char* into = b.lanes + s * shape.positions * across * size;
       kernels.copy_rows({at(lanes, sample + s, first), lanes.position_stride, shape.positions,
                          features, into, across, with_sums ? b.column_sums : nullptr});
       if (with_sums)
         std::memcpy(lanes.sums + ((sample + s) * lanes.features + first) * size, b.column_sums,
-                    features * size);
+                    static_cast<std::size_t>(features * size));
     }
   }
 
   ProductTile tile(const ProductTask& t, const ProductPlan& plan, const ProductBuffers& b,
                    std::int64_t panel, std::int64_t) const {
+    const std::int64_t index = panel - t.row_panel;
+    const std::int64_t cells = index / panels_in_one(plan) * packed_cells(plan) +
+                               index % panels_in_one(plan) * plan.tile_rows;
     ProductTile tile{};
-    tile.broadcast = b.rows + (panel - t.row_panel) * panel_cells(plan) * shape.sum_bytes;
-    tile.broadcast_sample = shape.positions * plan.tile_rows;
+    tile.broadcast = b.rows + cells * shape.sum_bytes;
+    tile.broadcast_sample = shape.positions * pitch(plan);
     tile.run_offsets = &no_offset;
     tile.runs = 1;
     tile.run_length = shape.positions;
-    tile.step = plan.tile_rows;
+    tile.step = pitch(plan);
     return tile;
   }
 };

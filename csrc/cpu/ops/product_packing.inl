@@ -4,22 +4,23 @@
 // of cycles on some processors. Sums of the rows, which are a layer's contributions to the gradient
 // of its bias, are of the sum type.
 
+// Rows that lie this far ahead are asked for: a row is a new place in memory, where the prefetchers
+// start afresh.
+inline constexpr std::int64_t rows_ahead = 16;
+
 template <class T, class Vec = VecOf<T>>
 inline void copy_column(const ProductRows& p, std::int64_t column, auto... lanes) {
   using Lane = typename Vec::Lane;
   const T* from = static_cast<const T*>(p.from) + column;
   Lane* into = static_cast<Lane*>(p.into) + column;
-  if (p.sums == nullptr) {
-    for (std::int64_t t = 0; t < p.rows; ++t)
-      Vec::load(from + t * p.stride, lanes...).store(into + t * p.pitch);
-    return;
-  }
-  Lane* sums = static_cast<Lane*>(p.sums) + column;
+  const std::int64_t ahead = rows_ahead * p.stride;
   Vec total[4];
   for (Vec& part : total) part = Vec::fill(0);
   std::int64_t t = 0;
   for (; t + 4 <= p.rows; t += 4) {
+#pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
+      if (t + k + rows_ahead < p.rows) __builtin_prefetch(from + (t + k) * p.stride + ahead);
       const Vec row = Vec::load(from + (t + k) * p.stride, lanes...);
       row.store(into + (t + k) * p.pitch);
       total[k] = total[k] + row;
@@ -30,6 +31,8 @@ inline void copy_column(const ProductRows& p, std::int64_t column, auto... lanes
     row.store(into + t * p.pitch);
     total[0] = total[0] + row;
   }
+  if (p.sums == nullptr) return;
+  Lane* sums = static_cast<Lane*>(p.sums) + column;
   const Vec all = (total[0] + total[1]) + (total[2] + total[3]);
   (Vec::load(sums) + all).store(sums);
 }
@@ -91,6 +94,9 @@ inline void transpose_rows(const ProductRows& p, std::int64_t column_stride) {
       Lane* into = static_cast<Lane*>(p.into) + t * p.pitch + column;
       Vec square[width];
       if (rows == width && columns == width) {
+        // What comes next in these rows; a prefetch may miss the tensor.
+        for (std::int64_t i = 0; i < width; ++i)
+          __builtin_prefetch(from + i * column_stride + 4 * width);
 #pragma GCC unroll 16
         for (std::int64_t i = 0; i < width; ++i) square[i] = Vec::load(from + i * column_stride);
         Vec::transpose(square);
