@@ -138,6 +138,31 @@ struct ConvSource {
     }
   }
 
+  // The tensors of the next block, line by line, where their samples are dense.
+  void ask(const ProductTask& t, const ProductPlan&, ProductTile& tile,
+           const ProductPlace& place) const {
+    constexpr std::int64_t line = 64;
+    tile.ahead = static_cast<const char*>(args.grad_outputs);
+    const std::int64_t next = place.sample + place.samples;
+    const std::int64_t left = t.sample_end - next;
+    const std::int64_t samples = left < place.samples ? left : place.samples;
+    const std::int64_t tile_bytes = place.samples * shape.positions * line;
+    std::int64_t done = (place.row - t.row_panel) * tile_bytes;
+    if (place.lane != t.lane_panel || samples <= 0) return;
+    for (int side = 0; side < 2; ++side) {
+      const std::int64_t stride = (side ? args.input_stride : args.grad_stride)[0] * element_size;
+      const std::int64_t bytes = samples * stride;
+      if (done < bytes) {
+        const void* data = side ? args.inputs : args.grad_outputs;
+        tile.ahead = static_cast<const char*>(data) + next * stride + done;
+        tile.ahead_sample = shape.positions * line;
+        tile.ahead_step = line;
+        return;
+      }
+      done -= ceil_div(bytes, tile_bytes) * tile_bytes;
+    }
+  }
+
   ProductTile tile(const ProductTask& t, const ProductPlan& plan, const ProductBuffers& b,
                    std::int64_t panel, std::int64_t) const {
     ProductTile tile{};

@@ -87,6 +87,23 @@ struct LinearSource {
     }
   }
 
+  // The lane panel that is packed next, one cache line of its rows during each tile.
+  void ask(const ProductTask& t, const ProductPlan& plan, ProductTile& tile,
+           const ProductPlace& place) const {
+    const bool last = place.lane + 1 == t.lane_panel_end;
+    const std::int64_t lane = last ? t.lane_panel : place.lane + 1;
+    const std::int64_t sample = place.sample + (last ? place.samples : 0);
+    constexpr std::int64_t line = 64;
+    const std::int64_t at_byte = (place.row - t.row_panel) * line;
+    tile.ahead = lanes.data;
+    if (sample + place.samples > t.sample_end ||
+        at_byte >= plan.vectors(lane) * plan.width * element_size)
+      return;
+    tile.ahead = at(lanes, sample, plan.first_vector(lane) * plan.width) + at_byte;
+    tile.ahead_sample = lanes.sample_stride * element_size;
+    tile.ahead_step = lanes.position_stride * element_size;
+  }
+
   ProductTile tile(const ProductTask& t, const ProductPlan& plan, const ProductBuffers& b,
                    std::int64_t panel, std::int64_t) const {
     const std::int64_t index = panel - t.row_panel;

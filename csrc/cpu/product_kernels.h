@@ -27,6 +27,10 @@ struct ProductTile {
   void* values;            // [used_rows, samples, vectors]
   std::int64_t row_pitch;  // elements between the rows of values
   double* sq_norms;        // [samples]: squares of the values are added; null: not wanted
+  // What is packed next: one address for each position is asked for. It need not be a tensor's.
+  const char* ahead;
+  std::int64_t ahead_sample;  // bytes between samples, and between positions
+  std::int64_t ahead_step;
 };
 
 // Pools a tile's values of `samples` samples into sums, and squared deviations from their mean.

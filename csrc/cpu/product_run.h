@@ -45,6 +45,14 @@ struct ProductTask {
   std::int64_t sample, sample_end;
 };
 
+// A tile that is being computed.
+struct ProductPlace {
+  std::int64_t lane;
+  std::int64_t row;
+  std::int64_t sample;
+  std::int64_t samples;
+};
+
 // A vector may be stored over the end of a packed row.
 inline constexpr std::int64_t packing_slack = 32;
 
@@ -209,6 +217,7 @@ struct ProductRun {
           tile.values = v.first;
           tile.row_pitch = v.row_pitch;
           tile.sq_norms = sq_norms ? sq_norms + sample : nullptr;
+          source.ask(t, plan, tile, {lane, row, sample, samples});
           kernels.shapes[plan.shape].tiles[plan.vectors(lane) - 1][shape.adjacent ? 1 : 0](tile);
           each(lane, row, sample, samples);
         }

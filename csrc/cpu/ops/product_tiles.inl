@@ -21,6 +21,7 @@ inline void product_tile(const ProductTile& p) {
     const Lane* lanes = static_cast<const Lane*>(p.lanes) + s * p.lanes_sample;
     const Lane* start = static_cast<const Lane*>(p.broadcast) + s * p.broadcast_sample;
     Lane* into = static_cast<Lane*>(p.values) + s * across;
+    const char* ahead = p.ahead + s * p.ahead_sample;
     std::int64_t run = 0, k = 0;
     for (bool begins = true; run < p.runs; begins = false) {
       Vec sums[rows][vectors];
@@ -38,6 +39,8 @@ inline void product_tile(const ProductTile& p) {
           ++run;
         }
         for (std::int64_t t = 0; t < length; ++t) {
+          __builtin_prefetch(ahead);
+          ahead += p.ahead_step;
           Vec b[vectors];
 #pragma GCC unroll 4
           for (int v = 0; v < vectors; ++v) b[v] = Vec::load(lanes + v * Vec::width);
