@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from adadagrad_kernels import _native
+from adadagrad_kernels.backends.cpu_rows import embedding_moments as embedding_moments
+from adadagrad_kernels.backends.cpu_rows import norm_layer_moments as norm_layer_moments
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES, address
 
 # The order of ElementType in csrc/kernels.h.

@@ -58,6 +58,10 @@ struct Direction {
 #include "cpu/ops/adagrad_step.inl"
 #include "cpu/ops/batch_moments.inl"
 #include "cpu/ops/stream_read.inl"
+// These build on the ones above.
+#include "cpu/ops/norm_layer_moments.inl"
+// And this one on that.
+#include "cpu/ops/embedding_moments.inl"
 
 // The order of ElementType.
 constexpr KernelTable make_table() {
@@ -69,5 +73,12 @@ constexpr KernelTable make_table() {
       {squares<float>, squares<BFloat16>, squares<Float16>, squares<double>},
       {scaled_step<float>, scaled_step<BFloat16>, scaled_step<Float16>, scaled_step<double>},
       stream_read,
+      {norm_rows<float, false>, norm_rows<BFloat16, false>, norm_rows<Float16, false>,
+       norm_rows<double, false>},
+      {norm_rows<float, true>, norm_rows<BFloat16, true>, norm_rows<Float16, true>,
+       norm_rows<double, true>},
+      {norm_planes<float>, norm_planes<BFloat16>, norm_planes<Float16>, norm_planes<double>},
+      {embedding_run<float>, embedding_run<BFloat16>, embedding_run<Float16>,
+       embedding_run<double>},
   };
 }
