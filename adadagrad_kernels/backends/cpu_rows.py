@@ -100,7 +100,6 @@ def _adjacent(
     inputs: Tensor, grad_outputs: Tensor, by_feature: bool
 ) -> tuple[Tensor, Tensor, bool]:
     """Both in a layout of the kernels, and whether it is positions that are adjacent."""
-    _, positions, features = inputs.shape
 
     def are(axis: int, tensor: Tensor) -> bool:
         return tensor.shape[axis] == 1 or tensor.stride(axis) == 1

@@ -112,24 +112,32 @@ void contribute(const NormLayerMomentsArgs& args, const Workspace& workspace, co
   }
 }
 
+// Gradients are sums of the rows, in double: a mean by pooling times the samples would be as far
+// off as the rounding of all its updates. Then the variances, and products with the sum.
 template <class Number>
-void scaled_copy(const void* from, std::int64_t start, Number factor, void* into,
-                 std::int64_t count) {
-  if (into == nullptr) return;
-  const Number* values = static_cast<const Number*>(from) + start;
-  for (std::int64_t i = 0; i < count; ++i) static_cast<Number*>(into)[i] = values[i] * factor;
-}
-
-// From the moments of the rows to the gradients, which are sums.
-template <class Number>
-void give(const NormLayerMomentsArgs& args, const Workspace& workspace) {
+void give(const NormLayerMomentsArgs& args, const Workspace& workspace, int threads) {
   const char* start = static_cast<const char*>(args.workspace);
-  const Number samples = static_cast<Number>(args.samples);
-  const std::int64_t count = args.features;
-  scaled_copy(start + workspace.mean, 0, samples, args.scale_grad, count);
-  scaled_copy(start + workspace.mean, count, samples, args.shift_grad, count);
-  scaled_copy(start + workspace.variance, 0, Number{1}, args.scale_variance, count);
-  scaled_copy(start + workspace.variance, count, Number{1}, args.shift_variance, count);
+  const Number* rows = reinterpret_cast<const Number*>(start + workspace.rows);
+  const Number* variance = reinterpret_cast<const Number*>(start + workspace.variance);
+  const auto place = [&](void* scale, void* shift, std::int64_t column) {
+    return column < args.features ? static_cast<Number*>(scale) + column
+                                  : static_cast<Number*>(shift) + column - args.features;
+  };
+  constexpr std::int64_t tile = 256;
+  parallel_for((workspace.width + tile - 1) / tile, threads, [&](std::int64_t index) {
+    const std::int64_t first = index * tile;
+    const std::int64_t columns = least(tile, workspace.width - first);
+    double sums[tile] = {};
+    for (std::int64_t sample = 0; sample < args.samples; ++sample) {
+      const Number* row = rows + sample * workspace.width + first;
+      for (std::int64_t i = 0; i < columns; ++i) sums[i] += static_cast<double>(row[i]);
+    }
+    for (std::int64_t i = 0; i < columns; ++i) {
+      *place(args.scale_grad, args.shift_grad, first + i) = static_cast<Number>(sums[i]);
+      if (args.scale_variance)
+        *place(args.scale_variance, args.shift_variance, first + i) = variance[first + i];
+    }
+  });
   for (std::int64_t i = 0; args.inner_products && i < args.samples; ++i)
     args.inner_products[i] *= static_cast<double>(args.samples);
 }
@@ -145,21 +153,21 @@ std::int64_t norm_layer_moments_workspace(const NormLayerMomentsArgs& args) {
 
 void norm_layer_moments(const NormLayerMomentsArgs& args) {
   const Workspace workspace(args);
+  const std::int64_t elements = args.samples * args.positions * args.features;
+  const int threads = elements * element_bytes(args.type) < serial_bytes ? 1 : args.threads;
   if (args.positions == 0) {
     char* rows = static_cast<char*>(args.workspace) + workspace.rows;
     for (std::int64_t i = 0; i < workspace.moments - workspace.rows; ++i) rows[i] = 0;
   } else {
     const Cut cut(args);
-    const std::int64_t elements = args.samples * args.positions * args.features;
-    const int threads = elements * element_bytes(args.type) < serial_bytes ? 1 : args.threads;
     parallel_for(cut.blocks * cut.tiles, threads,
                  [&](std::int64_t task) { contribute(args, workspace, cut, task); });
   }
   batch_moments(workspace.moments_of(args));
   if (args.type == ElementType::float64) {
-    give<double>(args, workspace);
+    give<double>(args, workspace, threads);
   } else {
-    give<float>(args, workspace);
+    give<float>(args, workspace, threads);
   }
 }
 

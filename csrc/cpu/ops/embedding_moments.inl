@@ -17,6 +17,7 @@ struct Contribution {
   using Lane = typename Vec::Lane;
   const EmbeddingRun& run;
   Lane* sums;
+  Lane* part;
 
   const T* grads(std::int64_t k) const {
     return static_cast<const T*>(run.grad_outputs) + run.offsets[k];
@@ -32,16 +33,19 @@ struct Contribution {
     while (last < run.positions && run.samples[last] == run.samples[k]) ++last;
     return last;
   }
+  // The rows [from, to), in segments that are added up afterwards.
   void add_up(std::int64_t from, std::int64_t to) const {
-    const T* first = grads(from);
-    for_each_vector<Vec>(run.columns, [&](std::int64_t j, auto... lanes) {
-      Vec::load(first + j, lanes...).store(sums + j, lanes...);
-    });
-    for (std::int64_t k = from + 1; k < to; ++k) {
-      const T* row = grads(k);
-      for_each_vector<Vec>(run.columns, [&](std::int64_t j, auto... lanes) {
-        (Vec::load(sums + j, lanes...) + Vec::load(row + j, lanes...)).store(sums + j, lanes...);
-      });
+    for (std::int64_t start = from; start < to; start += run_segment) {
+      Lane* into = start == from ? sums : part;
+      const std::int64_t stop = to - start < run_segment ? to : start + run_segment;
+      for (std::int64_t k = start; k < stop; ++k) {
+        const T* row = grads(k);
+        for_each_vector<Vec>(run.columns, [&](std::int64_t j, auto... lanes) {
+          const Vec value = Vec::load(row + j, lanes...);
+          (k == start ? value : value + Vec::load(into + j, lanes...)).store(into + j, lanes...);
+        });
+      }
+      if (start > from) add_rows<Vec>(sums, part, run.columns);
     }
   }
   // Calls body(sample, row) for each sample, where row is of T or of Lane.
@@ -69,7 +73,8 @@ void embedding_run(const EmbeddingRun& run) {
   using Lane = typename Vec::Lane;
   alignas(64) Lane sums[embedding_columns];
   alignas(64) Lane scratch[embedding_columns];
-  const Contribution<T> contributions{run, sums};
+  alignas(64) Lane part[embedding_columns];
+  const Contribution<T> contributions{run, sums, part};
   Lane* grad = static_cast<Lane*>(run.grad);
   const std::int64_t columns = run.columns;
 
@@ -78,13 +83,11 @@ void embedding_run(const EmbeddingRun& run) {
         const bool begins = i % run_segment == 0;
         if (begins && i > run_segment) add_rows<Vec>(grad, scratch, columns);
         Lane* into = i < run_segment ? grad : scratch;
-        Vec norm = Vec::fill(0);
-        for_each_vector<Vec>(columns, [&](std::int64_t j, auto... lanes) {
+        run.sq_norms[sample] += add_up<Vec>(columns, [&](std::int64_t j, Vec norm, auto... lanes) {
           const Vec value = Vec::load(row + j, lanes...);
-          norm = fma(value, value, norm);
           (begins ? value : value + Vec::load(into + j, lanes...)).store(into + j, lanes...);
+          return fma(value, value, norm);
         });
-        run.sq_norms[sample] += sum(norm);
       });
   if (touched > run_segment) add_rows<Vec>(grad, scratch, columns);
 
@@ -94,16 +97,15 @@ void embedding_run(const EmbeddingRun& run) {
   const Vec count = Vec::fill(n);
   if (variance) {
     contributions.each([&](std::int64_t i, std::int64_t sample, const auto* row) {
-      Vec product = Vec::fill(0);
-      for_each_vector<Vec>(columns, [&](std::int64_t j, auto... lanes) {
+      const double product = add_up<Vec>(columns, [&](std::int64_t j, Vec sum, auto... lanes) {
         const Vec value = Vec::load(row + j, lanes...);
         const Vec total = Vec::load(grad + j, lanes...);
-        product = fma(value, total, product);
         const Vec deviation = value - total / count;
         const Vec squares = i == 0 ? Vec::fill(0) : Vec::load(variance + j, lanes...);
         fma(deviation, deviation, squares).store(variance + j, lanes...);
+        return fma(value, total, sum);
       });
-      if (run.inner_products) run.inner_products[sample] += sum(product);
+      if (run.inner_products) run.inner_products[sample] += product;
     });
     const Vec zeros = Vec::fill(n * (b - n) / b);
     const Vec degrees = Vec::fill(b - 1);
@@ -114,11 +116,10 @@ void embedding_run(const EmbeddingRun& run) {
     });
   } else if (run.inner_products) {
     contributions.each([&](std::int64_t, std::int64_t sample, const auto* row) {
-      Vec product = Vec::fill(0);
-      for_each_vector<Vec>(columns, [&](std::int64_t j, auto... lanes) {
-        product = fma(Vec::load(row + j, lanes...), Vec::load(grad + j, lanes...), product);
-      });
-      run.inner_products[sample] += sum(product);
+      run.inner_products[sample] +=
+          add_up<Vec>(columns, [&](std::int64_t j, Vec sum, auto... lanes) {
+            return fma(Vec::load(row + j, lanes...), Vec::load(grad + j, lanes...), sum);
+          });
     });
   }
 }
