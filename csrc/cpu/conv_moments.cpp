@@ -146,8 +146,7 @@ struct ConvSource {
     const std::int64_t next = place.sample + place.samples;
     const std::int64_t left = t.sample_end - next;
     const std::int64_t samples = left < place.samples ? left : place.samples;
-    const std::int64_t tile_bytes = place.samples * shape.positions * line;
-    std::int64_t done = (place.row - t.row_panel) * tile_bytes;
+    std::int64_t done = place.positions * line;
     if (place.lane != t.lane_panel || samples <= 0) return;
     for (int side = 0; side < 2; ++side) {
       const std::int64_t stride = (side ? args.input_stride : args.grad_stride)[0] * element_size;
@@ -159,12 +158,12 @@ struct ConvSource {
         tile.ahead_step = line;
         return;
       }
-      done -= ceil_div(bytes, tile_bytes) * tile_bytes;
+      done -= bytes;
     }
   }
 
   ProductTile tile(const ProductTask& t, const ProductPlan& plan, const ProductBuffers& b,
-                   std::int64_t panel, std::int64_t) const {
+                   std::int64_t panel) const {
     ProductTile tile{};
     tile.broadcast = b.rows - first_channel(t, plan) * channel_cells * shape.sum_bytes;
     tile.broadcast_sample = image_cells(plan);

@@ -92,11 +92,11 @@ struct LinearSource {
            const ProductPlace& place) const {
     const bool last = place.lane + 1 == t.lane_panel_end;
     const std::int64_t lane = last ? t.lane_panel : place.lane + 1;
-    const std::int64_t sample = place.sample + (last ? place.samples : 0);
+    const std::int64_t sample = place.sample + place.skipped + (last ? place.samples : 0);
     constexpr std::int64_t line = 64;
     const std::int64_t at_byte = (place.row - t.row_panel) * line;
     tile.ahead = lanes.data;
-    if (sample + place.samples > t.sample_end ||
+    if (sample + place.count > t.sample_end ||
         at_byte >= plan.vectors(lane) * plan.width * element_size)
       return;
     tile.ahead = at(lanes, sample, plan.first_vector(lane) * plan.width) + at_byte;
@@ -105,7 +105,7 @@ struct LinearSource {
   }
 
   ProductTile tile(const ProductTask& t, const ProductPlan& plan, const ProductBuffers& b,
-                   std::int64_t panel, std::int64_t) const {
+                   std::int64_t panel) const {
     const std::int64_t index = panel - t.row_panel;
     const std::int64_t cells = index / panels_in_one(plan) * packed_cells(plan) +
                                index % panels_in_one(plan) * plan.tile_rows;
