@@ -116,7 +116,7 @@ struct LinearSource {
   }
 };
 
-// Both ways round are right; the one whose tiles waste less is faster.
+// Outputs are broadcast and inputs are lanes, so that rows of the gradient are written in order.
 struct LinearRun {
   ProductShape shape;
   const ProductKernels& kernels;
