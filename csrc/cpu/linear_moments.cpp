@@ -20,8 +20,6 @@ struct LinearSource {
   std::int64_t element_size;
   const ProductKernels& kernels;
 
-  static constexpr std::int64_t no_offset = 0;
-
   // Rows are packed in whole vectors, which hold two low panels or one high one.
   std::int64_t pitch(const ProductPlan& plan) const {
     return ceil_div(plan.tile_rows, plan.width) * plan.width;
@@ -92,11 +90,11 @@ struct LinearSource {
            const ProductPlace& place) const {
     const bool last = place.lane + 1 == t.lane_panel_end;
     const std::int64_t lane = last ? t.lane_panel : place.lane + 1;
-    const std::int64_t sample = place.sample + (last ? place.samples : 0);
+    const std::int64_t sample = place.sample + place.skipped + (last ? place.samples : 0);
     constexpr std::int64_t line = 64;
     const std::int64_t at_byte = (place.row - t.row_panel) * line;
     tile.ahead = lanes.data;
-    if (sample + place.samples > t.sample_end ||
+    if (sample + place.count > t.sample_end ||
         at_byte >= plan.vectors(lane) * plan.width * element_size)
       return;
     tile.ahead = at(lanes, sample, plan.first_vector(lane) * plan.width) + at_byte;
@@ -105,22 +103,20 @@ struct LinearSource {
   }
 
   ProductTile tile(const ProductTask& t, const ProductPlan& plan, const ProductBuffers& b,
-                   std::int64_t panel, std::int64_t) const {
+                   std::int64_t panel) const {
     const std::int64_t index = panel - t.row_panel;
     const std::int64_t cells = index / panels_in_one(plan) * packed_cells(plan) +
                                index % panels_in_one(plan) * plan.tile_rows;
     ProductTile tile{};
     tile.broadcast = b.rows + cells * shape.sum_bytes;
     tile.broadcast_sample = shape.positions * pitch(plan);
-    tile.run_offsets = &no_offset;
-    tile.runs = 1;
-    tile.run_length = shape.positions;
     tile.step = pitch(plan);
+    tile.positions = shape.positions;
     return tile;
   }
 };
 
-// Both ways round are right; the one whose tiles waste less is faster.
+// Outputs are broadcast and inputs are lanes, so that rows of the gradient are written in order.
 struct LinearRun {
   ProductShape shape;
   const ProductKernels& kernels;

@@ -12,6 +12,8 @@ constexpr std::int64_t most_block_samples = 96;
 // What one task may hold of packed panels where all samples are in one block, and of kept values.
 constexpr std::int64_t panel_bytes = 6 << 20;
 constexpr std::int64_t kept_bytes = 8 << 20;
+// A block has one sample at least, however long: then tasks have fewer rows.
+constexpr std::int64_t packed_bytes = 8 << 20;
 // A task packs its own panels: in narrow ones that shows.
 constexpr std::int64_t widest_rows = 256;
 constexpr std::int64_t widest_lanes = 288;
@@ -48,6 +50,9 @@ ProductPlan::ProductPlan(const ProductShape& s, const ProductKernels& kernels) {
   block = least(s.samples, most(1, least(block_rows / positions, most_block_samples)));
   row_groups = ceil_div(row_panels * tile_rows, widest_rows);
   lane_groups = ceil_div(lane_vectors * width, widest_lanes);
+  while (row_groups < row_panels &&
+         block * group_row_panels() * tile_rows * s.row_cells * s.sum_bytes > packed_bytes)
+    ++row_groups;
   splits = 1;
   dots = Dots::none;
 

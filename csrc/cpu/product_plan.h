@@ -34,6 +34,7 @@ enum class Dots {
 // A task is a group of tiles for a split of the samples, block by block. All of it is a function of
 // the shape and the instruction set.
 struct ProductPlan {
+  static constexpr std::int64_t values_cells = 1 << 17;
   std::int64_t shape;  // of the tiles, in the list of the instruction set
   std::int64_t tile_rows;
   std::int64_t row_panels;  // tiles over the rows
@@ -66,6 +67,13 @@ struct ProductPlan {
   }
   // Elements of a group of tiles, padded.
   std::int64_t group_cells() const { return group_row_panels() * tile_rows * group_lanes(); }
+  // Elements of a tile's values for a block, and how many such tiles stay in the second-level
+  // cache.
+  std::int64_t tile_values() const { return block * tile_rows * panel_lanes(); }
+  std::int64_t chunk() const {
+    const std::int64_t fit = values_cells / tile_values();
+    return fit < 1 ? 1 : fit < group_row_panels() ? fit : group_row_panels();
+  }
   std::int64_t panel_lanes() const { return ceil_div(lane_vectors, lane_panels) * width; }
 };
 

@@ -45,13 +45,21 @@ struct ProductTask {
   std::int64_t sample, sample_end;
 };
 
-// A tile that is being computed.
+// A tile that is being computed, for `count` samples of a block, after `skipped` others.
 struct ProductPlace {
   std::int64_t lane;
   std::int64_t row;
-  std::int64_t sample;
+  std::int64_t sample;  // of the block
   std::int64_t samples;
+  std::int64_t skipped;
+  std::int64_t count;
+  std::int64_t positions;  // that tiles of this panel have gone through
 };
+
+// Of packed lanes, in the first-level cache.
+inline constexpr std::int64_t packed_bytes = 26 << 10;
+
+inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
 // A vector may be stored over the end of a packed row.
 inline constexpr std::int64_t packing_slack = 32;
@@ -84,7 +92,7 @@ struct ProductRun {
   }
   std::int64_t values_bytes() const {
     if (plan.dots == Dots::kept) return plan.splits > 1 ? 0 : kept_bytes();
-    return round_up(plan.block * plan.tile_rows * plan.panel_lanes() * shape.sum_bytes);
+    return round_up(plan.chunk() * plan.tile_values() * shape.sum_bytes);
   }
   std::int64_t column_sums_bytes() const {
     const std::int64_t rows = plan.group_row_panels() * plan.tile_rows;
@@ -176,7 +184,10 @@ struct ProductRun {
   Values values(const ProductTask& t, const ProductBuffers& b, std::int64_t lane, std::int64_t row,
                 std::int64_t sample) const {
     const std::int64_t across = plan.vectors(lane) * plan.width;
-    if (plan.dots != Dots::kept) return {b.values, plan.block * across};
+    if (plan.dots != Dots::kept) {
+      const std::int64_t place = (row - t.row_panel) % plan.chunk();
+      return {cell(b.values, place * plan.tile_values()), plan.block * across};
+    }
     const std::int64_t samples = t.sample_end - t.sample;
     const std::int64_t cells = tile_cells(t, lane, row) * samples + (sample - t.sample) * across;
     return {cell(b.values, cells), samples * across};
@@ -196,33 +207,57 @@ struct ProductRun {
                   sum + tile_cells(t, lane, row) * shape.sum_bytes, products(t.slot) + sample});
   }
 
+  // The samples whose packed lanes stay in the first-level cache while a chunk's tiles go by.
+  std::int64_t samples_in_cache(std::int64_t lane) const {
+    const std::int64_t cells = shape.positions * plan.vectors(lane) * plan.width;
+    const std::int64_t fit = packed_bytes / (cells * shape.sum_bytes);
+    return plan.chunk() == 1 ? plan.block : fit < 1 ? 1 : fit;
+  }
+
   // Computes all tiles of a task, block by block; each(lane, row, sample, samples) follows each.
   template <class Each>
   void compute(const ProductTask& t, const ProductBuffers& b, double* sq_norms, bool sums,
                const Each& each) const {
     source.begin(t, plan, b);
     for (std::int64_t sample = t.sample; sample < t.sample_end; sample += plan.block) {
-      const std::int64_t left = t.sample_end - sample;
-      const std::int64_t samples = left < plan.block ? left : plan.block;
+      const std::int64_t samples = least(plan.block, t.sample_end - sample);
       source.pack_rows(t, plan, b, sample, samples, sums);
       for (std::int64_t lane = t.lane_panel; lane < t.lane_panel_end; ++lane) {
         source.pack_lanes(t, plan, b, lane, sample, samples, sums);
-        for (std::int64_t row = t.row_panel; row < t.row_panel_end; ++row) {
-          const Values v = values(t, b, lane, row, sample);
-          ProductTile tile = source.tile(t, plan, b, row, samples);
-          tile.lanes = b.lanes;
-          tile.lanes_sample = shape.positions * plan.vectors(lane) * plan.width;
-          tile.samples = samples;
-          tile.used_rows = used_rows(row);
-          tile.values = v.first;
-          tile.row_pitch = v.row_pitch;
-          tile.sq_norms = sq_norms ? sq_norms + sample : nullptr;
-          source.ask(t, plan, tile, {lane, row, sample, samples});
-          kernels.shapes[plan.shape].tiles[plan.vectors(lane) - 1][shape.adjacent ? 1 : 0](tile);
-          each(lane, row, sample, samples);
+        const std::int64_t step = samples_in_cache(lane);
+        std::int64_t positions = 0;
+        for (std::int64_t row = t.row_panel; row < t.row_panel_end; row += plan.chunk()) {
+          const std::int64_t end = least(row + plan.chunk(), t.row_panel_end);
+          for (std::int64_t s = 0; s < samples; s += step) {
+            const std::int64_t count = least(step, samples - s);
+            for (std::int64_t r = row; r < end; ++r) {
+              tile(t, b, {lane, r, sample, samples, s, count, positions}, sq_norms);
+              positions += count * shape.positions;
+            }
+          }
+          for (std::int64_t r = row; r < end; ++r) each(lane, r, sample, samples);
         }
       }
     }
+  }
+
+  void tile(const ProductTask& t, const ProductBuffers& b, const ProductPlace& place,
+            double* sq_norms) const {
+    const Values v = values(t, b, place.lane, place.row, place.sample);
+    const std::int64_t across = plan.vectors(place.lane) * plan.width;
+    ProductTile tile = source.tile(t, plan, b, place.row);
+    tile.broadcast = static_cast<const char*>(tile.broadcast) +
+                     place.skipped * tile.broadcast_sample * shape.sum_bytes;
+    tile.lanes_sample = shape.positions * across;
+    tile.lanes = b.lanes + place.skipped * tile.lanes_sample * shape.sum_bytes;
+    tile.samples = place.count;
+    tile.used_rows = used_rows(place.row);
+    tile.values = v.first + place.skipped * across * shape.sum_bytes;
+    tile.row_pitch = v.row_pitch;
+    tile.sq_norms = sq_norms ? sq_norms + place.sample + place.skipped : nullptr;
+    source.ask(t, plan, tile, place);
+    const TileShape& all = kernels.shapes[plan.shape];
+    all.tiles[plan.vectors(place.lane) - 1][shape.adjacent ? 1 : 0](tile);
   }
 
   static void clear(double* values, std::int64_t begin, std::int64_t end) {
