@@ -18,8 +18,16 @@ Sequences<T> sequences_of(const SequencesArgs& args, std::int64_t samples, std::
                        (samples == 1 || whole(args.sample_stride)) &&
                        (positions == 1 || whole(args.position_stride));
   // Without positions nothing is read: one position of no features stands for them.
-  return {static_cast<const T*>(args.values), positions == 0 ? 0 : args.features,
-          args.sample_stride, args.position_stride, aligned};
+  const std::int64_t features = positions == 0 ? 0 : args.features;
+  const std::int64_t length = std::max<std::int64_t>(1, positions);
+  constexpr std::int64_t staged = Sequences<T>::staged;
+  return {static_cast<const T*>(args.values),
+          features,
+          args.sample_stride,
+          args.position_stride,
+          staged / length * args.sample_stride + staged % length * args.position_stride,
+          args.sample_stride - length * args.position_stride,
+          aligned};
 }
 
 // One call for elements of type T.
@@ -110,10 +118,11 @@ class LinearMoments {
             sequences_of<T>(args_.grads, args_.samples, args_.positions),
             args_.samples,
             std::max<std::int64_t>(1, args_.positions),
+            Sequences<T>::staged % std::max<std::int64_t>(1, args_.positions),
             per_split,
             args_.inputs.features,
             args_.grads.features,
-            in_tiles_,
+            static_cast<unsigned>(in_tiles_),
             args_.bias_grad != nullptr,
             nullptr};
   }

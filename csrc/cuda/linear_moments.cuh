@@ -33,7 +33,7 @@ inline constexpr int linear_threads = 256;
 inline constexpr int linear_warps = linear_threads / warp_threads;
 inline constexpr int patch = 4;  // a thread has patch x patch coordinates of the tile
 
-// x or y.
+// x or y, and how a thread gets from a row to the one it stages next.
 template <class T>
 struct Sequences {
   static constexpr int lanes = tile_side / Chunk<T>::size;  // threads that share a row of a tile
@@ -43,36 +43,54 @@ struct Sequences {
   std::int64_t features;
   std::int64_t sample_stride;
   std::int64_t position_stride;
-  bool aligned;  // every row begins at a multiple of 16 bytes
+  std::int64_t step;  // over `staged` positions, in elements,
+  std::int64_t wrap;  // and what to add where that passes the end of a sample
+  bool aligned;       // every row begins at a multiple of 16 bytes
+};
 
-  // This lane's elements of 64 columns of a row; zero where there are none.
-  __device__ Chunk<T> load(std::int64_t sample, std::int64_t position, std::int64_t first,
-                           int lane) const {
-    const T* const span = values + sample * sample_stride + position * position_stride + first;
-    const std::int64_t left = features - first;
-    // Other blocks read the same soon: not evicted first, as load_chunk would have it.
-    if (aligned && (lane + 1) * Chunk<T>::size <= reach(left))
-      return Chunk<T>::of(reinterpret_cast<const uint4*>(span)[lane]);
+// This thread's part in staging the rows of a tile: 16 bytes of every `staged`-th of them.
+template <class T>
+struct Feed {
+  static constexpr int size = Chunk<T>::size, lanes = Sequences<T>::lanes;
+
+  const Sequences<T>& from;
+  std::int64_t next;  // this lane's first element of the row it takes next
+  int there;          // from that element to the end of the features
+  int lane;
+
+  __device__ Feed(const Sequences<T>& sequences, std::int64_t sample, std::int64_t position,
+                  std::int64_t column)
+      : from(sequences), lane(static_cast<int>(threadIdx.x) % lanes) {
+    const int first = place<T>(lane, lanes, 0, from.aligned);
+    next = sample * from.sample_stride + position * from.position_stride + column + first;
+    there = reach(from.features - column) - first;
+  }
+  __device__ void advance(bool wraps) { next += from.step + (wraps ? from.wrap : 0); }
+
+  // Zero where there is nothing. Other blocks read the same soon, so nothing is evicted early.
+  __device__ Chunk<T> load(bool row_is_there) const {
+    if (!row_is_there) return Chunk<T>::zero();
+    const T* const span = from.values + next;
+    if (from.aligned && there >= size) return Chunk<T>::of(*reinterpret_cast<const uint4*>(span));
     Chunk<T> chunk;
+    const int apart = from.aligned ? 1 : lanes;
 #pragma unroll
-    for (int k = 0; k < Chunk<T>::size; ++k) {
-      const int at = place<T>(lane, lanes, k, aligned);
-      chunk.elements[k] = at < reach(left) ? span[at] : from_float<T>(0.0f);
-    }
+    for (int k = 0; k < size; ++k)
+      chunk.elements[k] = k * apart < there ? span[k * apart] : from_float<T>(0.0f);
     return chunk;
   }
-  __device__ void stage(const Chunk<T>& chunk, float* row, int lane) const {
-    float values_of[Chunk<T>::size];
+  __device__ void stage(const Chunk<T>& chunk, float* row) const {
+    float values[size];
 #pragma unroll
-    for (int k = 0; k < Chunk<T>::size; ++k) values_of[k] = to_float(chunk.elements[k]);
-    if (aligned) {
-      float4* const to = reinterpret_cast<float4*>(row + lane * Chunk<T>::size);
+    for (int k = 0; k < size; ++k) values[k] = to_float(chunk.elements[k]);
+    if (from.aligned) {
+      float4* const to = reinterpret_cast<float4*>(row + lane * size);
 #pragma unroll
-      for (int k = 0; k < Chunk<T>::size; k += 4)
-        to[k / 4] = make_float4(values_of[k], values_of[k + 1], values_of[k + 2], values_of[k + 3]);
+      for (int k = 0; k < size; k += 4)
+        to[k / 4] = make_float4(values[k], values[k + 1], values[k + 2], values[k + 3]);
     } else {
 #pragma unroll
-      for (int k = 0; k < Chunk<T>::size; ++k) row[k * lanes + lane] = values_of[k];
+      for (int k = 0; k < size; ++k) row[k * lanes + lane] = values[k];
     }
   }
 };
@@ -82,11 +100,12 @@ struct LinearLayer {
   Sequences<T> inputs;
   Sequences<T> grads;
   std::int64_t samples;
-  std::int64_t positions;  // at least 1
+  std::int64_t positions;       // at least 1
+  std::int64_t positions_step;  // of `staged`, what is left over of whole samples
   std::int64_t samples_per_split;
   std::int64_t in_features;  // those of the sequences, but where they have no positions
   std::int64_t out_features;
-  std::int64_t in_tiles;
+  unsigned in_tiles;
   bool bias;
   double* partials;  // [tiles, samples]: norms or products
 };
@@ -110,13 +129,13 @@ struct Patch {
   int out_at;  // the same within the tile
   int in_at;
 
-  __device__ explicit Patch(std::int64_t in_tiles) {
+  __device__ explicit Patch(unsigned in_tiles) {
     const int lane = static_cast<int>(threadIdx.x) % warp_threads;
     const int warp = static_cast<int>(threadIdx.x) / warp_threads;
     in_at = (lane % 8 + warp % 2 * 8) * patch;
     out_at = (lane / 8 + warp / 2 * 4) * patch;
-    out = static_cast<std::int64_t>(blockIdx.x) / in_tiles * tile_side + out_at;
-    in = static_cast<std::int64_t>(blockIdx.x) % in_tiles * tile_side + in_at;
+    out = static_cast<std::int64_t>(blockIdx.x / in_tiles) * tile_side + out_at;
+    in = static_cast<std::int64_t>(blockIdx.x % in_tiles) * tile_side + in_at;
   }
   // The output whose bias this thread sums, for the first 64 threads of a row's first tile.
   __device__ std::int64_t bias() const {
@@ -143,15 +162,12 @@ __device__ inline void for_each_sample(const LinearLayer<T>& layer, const Patch&
       (rest < layer.samples_per_split ? rest : layer.samples_per_split) * layer.positions;
   double* out = layer.partials + static_cast<std::int64_t>(blockIdx.x) * layer.samples + first;
 
-  // The row that this thread stages next, and how far it is from there to the one after.
   const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % lanes, row = thread / lanes, warp = thread / warp_threads;
-  std::int64_t sample = first + row / layer.positions, position = row % layer.positions;
-  const std::int64_t samples_on = staged / layer.positions;
-  const std::int64_t positions_on = staged % layer.positions;
-  const auto load = [&](const Sequences<T>& from, std::int64_t column, std::int64_t rows) {
-    return row < rows ? from.load(sample, position, column, lane) : Chunk<T>::zero();
-  };
+  const int row = thread / lanes, warp = thread / warp_threads;
+  std::int64_t position = row % layer.positions;
+  const std::int64_t sample = first + row / layer.positions;
+  Feed<T> feed_inputs(layer.inputs, sample, position, at.in - at.in_at);
+  Feed<T> feed_grads(layer.grads, sample, position, at.out - at.out_at);
 
   const bool whole = at.out - at.out_at + tile_side <= layer.out_features &&
                      at.in - at.in_at + tile_side <= layer.in_features;
@@ -161,19 +177,18 @@ __device__ inline void for_each_sample(const LinearLayer<T>& layer, const Patch&
   std::int64_t summed = 0;  // positions in v
   float count = 0;          // samples so far
 
-  layer.inputs.stage(load(layer.inputs, at.in - at.in_at, left), inputs[0][row], lane);
-  layer.grads.stage(load(layer.grads, at.out - at.out_at, left), grads[0][row], lane);
+  feed_inputs.stage(feed_inputs.load(row < left), inputs[0][row]);
+  feed_grads.stage(feed_grads.load(row < left), grads[0][row]);
   __syncthreads();
 #pragma unroll 1
   for (int now = 0; left > 0; now ^= 1) {
-    sample += samples_on;
-    position += positions_on;
-    if (position >= layer.positions) {
-      position -= layer.positions;
-      ++sample;
-    }
-    const Chunk<T> next_input = load(layer.inputs, at.in - at.in_at, left - staged);
-    const Chunk<T> next_grad = load(layer.grads, at.out - at.out_at, left - staged);
+    position += layer.positions_step;
+    const bool wraps = position >= layer.positions;
+    if (wraps) position -= layer.positions;
+    feed_inputs.advance(wraps);
+    feed_grads.advance(wraps);
+    const Chunk<T> next_input = feed_inputs.load(row < left - staged);
+    const Chunk<T> next_grad = feed_grads.load(row < left - staged);
     const int rows = left < staged ? static_cast<int>(left) : staged;
     int ended = 0;
 #pragma unroll 1
@@ -183,7 +198,7 @@ __device__ inline void for_each_sample(const LinearLayer<T>& layer, const Patch&
       if (with_bias)
         for (int p = k; p < end; ++p) bias += grads[now][p][thread];
       summed += end - k;
-#pragma unroll 4
+#pragma unroll 2
       for (; k < end; ++k) {
         const float4 x = *reinterpret_cast<const float4*>(&inputs[now][k][at.in_at]);
         const float4 y = *reinterpret_cast<const float4*>(&grads[now][k][at.out_at]);
@@ -212,8 +227,8 @@ __device__ inline void for_each_sample(const LinearLayer<T>& layer, const Patch&
 #pragma unroll
         for (int j = 0; j < patch; ++j) v[i][j] = 0;
     }
-    layer.inputs.stage(next_input, inputs[now ^ 1][row], lane);
-    layer.grads.stage(next_grad, grads[now ^ 1][row], lane);
+    feed_inputs.stage(next_input, inputs[now ^ 1][row]);
+    feed_grads.stage(next_grad, grads[now ^ 1][row]);
     __syncthreads();
     if (thread < ended) {
       double total = 0;
@@ -258,17 +273,30 @@ struct TileMoments {
   }
 };
 
-// Four adjacent coordinates, of which `left` exist.
-__device__ inline void store_four(const float (&values)[patch], float divisor, float* to,
-                                  std::int64_t left, bool aligned) {
-  if (aligned && left >= patch) {
-    *reinterpret_cast<float4*>(to) = make_float4(values[0] / divisor, values[1] / divisor,
-                                                 values[2] / divisor, values[3] / divisor);
+// Writes this thread's coordinates, four of a row at once where rows are aligned. An assignment the
+// compiler would take apart.
+template <class T>
+__device__ inline void store_patch(const float (&values)[patch][patch], const LinearLayer<T>& layer,
+                                   const Patch& at, float* weight) {
+  float* row = weight + at.out * layer.in_features + at.in;
+  if (layer.in_features % patch == 0 && at.in < layer.in_features) {
+#pragma unroll
+    for (int i = 0; i < patch; ++i) {
+      if (at.out + i >= layer.out_features) return;
+      __stcg(reinterpret_cast<float4*>(row),
+             make_float4(values[i][0], values[i][1], values[i][2], values[i][3]));
+      row += layer.in_features;
+    }
     return;
   }
 #pragma unroll
-  for (int j = 0; j < patch; ++j)
-    if (j < left) to[j] = values[j] / divisor;
+  for (int i = 0; i < patch; ++i) {
+    if (at.out + i >= layer.out_features) return;
+#pragma unroll
+    for (int j = 0; j < patch; ++j)
+      if (at.in + j < layer.in_features) row[j] = values[i][j];
+    row += layer.in_features;
+  }
 }
 
 // Everything but the inner products, of this block's samples.
@@ -279,19 +307,17 @@ __global__ void __launch_bounds__(linear_threads, 2)
   const Patch at(layer.in_tiles);
   TileMoments<with_variance> moments;
   for_each_sample(layer, at, moments);
-  const bool aligned = layer.in_features % patch == 0;
-  const std::int64_t start = blockIdx.y * sums.weight_stride + at.in;
+  const std::int64_t split = static_cast<std::int64_t>(blockIdx.y) * sums.weight_stride;
+  store_patch(moments.sums, layer, at, sums.weight + split);
+  if constexpr (with_variance) {
 #pragma unroll
-  for (int i = 0; i < patch; ++i) {
-    if (at.out + i >= layer.out_features) break;
-    const std::int64_t to = start + (at.out + i) * layer.in_features;
-    store_four(moments.sums[i], 1.0f, sums.weight + to, layer.in_features - at.in, aligned);
-    if constexpr (with_variance)
-      store_four(moments.squares[i], sums.divisor, sums.weight_spread + to,
-                 layer.in_features - at.in, aligned);
+    for (int i = 0; i < patch; ++i)
+#pragma unroll
+      for (int j = 0; j < patch; ++j) moments.squares[i][j] /= sums.divisor;
+    store_patch(moments.squares, layer, at, sums.weight_spread + split);
   }
   if (!at.has_bias(layer) || at.bias() >= layer.out_features) return;
-  const std::int64_t to = blockIdx.y * sums.bias_stride + at.bias();
+  const std::int64_t to = static_cast<std::int64_t>(blockIdx.y) * sums.bias_stride + at.bias();
   sums.bias[to] = moments.bias_sum;
   if constexpr (with_variance) sums.bias_spread[to] = moments.bias_squares / sums.divisor;
 }
@@ -318,22 +344,14 @@ __global__ void __launch_bounds__(linear_threads, 2)
                            const float* bias) {
   const Patch at(layer.in_tiles);
   TileProducts products;
-  const bool aligned = layer.in_features % patch == 0 && at.in + patch <= layer.in_features;
+  const bool aligned = layer.in_features % patch == 0;
 #pragma unroll
   for (int i = 0; i < patch; ++i) {
     if (at.out + i >= layer.out_features) break;
-    const float* const from = weight + (at.out + i) * layer.in_features + at.in;
-    if (aligned) {
-      const float4 four = *reinterpret_cast<const float4*>(from);
-      products.sums[i][0] = four.x;
-      products.sums[i][1] = four.y;
-      products.sums[i][2] = four.z;
-      products.sums[i][3] = four.w;
-      continue;
-    }
+    const float* const row = weight + (at.out + i) * layer.in_features + at.in;
+    const auto chunk = load_chunk(row, layer.in_features - at.in, 0, 1, aligned);
 #pragma unroll
-    for (int j = 0; j < patch; ++j)
-      if (at.in + j < layer.in_features) products.sums[i][j] = from[j];
+    for (int j = 0; j < patch; ++j) products.sums[i][j] = chunk.elements[j];
   }
   if (at.has_bias(layer) && at.bias() < layer.out_features) products.bias_sum = bias[at.bias()];
   for_each_sample(layer, at, products);

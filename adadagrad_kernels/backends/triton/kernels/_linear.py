@@ -50,6 +50,27 @@ def load_rows(
 
 
 @triton.jit
+def load_columns(
+    rows,  # of one sample
+    position_stride,
+    positions,
+    count,
+    columns,
+    features,
+    VECTOR: tl.constexpr,
+):
+    """The same at columns x positions.
+
+    A transposed `load_rows` would do, but Triton 3.7 cannot compile that for sm_100 where narrow
+    elements become float32 on the way to `tl.dot`.
+    """
+    inside = tl.max_constancy(columns < features, [VECTOR])
+    start = tl.multiple_of(positions.to(tl.int64) * position_stride, [VECTOR])
+    valid = inside[:, None] & (positions < count)[None, :]
+    return tl.load(rows + columns[:, None] + start[None, :], mask=valid, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def contribution(
     inputs,  # of one sample
     grads,
@@ -69,12 +90,12 @@ def contribution(
     for start in tl.range(0, count, POSITIONS, disable_licm=True):
         positions = start + tl.arange(0, POSITIONS)
         x = load_rows(inputs, input_stride, positions, count, ins, in_features, VECTOR)
-        y = load_rows(grads, grad_stride, positions, count, outs, out_features, VECTOR)
+        y = load_columns(grads, grad_stride, positions, count, outs, out_features, VECTOR)
         if POSITIONS == 1:
-            tile += tl.trans(y) * x
+            tile += y * x
         else:
-            tile = tl.dot(tl.trans(y), x, tile, input_precision="ieee")
-        bias += tl.sum(y, axis=0)
+            tile = tl.dot(y, x, tile, input_precision="ieee")
+        bias += tl.sum(y, axis=1)
     # Zero times what is not finite is NaN.
     there = (outs < out_features)[:, None] & (ins < in_features)[None, :]
     return tl.where(there, tile, 0.0), bias

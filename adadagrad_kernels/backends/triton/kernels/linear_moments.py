@@ -16,7 +16,7 @@ Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 #: Outputs and inputs of a tile, and warps of a program: a thread has 16 coordinates, whose
 #: contribution, sum and squares are 48 registers.
-OUT, IN, WARPS = 64, 64, 8
+OUT, IN, WARPS = 32, 64, 4
 #: Positions at a time; a single one has a kernel of its own.
 POSITIONS = 16
 #: Samples are split as long as there are fewer programs than ...
