@@ -50,27 +50,6 @@ def load_rows(
 
 
 @triton.jit
-def load_columns(
-    rows,  # of one sample
-    position_stride,
-    positions,
-    count,
-    columns,
-    features,
-    VECTOR: tl.constexpr,
-):
-    """The same at columns x positions.
-
-    A transposed `load_rows` would do, but Triton 3.7 cannot compile that for sm_100 where narrow
-    elements become float32 on the way to `tl.dot`.
-    """
-    inside = tl.max_constancy(columns < features, [VECTOR])
-    start = tl.multiple_of(positions.to(tl.int64) * position_stride, [VECTOR])
-    valid = inside[:, None] & (positions < count)[None, :]
-    return tl.load(rows + columns[:, None] + start[None, :], mask=valid, other=0.0).to(tl.float32)
-
-
-@triton.jit
 def contribution(
     inputs,  # of one sample
     grads,
@@ -86,19 +65,19 @@ def contribution(
 ):
     """One sample's tile of h_i, zero outside of the layer, and its share of the bias."""
     tile = tl.zeros([outs.shape[0], ins.shape[0]], tl.float32)
-    bias = tl.zeros([outs.shape[0]], tl.float32)
+    grads_so_far = tl.zeros([POSITIONS, outs.shape[0]], tl.float32)
     for start in tl.range(0, count, POSITIONS, disable_licm=True):
         positions = start + tl.arange(0, POSITIONS)
         x = load_rows(inputs, input_stride, positions, count, ins, in_features, VECTOR)
-        y = load_columns(grads, grad_stride, positions, count, outs, out_features, VECTOR)
+        y = load_rows(grads, grad_stride, positions, count, outs, out_features, VECTOR)
         if POSITIONS == 1:
-            tile += y * x
+            tile += tl.trans(y) * x
         else:
-            tile = tl.dot(y, x, tile, input_precision="ieee")
-        bias += tl.sum(y, axis=1)
+            tile = tl.dot(tl.trans(y), x, tile, input_precision="ieee")
+        grads_so_far += y
     # Zero times what is not finite is NaN.
     there = (outs < out_features)[:, None] & (ins < in_features)[None, :]
-    return tl.where(there, tile, 0.0), bias
+    return tl.where(there, tile, 0.0), tl.sum(grads_so_far, axis=0)
 
 
 @triton.jit(
@@ -131,7 +110,7 @@ def moments_kernel(
     VECTOR: tl.constexpr,
 ):
     """Sums, squared deviations and norms of a split of the samples."""
-    in_tiles = tl.cdiv(in_features, IN)
+    in_tiles = tl.maximum(tl.cdiv(in_features, IN), 1)
     tile = tl.program_id(0)
     split = tl.program_id(1)
     outs = (tile // in_tiles) * OUT + tl.arange(0, OUT)
@@ -152,7 +131,7 @@ def moments_kernel(
             POSITIONS, VECTOR,
         )  # fmt: skip
         total += values
-        norm = tl.sum(tl.sum(values * values, axis=1), axis=0)
+        norm = tl.sum(values * values)
         count = (sample - begin + 1).to(tl.float32)
         share = tl.div_rn(1.0, count)
         rate = tl.where(count > 1.0, tl.div_rn(count, tl.maximum(count - 1.0, 1.0)), 0.0)
@@ -207,7 +186,7 @@ def inner_kernel(
     VECTOR: tl.constexpr,
 ):
     """The second sweep: inner products with the finished gradient."""
-    in_tiles = tl.cdiv(in_features, IN)
+    in_tiles = tl.maximum(tl.cdiv(in_features, IN), 1)
     tile = tl.program_id(0)
     outs = (tile // in_tiles) * OUT + tl.arange(0, OUT)
     ins = (tile % in_tiles) * IN + tl.arange(0, IN)
@@ -227,7 +206,7 @@ def inner_kernel(
             input_stride, grad_stride, positions, ins, outs, in_features, out_features,
             POSITIONS, VECTOR,
         )  # fmt: skip
-        product = tl.sum(tl.sum(values * total, axis=1), axis=0)
+        product = tl.sum(values * total)
         if bias is not None:
             # Elsewhere the loaded sum is zero, and zero times what is not finite NaN.
             product += tl.where(first, tl.sum(of_bias * bias_total, axis=0), 0.0)
