@@ -80,6 +80,14 @@ def make_call(
         read = {"per_sample_grads": grads}
         return Call(ops.batch_adagrad_step_, arguments, keywords, written, read, operator,
                     positional)  # fmt: skip
+    if name == "linear_moments":
+        # As many numbers of each sample as `features` says, in a layer that is wider than long.
+        ins = max(1, round((2 * features) ** 0.5))
+        inputs, grads = normal(samples, 3, ins), normal(samples, 3, max(1, features // ins))
+        asked = {"bias": True, "variance": True, "inner_products": True}
+        read = {"inputs": inputs, "grad_outputs": grads}
+        return Call(ops.linear_moments, (inputs, grads), asked, {}, read,
+                    registered.linear_moments.default, (inputs, grads, True, True, True))  # fmt: skip
     shapes = SHAPES if shapes is None else shapes
     params = [normal(*shape) for shape in shapes]
     read = {"grads": [normal(*shape) for shape in shapes]}
@@ -117,3 +125,6 @@ CALLS = (
     "adagrad_norm_step_ by rows",
     "adagrad_norm_step_ under no_grad by rows",
 )
+
+#: What has kernels for GPUs.
+GPU_CALLS = (*CALLS, "linear_moments")

@@ -34,8 +34,11 @@ def _on_host(name: str, dtype: torch.dtype, shape: tuple[int, int], order: str) 
         return _run(name, dtype, shape)
 
 
+# One tile and several, their samples split among blocks and not.
+LAYERS = [(5, 300), (70, 300), (9, 9000)]
 CASES = [
     *((name, shape) for name in CALLS[:2] for shape in SHAPES),
+    *(("linear_moments", shape) for shape in LAYERS),
     *((name, (1, 1)) for name in CALLS[2:]),
 ]
 every_case = pytest.mark.parametrize(

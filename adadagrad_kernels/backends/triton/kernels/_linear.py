@@ -123,7 +123,8 @@ def moments_kernel(
     begin = split * samples_each
     end = tl.minimum(begin + samples_each, samples)
     for sample in tl.range(begin, end, disable_licm=True):
-        at = sample.to(tl.int64)
+        nth = sample - begin
+        at = begin.to(tl.int64) + nth
         values, of_bias = contribution(
             inputs + tl.multiple_of(at * input_sample_stride, VECTOR),
             grads + tl.multiple_of(at * grad_sample_stride, VECTOR),
@@ -132,7 +133,7 @@ def moments_kernel(
         )  # fmt: skip
         total += values
         norm = tl.sum(values * values)
-        count = (sample - begin + 1).to(tl.float32)
+        count = (nth + 1).to(tl.float32)
         share = tl.div_rn(1.0, count)
         rate = tl.where(count > 1.0, tl.div_rn(count, tl.maximum(count - 1.0, 1.0)), 0.0)
         if weight_spread is not None:
@@ -144,7 +145,7 @@ def moments_kernel(
             if bias_spread is not None:
                 apart = of_bias - bias_total * share
                 bias_squares += apart * apart * rate
-        tl.store(norms + tile.to(tl.int64) * samples + sample, norm)
+        tl.store(norms + tile.to(tl.int64) * samples + at, norm)
     rows = split.to(tl.int64) * out_features + outs
     there = (outs < out_features)[:, None] & tl.max_constancy(ins < in_features, [VECTOR])[None, :]
     start = tl.multiple_of(rows * in_features, [VECTOR])
@@ -199,7 +200,8 @@ def inner_kernel(
     begin = tl.program_id(1) * samples_each
     end = tl.minimum(begin + samples_each, samples)
     for sample in tl.range(begin, end, disable_licm=True):
-        at = sample.to(tl.int64)
+        nth = sample - begin
+        at = begin.to(tl.int64) + nth
         values, of_bias = contribution(
             inputs + tl.multiple_of(at * input_sample_stride, VECTOR),
             grads + tl.multiple_of(at * grad_sample_stride, VECTOR),
@@ -210,7 +212,7 @@ def inner_kernel(
         if bias is not None:
             # Elsewhere the loaded sum is zero, and zero times what is not finite NaN.
             product += tl.where(first, tl.sum(of_bias * bias_total, axis=0), 0.0)
-        tl.store(products + tile.to(tl.int64) * samples + sample, product)
+        tl.store(products + tile.to(tl.int64) * samples + at, product)
 
 
 @triton.jit(do_not_specialize=["count", "samples", "samples_each", "splits"])
@@ -233,11 +235,11 @@ def merge_kernel(
     if squares is not None:
         spread = tl.load(squares + columns, mask=inside, other=0.0)
     for split in range(1, splits):
-        start = tl.multiple_of(split.to(tl.int64) * count, VECTOR)
+        start = tl.multiple_of(count.to(tl.int64) * split, VECTOR)
         others = tl.load(sums + start + columns, mask=inside, other=0.0)
         if squares is not None:
-            before = (split * samples_each).to(tl.float32)
-            more = tl.minimum(samples - split * samples_each, samples_each).to(tl.float32)
+            before = (samples_each * split).to(tl.float32)
+            more = tl.minimum(samples - samples_each * split, samples_each).to(tl.float32)
             apart = tl.div_rn(others, more) - tl.div_rn(sum_so_far, before)
             spread += tl.load(squares + start + columns, mask=inside, other=0.0)
             spread += apart * apart * (before * tl.div_rn(more, before + more))
