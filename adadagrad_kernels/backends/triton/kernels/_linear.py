@@ -7,7 +7,7 @@ A program has a tile of OUT x IN coordinates and takes its samples one after ano
 grows in registers, POSITIONS of the sample at a time, is added to the sums at the sample's end and
 starts again from zero. The matrix of all h_i is never there. Programs of the first tile of a row
 have the bias's coordinates as well. Where there are few tiles the samples are split among programs,
-and `merge_kernel` adds up the splits. Of norms and products every tile writes a share, float32, and
+and `linear_merge_kernel` adds up the splits. Of norms and products every tile writes a share, float32, and
 `_sums.finish` adds the shares up in float64.
 
 Inner products need the finished sum: a second sweep, with the same programs, multiplies each h_i
@@ -86,7 +86,7 @@ def contribution(
         "samples_each", "positions", "in_features", "out_features", "divisor", "norms",
     ]
 )  # fmt: skip
-def moments_kernel(
+def linear_moments_kernel(
     inputs,  # [samples, positions, in_features]
     input_sample_stride,
     input_stride,
@@ -154,10 +154,11 @@ def moments_kernel(
     if weight_spread is not None:
         tl.store(weight_spread + place, tl.div_rn(squares, divisor), mask=there)
     if bias is not None:
-        tl.store(bias + rows, bias_total, mask=(outs < out_features) & first)
+        owned = outs < tl.where(first, out_features, 0)
+        tl.store(bias + rows, bias_total, mask=owned)
         if bias_spread is not None:
             spread = tl.div_rn(bias_squares, divisor)
-            tl.store(bias_spread + rows, spread, mask=(outs < out_features) & first)
+            tl.store(bias_spread + rows, spread, mask=owned)
 
 
 @triton.jit(
@@ -166,7 +167,7 @@ def moments_kernel(
         "samples_each", "positions", "in_features", "out_features", "products",
     ]
 )  # fmt: skip
-def inner_kernel(
+def linear_inner_kernel(
     inputs,  # [samples, positions, in_features]
     input_sample_stride,
     input_stride,
@@ -196,7 +197,7 @@ def inner_kernel(
     start = tl.multiple_of(outs.to(tl.int64) * in_features, [VECTOR])
     total = tl.load(weight + start[:, None] + ins[None, :], mask=there, other=0.0)
     if bias is not None:
-        bias_total = tl.load(bias + outs, mask=(outs < out_features) & first, other=0.0)
+        bias_total = tl.load(bias + outs, mask=outs < out_features, other=0.0)
     begin = tl.program_id(1) * samples_each
     end = tl.minimum(begin + samples_each, samples)
     for sample in tl.range(begin, end, disable_licm=True):
@@ -210,13 +211,12 @@ def inner_kernel(
         )  # fmt: skip
         product = tl.sum(values * total)
         if bias is not None:
-            # Elsewhere the loaded sum is zero, and zero times what is not finite NaN.
             product += tl.where(first, tl.sum(of_bias * bias_total, axis=0), 0.0)
         tl.store(products + tile.to(tl.int64) * samples + at, product)
 
 
 @triton.jit(do_not_specialize=["count", "samples", "samples_each", "splits"])
-def merge_kernel(
+def linear_merge_kernel(
     sums,  # [splits, count]
     squares,  # the same, or None
     count,

@@ -24,7 +24,7 @@ POSITIONS = 16
 PROGRAMS = 256
 #: ... and a split has at least so many positions, or its sums would be more bytes than its rows.
 FEWEST_POSITIONS = 64
-#: Coordinates and warps of a program of `merge_kernel`.
+#: Coordinates and warps of a program of `linear_merge_kernel`.
 MERGED, MERGED_WARPS = 1024, 4
 
 
@@ -70,13 +70,13 @@ def linear_moments(
         parts = sums
     divisor = float(samples - 1) if splits == 1 else 1.0
     arguments = (*layer, parts[0], *map(_or_none, parts[1:]), divisor, shares[0])
-    launch(_linear.moments_kernel, (tiles, splits), arguments, constants, WARPS)
+    launch(_linear.linear_moments_kernel, (tiles, splits), arguments, constants, WARPS)
     if splits > 1:
         for which in (0, 2):
             _merge(parts[which : which + 2], sums[which : which + 2], splits, samples, each)
     if inner_products:
         arguments = (*layer, weight, _or_none(bias_grad), shares[1])
-        launch(_linear.inner_kernel, (tiles, splits), arguments, constants, WARPS)
+        launch(_linear.linear_inner_kernel, (tiles, splits), arguments, constants, WARPS)
     finish(shares, (sq_norms, products) if inner_products else (sq_norms,))
     return outputs
 
@@ -92,7 +92,7 @@ def _merge(
         *(total, _or_none(spread)),
     )
     grid = (triton.cdiv(count, MERGED),)
-    launch(_linear.merge_kernel, grid, arguments, constants, MERGED_WARPS)
+    launch(_linear.linear_merge_kernel, grid, arguments, constants, MERGED_WARPS)
 
 
 def _empty(like: Tensor, *shape: int) -> Tensor:
