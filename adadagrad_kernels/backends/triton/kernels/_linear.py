@@ -192,12 +192,9 @@ def linear_inner_kernel(
     tile = tl.program_id(0)
     outs = (tile // in_tiles) * OUT + tl.arange(0, OUT)
     ins = (tile % in_tiles) * IN + tl.arange(0, IN)
-    first = tile % in_tiles == 0
     there = (outs < out_features)[:, None] & tl.max_constancy(ins < in_features, [VECTOR])[None, :]
     start = tl.multiple_of(outs.to(tl.int64) * in_features, [VECTOR])
     total = tl.load(weight + start[:, None] + ins[None, :], mask=there, other=0.0)
-    if bias is not None:
-        bias_total = tl.load(bias + outs, mask=outs < out_features, other=0.0)
     begin = tl.program_id(1) * samples_each
     end = tl.minimum(begin + samples_each, samples)
     for sample in tl.range(begin, end, disable_licm=True):
@@ -211,7 +208,9 @@ def linear_inner_kernel(
         )  # fmt: skip
         product = tl.sum(values * total)
         if bias is not None:
-            product += tl.where(first, tl.sum(of_bias * bias_total, axis=0), 0.0)
+            bias_total = tl.load(bias + outs, mask=outs < out_features, other=0.0)
+            of_first = tl.sum(of_bias * bias_total, axis=0)
+            product += tl.where(tile % in_tiles == 0, of_first, 0.0)
         tl.store(products + tile.to(tl.int64) * samples + at, product)
 
 
