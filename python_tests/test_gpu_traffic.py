@@ -122,8 +122,8 @@ def _layer(
         "linear_moments",
         f"{samples} x {positions}, {outs} x {ins}, {str(dtype).removeprefix('torch.')}, all",
         make,
-        # Gradient and variance written, the gradient read for the products.
-        2 * rows + 3 * coordinates + partial_sums + 2 * 8 * samples,
+        # Gradient and variance written, the gradient read by every split for its products.
+        2 * rows + (2 + splits) * coordinates + partial_sums + 2 * 8 * samples,
     )
 
 
@@ -146,10 +146,10 @@ CASES = [
     _updates("adagrad_norm_step_", F),
     _updates("adagrad_norm_step_", B),
     _updates("adagrad_norm_step_", F, rows=True),
-    _layer(8, 16, 192, 128, F),
-    _layer(8, 16, 192, 128, B),
+    _layer(8, 16, 192, 128, F, splits=2),
+    _layer(8, 16, 192, 128, B, splits=2),
     _layer(64, 1, 192, 128, F),
-    _layer(16, 32, 64, 64, F, splits=4),
+    _layer(16, 32, 64, 64, F, splits=8),
 ]
 
 
