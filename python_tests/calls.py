@@ -86,8 +86,9 @@ def make_call(
         inputs, grads = normal(samples, 3, ins), normal(samples, 3, max(1, features // ins))
         asked = {"bias": True, "variance": True, "inner_products": True}
         read = {"inputs": inputs, "grad_outputs": grads}
-        return Call(ops.linear_moments, (inputs, grads), asked, {}, read,
-                    registered.linear_moments.default, (inputs, grads, True, True, True))  # fmt: skip
+        operator = registered.linear_moments.default
+        return Call(ops.linear_moments, (inputs, grads), asked, {}, read, operator,
+                    (inputs, grads, *asked.values()))  # fmt: skip
     shapes = SHAPES if shapes is None else shapes
     params = [normal(*shape) for shape in shapes]
     read = {"grads": [normal(*shape) for shape in shapes]}

@@ -95,7 +95,7 @@ def batch_adagrad_step_(
 def linear_moments(
     inputs: Tensor, grad_outputs: Tensor, bias: bool, variance: bool, inner_products: bool
 ) -> _LayerMoments:
-    """Gradient of a linear layer and its samples' statistics, for [samples, positions, features]."""
+    """Gradient and statistics of a linear layer, for ``[samples, positions, features]``."""
     outputs = _empty_layer_moments(
         grad_outputs,
         (grad_outputs.shape[2], inputs.shape[2]),

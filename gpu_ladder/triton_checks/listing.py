@@ -128,8 +128,8 @@ def _linear_cases(dtype: torch.dtype, name: str) -> Iterator[tuple[str, Callable
     from adadagrad_kernels.backends import triton as backend
 
     def layer(samples: int, positions: int, features: int) -> None:
-        rows = (torch.empty(samples, positions, features, dtype=dtype) for _ in range(2))
-        backend.linear_moments(*rows, True, True, True)
+        rows = torch.empty(samples, positions, features, dtype=dtype)
+        backend.linear_moments(rows, rows, True, True, True)
 
     # Few tiles, so that samples are split as well. What differs least is left out.
     yield name, partial(layer, 64, 32, 128)

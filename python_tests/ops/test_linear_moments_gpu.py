@@ -118,7 +118,7 @@ def test_what_is_empty(backend: str, shape: tuple[int, int, int, int], bias: boo
 
 @pytest.mark.parametrize("samples", [6, 40])
 def test_variance_is_by_deviations(backend: str, samples: int) -> None:
-    """Contributions of some 3600 that differ by ones: a difference of squares has no digit right."""
+    """Of contributions near 3600 that differ by ones a difference of squares is all error."""
     inputs, grads = torch.full((samples, 4, 5), 30.0), torch.full((samples, 4, 3), 30.0)
     inputs[:, 0] += torch.randn(samples, 5) / 32
     expected = layer_oracles.linear(inputs, grads).weight.var(0, ddof=1).reshape(3, 5)

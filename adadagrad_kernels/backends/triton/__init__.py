@@ -93,7 +93,7 @@ def batch_adagrad_step_(
 def linear_moments(
     inputs: Tensor, grad_outputs: Tensor, bias: bool, variance: bool, inner_products: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradient of a linear layer and its samples' statistics, for [samples, positions, features]."""
+    """Gradient and statistics of a linear layer, for ``[samples, positions, features]``."""
     from adadagrad_kernels.backends.triton.kernels.linear_moments import linear_moments as run
 
     with _launch.device_of(inputs):

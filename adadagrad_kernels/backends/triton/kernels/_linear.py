@@ -1,25 +1,28 @@
 """Kernels over tiles of a linear layer's weight gradient, for `linear_moments`.
 
-    h_i = (Σ_t y_it x_itᵀ, Σ_t y_it): Σ_i h_i, s_i = |h_i|², the variance of every coordinate of h_i,
-    and p_i = <h_i, Σ_j h_j>
+    h_i = (Σ_t y_it x_itᵀ, Σ_t y_it),  Σ_i h_i,  s_i = |h_i|²,  p_i = <h_i, Σ_j h_j>,
 
-A program has a tile of OUT x IN coordinates and takes its samples one after another: the tile of h_i
-grows in registers, POSITIONS of the sample at a time, is added to the sums at the sample's end and
-starts again from zero. The matrix of all h_i is never there. Programs of the first tile of a row
-have the bias's coordinates as well. Where there are few tiles the samples are split among programs,
-and `linear_merge_kernel` adds up the splits. Of norms and products every tile writes a share, float32, and
-`_sums.finish` adds the shares up in float64.
+and the variance of every coordinate of h_i.
+
+A program has a tile of OUT x IN coordinates and takes its samples one after another: the tile of
+h_i grows in registers, POSITIONS of the sample at a time, is added to the sums at the sample's end
+and starts again from zero. The matrix of all h_i is never there. Programs of the first tile of a
+row of tiles have the bias's coordinates as well. Where there are few tiles the samples are split
+among programs, and `linear_merge_kernel` adds up the splits. Of norms and products every tile
+writes a share, float32, and `_sums.finish` adds the shares up in float64.
 
 Inner products need the finished sum: a second sweep, with the same programs, multiplies each h_i
-with it.
+with it (`linear_inner_kernel`).
 
-Traffic: x once for every OUT outputs, y once for every IN inputs, of which all but the first reading
-comes from the device's second cache where one wave of programs holds them. Products are FFMA
-(`input_precision="ieee"`): tensor cores would round float32 to ten bits. A single position is an outer
-product of its own, since `tl.dot` takes no fewer than 16.
+Traffic: x once for every OUT outputs, y once for every IN inputs, of which all but the first
+reading comes from the device's second cache where one wave of programs holds them. Products are
+FFMA (`input_precision="ieee"`): tensor cores would round float32 to ten bits. A single position is
+an outer product of its own, since `tl.dot` takes no fewer than 16; from 2 to 15 positions cost as
+much as 16.
 
 The variance is pooled from deviations, one sample at a time (Welford 1962, with the sum in the
-mean's place): d = v - (sum so far)/n, squares += d² n/(n-1).
+mean's place): d = v - (sum so far)/n, squares += d² n/(n-1). Splits are pooled as parts of rows
+are in `_columns.py`.
 """
 
 # Constants of a kernel are in capitals.

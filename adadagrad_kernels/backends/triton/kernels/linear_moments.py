@@ -1,4 +1,4 @@
-"""Gradient of a linear layer and its samples' statistics: how `_linear.py`'s kernels are launched."""
+"""How `linear_moments` cuts a layer, and the launches it is made of: kernels of `_linear.py`."""
 
 from __future__ import annotations
 
@@ -64,10 +64,7 @@ def linear_moments(
         (2 if inner_products else 1, tiles, samples), dtype=torch.float32, device=inputs.device
     )
     sums = [weight, spread, bias_grad, bias_spread]
-    if splits > 1:
-        parts = [_empty(inputs, splits, tensor.numel()) for tensor in sums]
-    else:
-        parts = sums
+    parts = [_empty(inputs, splits, tensor.numel()) for tensor in sums] if splits > 1 else sums
     divisor = float(samples - 1) if splits == 1 else 1.0
     arguments = (*layer, parts[0], *map(_or_none, parts[1:]), divisor, shares[0])
     launch(_linear.linear_moments_kernel, (tiles, splits), arguments, constants, WARPS)
