@@ -3,11 +3,12 @@
 //
 // The matrix of all h_i is never there. A block owns a tile of 64 x 64 coordinates of the weight,
 // 16 of them to each thread, and takes its samples one after another: their rows of x and y go
-// through shared memory, 64 bytes of a column at a time, while the next ones are on their way; v =
-// the tile of h_i grows in registers; at the end of the sample it is added to the sums, its squares
-// to the norm, and starts again from zero. Staging knows positions and no samples, so that short
-// sequences fill it as well as long ones. The blocks of the first tile of a row sum the bias too: a
-// thread for each of 64 outputs.
+// through shared memory as float32, 16 positions at a time (32 of the narrow types), while the next
+// ones are on their way; the tile v of h_i grows in registers; at the end of the sample it is added
+// to the sums, its squares to the norm, and starts again from zero. Staging knows positions and no
+// samples, so that short sequences fill it as well as long ones; the end of a sample is as many
+// instructions as four positions, six with the variance. The blocks of the first tile of a row sum
+// the bias too, a thread for each of 64 outputs.
 //
 // Where there are fewer tiles than the device holds blocks, the samples are split as well, and
 // linear_merge_kernel adds up the splits. Inner products need the whole sum first: the same sweep
