@@ -141,6 +141,8 @@ def test_what_is_not_finite_stays_where_it_is(backend: str, value: float) -> Non
     assert not finite[:, 34].any()
     assert not finite[65].any()
     assert moments.sq_norms.isfinite().tolist() == [True, True, False, False, True]
+    if value == torch.inf:  # and not NaN: it has met no zero beyond the edges of the layer
+        assert moments.sq_norms[2:4].tolist() == [torch.inf, torch.inf]
 
 
 def test_the_variance_changes_nothing_else(backend: str) -> None:
