@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from adadagrad_kernels import ops, optim, use_backend
-from adadagrad_kernels.backends import reference_layers
+from adadagrad_kernels.backends import BACKENDS, reference_layers
 
 LR = 1e-3
 EPS = 1e-10
@@ -139,9 +139,12 @@ def layer(
     inputs, grads = (bench.numbers(samples * positions * features, dtype).view(shape)
                      for _ in range(2))  # fmt: skip
     everything = partial(ops.linear_moments, inputs, grads, variance=True, inner_products=True)
-    calls = dict(bench.ours(everything))
-    for backend, call in bench.ours(partial(ops.linear_moments, inputs, grads)):
-        calls[f"{backend}, gradient and norms"] = call
+    calls: Calls = {}
+    for backend in bench.backends:
+        if hasattr(BACKENDS[backend], "linear_moments"):
+            calls[backend] = partial(_on, backend, everything)
+            alone = partial(ops.linear_moments, inputs, grads)
+            calls[f"{backend}, gradient and norms"] = partial(_on, backend, alone)
     calls[COPY] = bench.copies(least_bytes)
     calls["torch, gradient alone"] = partial(_gradient, inputs, grads)
     if samples * features * features * 4 <= bench.size:
