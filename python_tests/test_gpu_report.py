@@ -126,7 +126,7 @@ def test_the_command_writes_a_page_and_data(
     assert "Left out" not in text
     assert "| backend cpu" in text
     data = json.loads((fake_gpu / "gpu_fake_gpu_9000.json").read_text())
-    assert len(data["cases"]) == 26
+    assert len(data["cases"]) == 30
     assert "written:" in capsys.readouterr().out
 
 
