@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from adadagrad_kernels import ops, optim, use_backend
+from adadagrad_kernels.backends import reference_layers
 
 LR = 1e-3
 EPS = 1e-10
@@ -123,6 +124,38 @@ def moments_and_step(bench: Workbench, least_bytes: int, rows: int, dtype: torch
     if bench.compiled:
         calls["torch.compile, plain"] = partial(torch.compile(both, dynamic=False), peers.plain)
     return calls
+
+
+def layer(
+    bench: Workbench,
+    least_bytes: int,
+    samples: int,
+    positions: int,
+    features: int,
+    dtype: torch.dtype,
+) -> Calls:
+    """``linear_moments``, beside the gradient alone and beside all contributions at once."""
+    shape = (samples, positions, features)
+    inputs, grads = (bench.numbers(samples * positions * features, dtype).view(shape)
+                     for _ in range(2))  # fmt: skip
+    everything = partial(ops.linear_moments, inputs, grads, variance=True, inner_products=True)
+    calls: Calls = {}
+    for backend in bench.backends:
+        calls[backend] = partial(_on, backend, everything)
+        alone = partial(ops.linear_moments, inputs, grads)
+        calls[f"{backend}, gradient and norms"] = partial(_on, backend, alone)
+    calls[COPY] = bench.copies(least_bytes)
+    calls["torch, gradient alone"] = partial(_gradient, inputs, grads)
+    if samples * features * features * 4 <= bench.size:
+        calls["torch, all contributions"] = partial(
+            reference_layers.linear_moments, inputs, grads, True, True, True
+        )
+    return calls
+
+
+def _gradient(inputs: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
+    rows = grads.flatten(0, 1)
+    return rows.T @ inputs.flatten(0, 1), rows.sum(0)
 
 
 def adagrad(bench: Workbench, least_bytes: int, sizes: list[int], dtype: torch.dtype) -> Calls:

@@ -46,6 +46,8 @@ def plan(bench: Workbench, *, quick: bool = False) -> Iterator[Case]:
     yield _moments(bench, 64, BFLOAT16, beside_torch=True)
     yield _moments(bench, 512, FLOAT32, beside_torch=True)
     yield _step(bench, 64, BFLOAT16)
+    yield _layer(bench, 128, FLOAT32)
+    yield _layer(bench, 1, FLOAT32)
     if quick:
         return
     yield from _combinations(bench)
@@ -53,6 +55,7 @@ def plan(bench: Workbench, *, quick: bool = False) -> Iterator[Case]:
         yield _moments(bench, 512, dtype)
         yield _update(bench, "adagrad_step_", [large], dtype)
         yield _update(bench, "adagrad_norm_step_", [large], dtype)
+        yield _layer(bench, 128, dtype)
     yield _step(bench, 512, FLOAT32)
     for rows in (8, 4096):
         yield _moments(bench, rows, FLOAT32)
@@ -108,6 +111,22 @@ def _step(bench: Workbench, rows: int, dtype: torch.dtype) -> Case:
         f"{_shape(rows, features, dtype)}; all outputs",
         least,
         partial(contenders.moments_and_step, bench, least, rows, dtype),
+    )
+
+
+def _layer(bench: Workbench, positions: int, dtype: torch.dtype) -> Case:
+    """Bounded by its arithmetic and not by these bytes: twice that of the gradient alone."""
+    samples = 64 if positions > 1 else 4096
+    # Up to 1024 in and out; less where G, of which this has no other use, is small.
+    features = min(1024, max(64, bench.size // (samples * positions * dtype.itemsize) // 64 * 64))
+    least = 2 * samples * positions * features * dtype.itemsize
+    least += 2 * 4 * (features + 1) * features + 16 * samples
+    shape = f"{samples:,} samples of {positions}, {features:,} to {features:,}, {_name(dtype)}"
+    return Case(
+        "linear_moments",
+        f"{shape}; all outputs",
+        least,
+        partial(contenders.layer, bench, least, samples, positions, features, dtype),
     )
 
 

@@ -7,6 +7,7 @@ package, and beside each the size of the terms that it sums: errors are judged b
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,12 +39,12 @@ class Contributions:
 
 def linear(inputs: Tensor, grad_outputs: Tensor) -> Contributions:
     """A sum over positions of outer products."""
-    leading = (len(inputs), inputs.shape[1:-1].numel())
-    x = extended(inputs).reshape(*leading, inputs.shape[-1])
-    y = extended(grad_outputs).reshape(*leading, grad_outputs.shape[-1])
-    weight = np.einsum("bto,bti->boi", y, x).reshape(len(x), y.shape[2] * x.shape[2])
-    size = np.einsum("bto,bti->boi", np.abs(y), np.abs(x)).reshape(len(x), y.shape[2] * x.shape[2])
+    samples, *positions, _ = inputs.shape
+    x = extended(inputs).reshape(samples, math.prod(positions), inputs.shape[-1])
+    y = extended(grad_outputs).reshape(samples, math.prod(positions), grad_outputs.shape[-1])
     shape = (y.shape[2], x.shape[2])
+    weight = np.einsum("bto,bti->boi", y, x).reshape(samples, math.prod(shape))
+    size = np.einsum("bto,bti->boi", np.abs(y), np.abs(x)).reshape(samples, math.prod(shape))
     return Contributions(weight, y.sum(1), size, np.abs(y).sum(1), shape, inputs.dtype)
 
 

@@ -80,11 +80,11 @@ def test_gpu_tensors_are_refused_by_the_cpu_backend() -> None:
         backends.select(torch.device("cuda", 0))
 
 
-@pytest.mark.parametrize("name", ["batch_adagrad_step_", *UPDATES])
+@pytest.mark.parametrize("name", ["batch_adagrad_step_", "linear_moments", *UPDATES])
 def test_tensors_on_two_devices(device: Any, name: str) -> None:
     """The check comes first: no launch, and of the other device no kernel is told."""
     call = _call(name)
-    if name.startswith("batch"):
+    if name.endswith("_moments") or name.startswith("batch"):
         call.arguments = (call.arguments[0].to("meta"), *call.arguments[1:])
     else:
         call.arguments[1][1] = call.arguments[1][1].to("meta")

@@ -33,6 +33,8 @@ def test_the_plan_counts_the_least_bytes() -> None:
     assert least["adagrad_step_", "one tensor of 65,536, float32"] == 20 * 65536
     assert least["adagrad_step_", "300 tensors of 1,000, float32"] == 20 * 300_000
     assert least["adagrad_norm_step_", "one tensor of 65,536, bfloat16"] == 8 * 65536
+    layer = "64 samples of 128, 64 to 64, float32; all outputs"
+    assert least["linear_moments", layer] == (2 * 4 * 64 * 128 * 64 + 2 * 4 * 65 * 64 + 16 * 64)
     odd = [title for op, title in least if "odd addresses" in title]
     assert len(odd) == 2
     assert "64 rows of 4,033, float32" in odd[0]
@@ -42,7 +44,8 @@ def test_the_plan_has_every_op_output_and_type() -> None:
     bench = Workbench("cpu", 1 << 20, ("cuda", "triton"), compiled=True)
     cases = list(plan(bench))
     assert len({(case.op, case.title) for case in cases}) == len(cases)
-    ops = {"batch_moments", "batch_adagrad_step_", "adagrad_step_", "adagrad_norm_step_"}
+    ops = {"batch_moments", "batch_adagrad_step_", "adagrad_step_", "adagrad_norm_step_",
+           "linear_moments"}  # fmt: skip
     assert {case.op for case in cases} == {case.op for case in plan(bench, quick=True)} == ops
     outputs = {case.title.partition("; ")[2] for case in cases if case.op == "batch_moments"}
     assert outputs == {
@@ -75,6 +78,7 @@ def test_every_contender_runs(quick: bool) -> None:
     assert {"torch, Adagrad(fused=True)", "torch, Adagrad(foreach=True)",
             "our Adagrad, reference"} <= names["adagrad_step_"]  # fmt: skip
     assert "torch, foreach" in names["adagrad_norm_step_"]
+    assert "torch, gradient alone" in names["linear_moments"]
     assert gpu_right.run_once("cpu", ours) > 40 * len(ours) // 2
 
 

@@ -126,7 +126,7 @@ def test_the_command_writes_a_page_and_data(
     assert "Left out" not in text
     assert "| backend cpu" in text
     data = json.loads((fake_gpu / "gpu_fake_gpu_9000.json").read_text())
-    assert len(data["cases"]) == 26
+    assert len(data["cases"]) == 30
     assert "written:" in capsys.readouterr().out
 
 
@@ -166,7 +166,7 @@ def test_one_call_of_each_for_the_sanitizer(
     fake_gpu: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gpu_report.main(["--once"]) == 0
-    assert capsys.readouterr().out == "26 calls, each once\n"
+    assert capsys.readouterr().out == "34 calls, each once\n"
 
 
 def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
