@@ -167,8 +167,9 @@ def _rms_norm(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
     weight, _ = _parameters(recorder, module.weight, None)
     output = F.rms_norm(input, module.normalized_shape, weight, module.eps)
     with torch.no_grad():
-        eps = torch.finfo(input.dtype).eps if module.eps is None else module.eps
         values = input if input.dtype == torch.float64 else input.float()
+        # As torch computes it: without an eps, that of the dtype of sums.
+        eps = torch.finfo(values.dtype).eps if module.eps is None else module.eps
         axes = tuple(range(-len(module.normalized_shape), 0))
         rstd = values.square().mean(axes).add(eps).rsqrt()
     return recorder.attach(use, output, [input, rstd])
