@@ -13,6 +13,7 @@ from adadagrad_kernels.statistics.layerwise.directional import (
     difference_derivatives,
     forward_derivatives,
 )
+from adadagrad_kernels.statistics.layerwise.guards import require_present
 from adadagrad_kernels.statistics.layerwise.recorder import Recorder
 from adadagrad_kernels.statistics.layerwise.step import first_nonfinite, merged
 from adadagrad_kernels.statistics.record import GradientStatistics
@@ -165,7 +166,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         self, losses: Callable[[], Tensor] | None, exact: bool, grad_scale: float
     ) -> GradientStatistics:
         recorder = self._recorder
-        recorder.micro_batches = [m for m in recorder.micro_batches if m.had_backward]
+        recorder.forget_unused()
         recorder.require_grad_mode()
         if not recorder.micro_batches:
             raise ValueError(
@@ -176,6 +177,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         if recorder.problems:
             raise recorder.problems[0]
         micro_batches = recorder.micro_batches
+        require_present(self.model, set().union(*(m.reached for m in micro_batches)))
         with torch.no_grad():
             record = merged(micro_batches, self.model, self.variance, grad_scale)
         if not record.is_finite and not self._keep_nonfinite:

@@ -17,8 +17,9 @@ from torch.nn.utils import parametrize
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.layerwise.attention import attention
+from adadagrad_kernels.statistics.layerwise.guards import in_backward
 from adadagrad_kernels.statistics.layerwise.independence import unbatched_layers
-from adadagrad_kernels.statistics.layerwise.recorder import Recorder, in_backward
+from adadagrad_kernels.statistics.layerwise.recorder import Recorder
 from adadagrad_kernels.statistics.layerwise.rules import Layer, Rule, find_rule
 from adadagrad_kernels.statistics.layerwise.unknown import call_module
 

@@ -12,6 +12,15 @@ from torch.utils._pytree import tree_leaves
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.layers import require_per_sample_gradients
+from adadagrad_kernels.statistics.layerwise.guards import (
+    dropped,
+    in_backward,
+    outside,
+    require_clear,
+    require_kept,
+    require_known,
+    storage,
+)
 from adadagrad_kernels.statistics.layerwise.micro_batch import MicroBatch
 from adadagrad_kernels.statistics.layerwise.tap import listen, replace_gradient
 from adadagrad_kernels.statistics.layerwise.uses import LayerUse, Part, Use
@@ -42,6 +51,8 @@ class Recorder:
         self.unbatched: frozenset[str] = frozenset()
         self._variance = variance
         self._inner_products = inner_products
+        # The parameters themselves, so that no other one gets the identity of one that is gone.
+        self._known = {id(p): p for p in model.parameters() if p.requires_grad}
         self.reset()
 
     def reset(self) -> None:
@@ -51,7 +62,8 @@ class Recorder:
         self._batch_size: int | None = None
         self._with_grad: set[str] = set()
         self._without_grad: dict[str, list[Part]] = {}
-        self._returned: dict[int, int] = {}
+        # Held until it is heard of, so that autograd adds no other gradient in its place.
+        self._returned: dict[int, Tensor] = {}
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -145,8 +157,7 @@ class Recorder:
         gradients = use.restored(micro_batch.measure(use))
         for part, gradient in zip((use.weight, use.bias), gradients, strict=True):
             if part is not None and gradient is not None and part.value is part.parameter:
-                address = 0 if gradient.is_sparse else _storage(gradient)
-                self._returned[id(part.parameter)] = address
+                self._returned[id(part.parameter)] = gradient
         use.release()
         return gradients
 
@@ -188,14 +199,19 @@ class Recorder:
 
     def heard(self, parameter: nn.Parameter, name: str, grad: Tensor) -> None:
         """See the whole gradient of a parameter on its way into ``.grad``."""
+        if self.micro_batches:
+            self.micro_batches[-1].reached.add(id(parameter))
+            before = self.micro_batches[:-1]
+            if parameter.grad is None and any(id(parameter) in m.reached for m in before):
+                self._problem(dropped(f"'{name}'"))
         returned = self._returned.pop(id(parameter), None)
         if returned is None:
             if self.micro_batches:
                 arrived = self.micro_batches[-1].arrived
                 before = arrived.get(id(parameter))
                 arrived[id(parameter)] = grad if before is None else before + grad
-        elif returned and returned != _storage(grad):
-            self._problem(_outside(name))
+        elif storage(returned) != storage(grad):
+            self._problem(outside(name))
 
     def _problem(self, message: str) -> None:
         """Keep an error for the end: raised in a backward pass it would leave half a gradient."""
@@ -208,12 +224,21 @@ class Recorder:
         if self.micro_batches and not self.micro_batches[-1].had_backward:
             return self.micro_batches[-1]
         require_per_sample_gradients(self.model, allow_sparse=True)
+        require_known(self.model, self._known)
+        self.forget_unused()
+        self._batch_size = None
         if self.micro_batches:
             self.close(followed=True)
         else:
-            _require_clear(self.model)
+            require_clear(self.model)
         self.micro_batches.append(MicroBatch(self._variance, self._inner_products))
         return self.micro_batches[-1]
+
+    def forget_unused(self) -> None:
+        """Drop a last micro-batch whose gradient was taken for the inputs alone, or never."""
+        if self.micro_batches and not self.micro_batches[-1].reached:
+            self.micro_batches.pop()
+            self._returned = {}
 
     @torch.no_grad()
     def close(self, *, followed: bool) -> None:
@@ -224,6 +249,9 @@ class Recorder:
         """
         micro_batch = self.micro_batches[-1]
         micro_batch.finish()
+        if followed:
+            norms = [values for _, values in micro_batch.sq_norms]
+            require_kept(self.model, micro_batch.reached, norms)
         names = {id(p): name for name, p in self.model.named_parameters()}
         for identity, grad in micro_batch.arrived.items():
             self._compare(micro_batch, identity, names[identity], grad)
@@ -255,7 +283,7 @@ class Recorder:
             if torch.is_autocast_enabled(grad.device.type):
                 allowed = _COARSE
             if error > allowed * scale:
-                self._problem(_outside(name))
+                self._problem(outside(name))
 
     def require_grad_mode(self) -> None:
         """Refuse layers that ran under no_grad alone, whose parameters wait for a gradient.
@@ -270,36 +298,3 @@ class Recorder:
                     f"{layer} was called under no_grad, so that its parameters have no gradient. "
                     "Ways out: call it with grad mode, or freeze it with requires_grad_(False)"
                 )
-
-
-def in_backward() -> bool:
-    """Whether this thread runs a backward pass now."""
-    return bool(torch._C._current_graph_task_id() != -1)
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
-def _outside(name: str) -> str:
-    return (
-        f"the parameter '{name}' got a gradient that its layers did not contribute, such as of a "
-        "penalty in the loss, which belongs to no sample. Ways out: weight_decay of the optimizer; "
-        "add the penalty's gradient after statistics(); or measure with PerSampleGradients"
-    )
-
-
-def _require_clear(model: nn.Module) -> None:
-    for name, parameter in model.named_parameters():
-        grad = parameter.grad
-        if parameter.requires_grad and grad is not None and squared(grad):
-            raise ValueError(
-                f"a gradient of an earlier step is left in .grad of '{name}' and would count as "
-                "this step's; call optimizer.zero_grad() before the first forward pass of a step"
-            )
-
-
-def squared(grad: Tensor) -> bool:
-    """Whether a gradient is not all zeros."""
-    values = grad.coalesce().values() if grad.is_sparse else grad
-    return bool(values.any())
