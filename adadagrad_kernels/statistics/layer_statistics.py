@@ -7,7 +7,9 @@ from types import TracebackType
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
+from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.layerwise.attachment import Attachment
 from adadagrad_kernels.statistics.layerwise.directional import (
     difference_derivatives,
@@ -90,6 +92,11 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
             )
         # A compiled module runs the forwards of the one that it was made of, between its graphs.
         model = getattr(model, "_orig_mod", model)
+        if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
+            raise UnsupportedModelError(
+                "the model has lazy modules, whose parameters do not exist yet. Way out: run a "
+                "forward pass before layer_statistics(model)"
+            )
         if not any(p.requires_grad and p.numel() for p in model.parameters()):
             raise ValueError("the model has no parameter that requires grad; nothing to measure")
         self.model = model

@@ -112,3 +112,8 @@ def in_transform() -> bool:
 def in_backward() -> bool:
     """Whether this thread runs a backward pass now."""
     return bool(torch._C._current_graph_task_id() != -1)
+
+
+def trains(model: nn.Module) -> bool:
+    """Whether a parameter is in training now."""
+    return any(parameter.requires_grad for parameter in model.parameters())

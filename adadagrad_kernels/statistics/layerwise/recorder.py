@@ -201,8 +201,8 @@ class Recorder:
         """See the whole gradient of a parameter on its way into ``.grad``."""
         if self.micro_batches:
             self.micro_batches[-1].reached.add(id(parameter))
-            before = self.micro_batches[:-1]
-            if parameter.grad is None and any(id(parameter) in m.reached for m in before):
+            earlier = self.micro_batches[:-1]
+            if parameter.grad is None and any(id(parameter) in m.reached for m in earlier):
                 self._problem(dropped(f"'{name}'"))
         returned = self._returned.pop(id(parameter), None)
         if returned is None:

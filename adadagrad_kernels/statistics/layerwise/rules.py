@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
+from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.layerwise.products import ConvUse, LinearUse, padded
 from adadagrad_kernels.statistics.layerwise.recorder import Recorder
 from adadagrad_kernels.statistics.layerwise.rows import EmbeddingUse, NormUse
@@ -40,7 +41,9 @@ Rule = Callable[..., Any]
 
 def find_rule(module: nn.Module) -> Rule | None:
     """The rule for a module, or None where its forward is not that of a known kind."""
-    if "forward" in module.__dict__ or parametrize.is_parametrized(module):
+    if has_forward_of_its_own(module):
+        return None
+    if parametrize.is_parametrized(module) or not _has_plain_parameters(module):
         return None
     if type(module).__module__ == "transformers.pytorch_utils" and hasattr(module, "nf"):
         return _transposed_linear
@@ -50,6 +53,18 @@ def find_rule(module: nn.Module) -> Rule | None:
             if overridden is getattr(kind, "_conv_forward", None) and _takes(module):
                 return rule
     return None
+
+
+def has_forward_of_its_own(module: nn.Module) -> bool:
+    """Whether somebody put another forward on the instance than that of its class."""
+    forward = module.__dict__.get("forward")
+    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
+
+
+def _has_plain_parameters(module: nn.Module) -> bool:
+    """Not so where a hook computes the weight from others, as older kinds of weight_norm do."""
+    values = (getattr(module, name, None) for name in ("weight", "bias"))
+    return all(value is None or isinstance(value, nn.Parameter) for value in values)
 
 
 def _takes(module: nn.Module) -> bool:
@@ -223,7 +238,12 @@ def _part(value: Tensor | None) -> Part | None:
     if isinstance(value, nn.Parameter):
         return Part(value, 0, value)
     base = value._base
-    assert isinstance(base, nn.Parameter)
+    if not isinstance(base, nn.Parameter):
+        raise UnsupportedModelError(
+            "a layer runs with tensors in the place of its parameters, such as from "
+            "torch.func.functional_call. Ways out: call the model itself; or leave the context "
+            "for such calls"
+        )
     return Part(base, int(value.storage_offset() - base.storage_offset()), value)
 
 
