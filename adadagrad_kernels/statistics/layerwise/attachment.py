@@ -36,15 +36,14 @@ from adadagrad_kernels.statistics.layerwise.unknown import call_module
 Forward = Callable[..., Any]
 
 
-class _MeasuredForward:
-    """What is put on a module in the place of its forward; copies of the module are plain ones."""
+class _MeasuredForward(functools.partial[Any]):
+    """What is put on a module in the place of its forward; copies of the module are plain ones.
 
-    def __init__(self, run: Forward, module: nn.Module) -> None:
-        self._run, self._module = run, module
-        self.before: Forward | None = module.__dict__.get("forward")
+    A partial has no Python frame of its own for the compiler to look at.
+    """
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._run(*args, **kwargs)
+    _module: nn.Module
+    before: Forward | None
 
     def __reduce__(self) -> Any:
         # Deep copies and pickles of a model in the context would otherwise report to its recorder.
@@ -112,7 +111,8 @@ class Attachment:
             self._handles.pop().remove()
 
     def _replace(self, module: nn.Module, forward: Forward) -> None:
-        ours = _MeasuredForward(forward, module)
+        ours = _MeasuredForward(forward)
+        ours._module, ours.before = module, module.__dict__.get("forward")
         self._replaced.append((module, ours))
         module.__dict__["forward"] = ours
 
