@@ -23,7 +23,7 @@ from adadagrad_kernels.statistics.layerwise.guards import (
     in_transform,
     trains,
 )
-from adadagrad_kernels.statistics.layerwise.independence import unbatched_layers
+from adadagrad_kernels.statistics.layerwise.independence import ask_once
 from adadagrad_kernels.statistics.layerwise.recorder import Recorder
 from adadagrad_kernels.statistics.layerwise.rules import (
     Layer,
@@ -123,7 +123,7 @@ class Attachment:
             samples = recorder.begin_call(args, kwargs)
             if samples:
                 with recorder.paused():
-                    recorder.unbatched = unbatched_layers(
+                    recorder.asked = ask_once(
                         recorder.model, forward, self._by_name, samples, args, kwargs
                     )
         return forward(*args, **kwargs)

@@ -93,6 +93,23 @@ def outside(name: str) -> str:
     )
 
 
+def in_parts(layer: str) -> str:
+    """The message for a gradient whose parts were measured apart."""
+    return (
+        f"{layer} got its gradient in several parts, and the norm of their sum is not known: it "
+        "was called in several reentrant checkpoints. Way out: pass use_reentrant=False to the "
+        "checkpoints"
+    )
+
+
+def twice(layer: str) -> str:
+    """The message for two backward passes of one forward pass."""
+    return (
+        f"{layer} got a second gradient for the same forward pass: backward ran twice through it. "
+        "Ways out: add the losses and run backward once, or run a forward pass for each backward"
+    )
+
+
 def squared(grad: Tensor) -> bool:
     """Whether a gradient is not all zeros."""
     values = grad.coalesce().values() if grad.is_sparse else grad

@@ -15,13 +15,24 @@ from adadagrad_kernels.statistics.layers import require_per_sample_gradients
 from adadagrad_kernels.statistics.layerwise.guards import (
     dropped,
     in_backward,
+    in_parts,
     outside,
     require_clear,
     require_kept,
     require_known,
     storage,
+    twice,
 )
+from adadagrad_kernels.statistics.layerwise.independence import Inputs
 from adadagrad_kernels.statistics.layerwise.micro_batch import MicroBatch
+from adadagrad_kernels.statistics.layerwise.rows import EmbeddingUse
+from adadagrad_kernels.statistics.layerwise.shared_rows import (
+    only_first,
+    picked,
+    require_dimensions,
+    require_growth,
+    require_samples,
+)
 from adadagrad_kernels.statistics.layerwise.tap import listen, replace_gradient
 from adadagrad_kernels.statistics.layerwise.uses import LayerUse, Part, Use
 
@@ -39,7 +50,7 @@ class Recorder:
         shadow: whether autograd computes everything and the layers only listen.
         measures: whether layers called now are measured.
         micro_batches: those of the step so far.
-        unbatched: layers whose input has no dimension for the samples, by name.
+        asked: what the model has said of its layers' inputs.
     """
 
     def __init__(
@@ -48,7 +59,7 @@ class Recorder:
         self.model = model
         self.shadow = shadow
         self.measures = True
-        self.unbatched: frozenset[str] = frozenset()
+        self.asked = Inputs()
         self._variance = variance
         self._inner_products = inner_products
         # The parameters themselves, so that no other one gets the identity of one that is gone.
@@ -102,27 +113,18 @@ class Recorder:
         return grad_enabled
 
     def samples_of(self, use: Use, rows: int) -> int:
-        """The samples of the micro-batch, of which a layer has seen ``rows``.
-
-        Raises:
-            ValueError: where it has seen others; a single row belongs to all samples.
-        """
-        micro_batch = use.micro_batch
-        if micro_batch.samples is None:
-            micro_batch.samples = self._batch_size or rows
-        if rows not in (1, micro_batch.samples):
-            raise ValueError(
-                f"{use.layer} has an input of {rows} rows in a batch of {micro_batch.samples} "
-                "samples; every layer must have the samples in its first dimension. Ways out: keep "
-                "the batch first, [samples, ...], and do not merge it with other dimensions; or "
-                "measure with PerSampleGradients"
-            )
-        samples: int = micro_batch.samples
+        """The samples of the micro-batch, of which a layer has seen ``rows``."""
+        if use.micro_batch.samples is None:
+            use.micro_batch.samples = self._batch_size or rows
+        samples: int = use.micro_batch.samples
+        require_samples(use.layer, rows, samples, self._batch_size)
         return samples
 
     def lacks_samples(self, use: Use, rows: int) -> bool:
         """Whether the rows of a layer's input are not the samples, but shared by all of them."""
-        return use.layer in self.unbatched or self._batch_size not in (None, rows)
+        lacks = use.layer in self.asked.unbatched or self._batch_size not in (None, rows)
+        use.micro_batch.widened |= lacks
+        return lacks
 
     def attach(self, use: LayerUse, output: Tensor, saved: Sequence[Tensor]) -> Tensor:
         """The output of a layer, with the use behind it."""
@@ -131,8 +133,12 @@ class Recorder:
                 f"{use.layer} has an input of shape {tuple(saved[0].shape)} without a dimension "
                 "for the samples; pass a batch, [samples, ...]"
             )
+        require_growth(use.layer, len(saved[0]), self.asked.unbatched)
         samples = self.samples_of(use, len(saved[0]))
+        if use.micro_batch.widened and not isinstance(use, EmbeddingUse):
+            require_dimensions(use.layer, saved[0], self.asked.dimensions)
         if len(saved[0]) != samples:
+            use.expanded = True
             saved = [tensor.expand(samples, *tensor.shape[1:]) for tensor in saved]
             output = output.expand(samples, *output.shape[1:])
         if not self.shadow:
@@ -180,22 +186,16 @@ class Recorder:
         if use.micro_batch not in self.micro_batches:
             return False  # forgotten by reset()
         use.micro_batch.had_backward = True
+        if use.expanded and only_first(use.grads[0]):
+            self._problem(picked(use.layer))
         if use.arrivals > 1:
-            self._problem(
-                f"{use.layer} got a second gradient for the same forward pass: backward ran twice "
-                "through it. Ways out: add the losses and run backward once, or run a forward pass "
-                "for each backward"
-            )
+            self._problem(twice(use.layer))
             return False
         return True
 
     def _require_first(self, use: Use) -> None:
         if any(part.key in use.micro_batch.parts for part in use.parts):
-            self._problem(
-                f"{use.layer} got its gradient in several parts, and the norm of their sum is not "
-                "known: it was called in several reentrant checkpoints. Way out: pass "
-                "use_reentrant=False to the checkpoints"
-            )
+            self._problem(in_parts(use.layer))
 
     def heard(self, parameter: nn.Parameter, name: str, grad: Tensor) -> None:
         """See the whole gradient of a parameter on its way into ``.grad``."""
@@ -252,9 +252,9 @@ class Recorder:
         if followed:
             norms = [values for _, values in micro_batch.sq_norms]
             require_kept(self.model, micro_batch.reached, norms)
-        names = {id(p): name for name, p in self.model.named_parameters()}
-        for identity, grad in micro_batch.arrived.items():
-            self._compare(micro_batch, identity, names[identity], grad)
+        for name, parameter in self.model.named_parameters():
+            if (grad := micro_batch.arrived.get(id(parameter))) is not None:
+                self._compare(micro_batch, id(parameter), name, grad)
         micro_batch.arrived, micro_batch.sums = {}, {}
         if followed and self._variance:
             micro_batch.cumulative = {

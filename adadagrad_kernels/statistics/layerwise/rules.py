@@ -202,8 +202,9 @@ def _group_norm(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
     if torch.is_autocast_enabled(input.device.type):
         output = F.group_norm(input, module.num_groups, weight, bias, module.eps)
         with torch.no_grad():
-            _, mean, rstd = torch.native_group_norm(input.float(), None, None, *sizes)
+            _, mean, rstd = torch.native_group_norm(_dense(input.float()), None, None, *sizes)
     else:
+        input = _dense(input)
         output, mean, rstd = torch.native_group_norm(input, weight, bias, *sizes)
     return recorder.attach(use, output, [input, rstd.detach(), mean.detach()])
 
@@ -255,6 +256,15 @@ def _parameters(recorder: Recorder, weight: Any, bias: Any) -> tuple[Any, Any]:
         None if weight is None else weight.detach(),
         None if bias is None else bias.detach(),
     )
+
+
+def _dense(inputs: Tensor) -> Tensor:
+    """In a layout that the kernels of GroupNorm take, as F.group_norm passes it to them."""
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    layout = layouts.get(inputs.dim(), torch.contiguous_format)
+    if inputs.is_contiguous(memory_format=layout):
+        return inputs
+    return inputs.contiguous()
 
 
 def _as_computed(inputs: Tensor) -> Tensor:
