@@ -7,12 +7,15 @@ from types import TracebackType
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
+from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.layerwise.attachment import Attachment
 from adadagrad_kernels.statistics.layerwise.directional import (
     difference_derivatives,
     forward_derivatives,
 )
+from adadagrad_kernels.statistics.layerwise.guards import require_present
 from adadagrad_kernels.statistics.layerwise.recorder import Recorder
 from adadagrad_kernels.statistics.layerwise.step import first_nonfinite, merged
 from adadagrad_kernels.statistics.record import GradientStatistics
@@ -89,6 +92,11 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
             )
         # A compiled module runs the forwards of the one that it was made of, between its graphs.
         model = getattr(model, "_orig_mod", model)
+        if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
+            raise UnsupportedModelError(
+                "the model has lazy modules, whose parameters do not exist yet. Way out: run a "
+                "forward pass before layer_statistics(model)"
+            )
         if not any(p.requires_grad and p.numel() for p in model.parameters()):
             raise ValueError("the model has no parameter that requires grad; nothing to measure")
         self.model = model
@@ -165,7 +173,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         self, losses: Callable[[], Tensor] | None, exact: bool, grad_scale: float
     ) -> GradientStatistics:
         recorder = self._recorder
-        recorder.micro_batches = [m for m in recorder.micro_batches if m.had_backward]
+        recorder.forget_unused()
         recorder.require_grad_mode()
         if not recorder.micro_batches:
             raise ValueError(
@@ -176,6 +184,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         if recorder.problems:
             raise recorder.problems[0]
         micro_batches = recorder.micro_batches
+        require_present(self.model, set().union(*(m.reached for m in micro_batches)))
         with torch.no_grad():
             record = merged(micro_batches, self.model, self.variance, grad_scale)
         if not record.is_finite and not self._keep_nonfinite:

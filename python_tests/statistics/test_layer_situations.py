@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -390,3 +391,22 @@ def test_compiled_models(compile_: str) -> None:
             record = recorder.statistics()
         expected.check(model, record, TOLERANCE)
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_rms_norm_without_eps_of_small_inputs(dtype: torch.dtype, autocast: bool) -> None:
+    """torch takes the eps of the dtype of sums, not that of 16-bit inputs."""
+    x = (1e-2 * torch.randn(B, 8)).to(dtype)
+    model = nn.Sequential(nn.RMSNorm(8)).to(torch.float32 if autocast else dtype)
+    grads = []
+    with torch.autocast("cpu", dtype, enabled=autocast), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it has no fused kernel for mixed dtypes
+        model(x).float().sum().backward()
+        grads.append(model[0].weight.grad)
+        model.zero_grad()
+        with layer_statistics(model) as recorder:
+            model(x).float().sum().backward()
+            recorder.statistics()
+        grads.append(model[0].weight.grad)
+    torch.testing.assert_close(grads[1], grads[0], rtol=2e-2, atol=2e-2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
+from types import MethodType
 from typing import Any
 
 import torch
@@ -17,12 +18,46 @@ from torch.nn.utils import parametrize
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.layerwise.attention import attention
-from adadagrad_kernels.statistics.layerwise.independence import unbatched_layers
-from adadagrad_kernels.statistics.layerwise.recorder import Recorder, in_backward
-from adadagrad_kernels.statistics.layerwise.rules import Layer, Rule, find_rule
+from adadagrad_kernels.statistics.layerwise.guards import (
+    in_backward,
+    in_transform,
+    trains,
+)
+from adadagrad_kernels.statistics.layerwise.independence import ask_once
+from adadagrad_kernels.statistics.layerwise.recorder import Recorder
+from adadagrad_kernels.statistics.layerwise.rules import (
+    Layer,
+    Rule,
+    find_rule,
+    has_forward_of_its_own,
+)
 from adadagrad_kernels.statistics.layerwise.unknown import call_module
 
 Forward = Callable[..., Any]
+
+
+class _MeasuredForward(functools.partial[Any]):
+    """What is put on a module in the place of its forward; copies of the module are plain ones.
+
+    A partial has no Python frame of its own for the compiler to look at.
+    """
+
+    _module: nn.Module
+    before: Forward | None
+
+    def __reduce__(self) -> Any:
+        # Deep copies and pickles of a model in the context would otherwise report to its recorder.
+        if self.before is not None:
+            return _same, (self.before,)
+        return _plain_forward, (self._module,)
+
+
+def _same(forward: Forward) -> Forward:
+    return forward
+
+
+def _plain_forward(module: nn.Module) -> Forward:
+    return MethodType(type(module).forward, module)
 
 
 class Attachment:
@@ -38,14 +73,16 @@ class Attachment:
     """
 
     def __init__(self, recorder: Recorder, on_other: str) -> None:
+        _require_unmeasured(recorder.model)
         self._recorder = recorder
         self._layers = list(_layers(recorder.model, on_other))
         self._by_name = {layer.name: layer.module for layer in self._layers}
         self._handles: list[Any] = []
-        self._replaced: list[tuple[nn.Module, Forward | None]] = []
+        self._replaced: list[tuple[nn.Module, _MeasuredForward]] = []
 
     def attach(self) -> None:
         """Replace the forwards; where this fails the model is as it was."""
+        _require_unmeasured(self._recorder.model)
         try:
             for layer in self._layers:
                 rule = _rule(layer.module) or call_module
@@ -65,28 +102,42 @@ class Attachment:
     def detach(self) -> None:
         """Put everything back."""
         while self._replaced:
-            module, before = self._replaced.pop()
-            if before is None:
+            module, ours = self._replaced.pop()
+            if ours.before is None:
                 del module.__dict__["forward"]
             else:
-                module.__dict__["forward"] = before
+                module.__dict__["forward"] = ours.before
         while self._handles:
             self._handles.pop().remove()
 
     def _replace(self, module: nn.Module, forward: Forward) -> None:
-        self._replaced.append((module, module.__dict__.get("forward")))
-        module.__dict__["forward"] = forward
+        ours = _MeasuredForward(forward)
+        ours._module, ours.before = module, module.__dict__.get("forward")
+        self._replaced.append((module, ours))
+        module.__dict__["forward"] = ours
 
     def _call_model(self, forward: Forward, *args: Any, **kwargs: Any) -> Any:
         recorder = self._recorder
-        if recorder.measures and torch.is_grad_enabled() and not in_backward():
+        measures = recorder.measures and not in_transform() and not in_backward()
+        if measures and torch.is_grad_enabled() and trains(recorder.model):
             samples = recorder.begin_call(args, kwargs)
             if samples:
                 with recorder.paused():
-                    recorder.unbatched = unbatched_layers(
+                    recorder.asked = ask_once(
                         recorder.model, forward, self._by_name, samples, args, kwargs
                     )
         return forward(*args, **kwargs)
+
+
+def _require_unmeasured(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module.__dict__.get("forward"), _MeasuredForward):
+            where = f"layer '{path}'" if path else "the model"
+            raise ValueError(
+                f"{where} ({type(module).__name__}) is measured by another layer_statistics, whose "
+                "context is still open. Way out: leave that context first; one context around the "
+                "whole model measures all of its layers"
+            )
 
 
 def _outside_of_graphs(forward: Forward, *, inner: bool) -> Forward:
@@ -102,13 +153,14 @@ def _outside_of_graphs(forward: Forward, *, inner: bool) -> Forward:
 
 
 def _run(recorder: Recorder, rule: Any, layer: Layer, *args: Any, **kwargs: Any) -> Any:
-    if not recorder.measures:
+    if not recorder.measures or in_transform():
         return layer.forward(*args, **kwargs)
     return rule(recorder, layer, *args, **kwargs)
 
 
 def _rule(module: nn.Module) -> Rule | None:
-    if type(module) is nn.MultiheadAttention and module.bias_k is None:
+    known = type(module) is nn.MultiheadAttention and not has_forward_of_its_own(module)
+    if known and module.bias_k is None:
         return attention
     return find_rule(module)
 

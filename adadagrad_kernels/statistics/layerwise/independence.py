@@ -8,8 +8,10 @@ time with another sample in the place of the first: what the others give must no
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,24 +21,40 @@ from torch.utils._pytree import tree_leaves, tree_map
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.randomness import RandomState
 
-#: Models that were asked already, and their layers without a dimension for the samples.
-_asked: weakref.WeakKeyDictionary[nn.Module, frozenset[str]] = weakref.WeakKeyDictionary()
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model says of the inputs of its layers.
+
+    Attributes:
+        unbatched: layers whose input does not grow with the batch.
+        dimensions: those that each layer's input may have.
+        exchanged: whether samples were exchanged, which takes two of them.
+    """
+
+    unbatched: frozenset[str] = frozenset()
+    dimensions: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    exchanged: bool = False
+
+
+#: Models that were asked already.
+_asked: weakref.WeakKeyDictionary[nn.Module, Inputs] = weakref.WeakKeyDictionary()
 
 _TOLERANCE = 1e-3
 
 
-def unbatched_layers(
+def ask_once(
     model: nn.Module,
     forward: Callable[..., Any],
     layers: dict[str, nn.Module],
     samples: int,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> frozenset[str]:
-    """Layers whose input does not grow with the batch, after the model was asked.
+) -> Inputs:
+    """What the model says of its layers' inputs, after it was asked.
 
     Args:
-        model: asked once; later calls return the answer.
+        model: asked once with two samples or more; later calls return the answer.
         forward: its forward, with layers that are not measured.
         layers: those to look at, by name.
         samples: rows of the batch.
@@ -46,7 +64,8 @@ def unbatched_layers(
     Raises:
         UnsupportedModelError: naming the first module that mixes samples.
     """
-    if model not in _asked:
+    known = _asked.get(model)
+    if known is None or (samples > 1 and not known.exchanged):
         _asked[model] = _ask(model, forward, layers, samples, args, kwargs)
     return _asked[model]
 
@@ -58,7 +77,7 @@ def _ask(
     samples: int,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> frozenset[str]:
+) -> Inputs:
     # Not as many as the batch has, so that what has their number of rows has samples.
     count = 3 if samples != 3 else 2
     rows = [i % samples for i in range(count)]
@@ -66,10 +85,12 @@ def _ask(
     try:
         first, sizes = _outputs(model, forward, layers, samples, rows, args, kwargs)
         second, _ = _outputs(model, forward, layers, samples, others, args, kwargs)
+        fewer = [i % samples for i in range(2 if count == 3 and samples != 2 else 4)]
+        _, again = _outputs(model, forward, layers, samples, fewer, args, kwargs)
     except UnsupportedModelError:
         raise
     except Exception:  # a model that takes no other batch size than this cannot be asked
-        return frozenset()
+        return Inputs(exchanged=samples > 1)
     if samples > 1:
         for name, output in first.items():
             if name in second and not _equal(output, second[name], count):
@@ -79,7 +100,15 @@ def _ask(
                     "out: take the operation across the batch out of the model; or estimate the "
                     "variance from micro-batches with MicroBatchGradients"
                 )
-    return frozenset(name for name, size in sizes.items() if size not in (1, count))
+    return Inputs(
+        frozenset(name for name, shapes in sizes.items() if _rows(shapes) == _rows(again[name])),
+        {name: frozenset(len(shape) for shape in shapes) for name, shapes in sizes.items()},
+        exchanged=samples > 1,
+    )
+
+
+def _rows(shapes: set[torch.Size]) -> set[int]:
+    return {shape[0] for shape in shapes}
 
 
 def _outputs(
@@ -90,10 +119,10 @@ def _outputs(
     rows: Sequence[int],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> tuple[dict[str, list[Tensor]], dict[str, int]]:
-    """Outputs of every module in the order in which they ran, and rows of the layers' inputs."""
+) -> tuple[dict[str, list[Tensor]], dict[str, set[torch.Size]]]:
+    """Outputs of every module in the order in which they ran, and shapes of the layers' inputs."""
     outputs: dict[str, list[Tensor]] = {}
-    sizes: dict[str, int] = {}
+    sizes: dict[str, set[torch.Size]] = defaultdict(set)
     names = {module: name for name, module in layers.items()}
 
     def pick(leaf: Any) -> Any:
@@ -106,10 +135,11 @@ def _outputs(
         name = f"layer '{path}' ({type(module).__name__})" if path else "the model"
         tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
         outputs.setdefault(name, []).extend(tensor.detach().clone() for tensor in tensors)
-        if module in names:
+        # Attention may have its samples in the second dimension.
+        if module in names and not isinstance(module, nn.MultiheadAttention):
             given = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
             if given and given[0].dim() > 0:
-                sizes[names[module]] = len(given[0])
+                sizes[names[module]].add(given[0].shape)
 
     paths = {module: path for path, module in model.named_modules()}
     given, named = tree_map(pick, (args, kwargs))

@@ -37,6 +37,8 @@ class MicroBatch:
         parts: every part that was measured.
         arrived: gradients that reached parameters by another way than a replaced gradient.
         had_backward: whether a gradient has arrived.
+        widened: whether positions without samples have got them.
+        reached: identities of the parameters that have got a gradient.
         cumulative: ``.grad`` after it, where another micro-batch follows.
     """
 
@@ -52,6 +54,8 @@ class MicroBatch:
     parts: dict[Key, Part] = field(default_factory=dict)
     arrived: dict[int, Tensor] = field(default_factory=dict)
     had_backward: bool = False
+    widened: bool = False
+    reached: set[int] = field(default_factory=set)
     cumulative: dict[int, Tensor] | None = None
 
     def shares(self, use: Use) -> bool:

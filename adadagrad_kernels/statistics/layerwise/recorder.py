@@ -12,7 +12,27 @@ from torch.utils._pytree import tree_leaves
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.layers import require_per_sample_gradients
+from adadagrad_kernels.statistics.layerwise.guards import (
+    dropped,
+    in_backward,
+    in_parts,
+    outside,
+    require_clear,
+    require_kept,
+    require_known,
+    storage,
+    twice,
+)
+from adadagrad_kernels.statistics.layerwise.independence import Inputs
 from adadagrad_kernels.statistics.layerwise.micro_batch import MicroBatch
+from adadagrad_kernels.statistics.layerwise.rows import EmbeddingUse
+from adadagrad_kernels.statistics.layerwise.shared_rows import (
+    only_first,
+    picked,
+    require_dimensions,
+    require_growth,
+    require_samples,
+)
 from adadagrad_kernels.statistics.layerwise.tap import listen, replace_gradient
 from adadagrad_kernels.statistics.layerwise.uses import LayerUse, Part, Use
 
@@ -30,7 +50,7 @@ class Recorder:
         shadow: whether autograd computes everything and the layers only listen.
         measures: whether layers called now are measured.
         micro_batches: those of the step so far.
-        unbatched: layers whose input has no dimension for the samples, by name.
+        asked: what the model has said of its layers' inputs.
     """
 
     def __init__(
@@ -39,9 +59,11 @@ class Recorder:
         self.model = model
         self.shadow = shadow
         self.measures = True
-        self.unbatched: frozenset[str] = frozenset()
+        self.asked = Inputs()
         self._variance = variance
         self._inner_products = inner_products
+        # The parameters themselves, so that no other one gets the identity of one that is gone.
+        self._known = {id(p): p for p in model.parameters() if p.requires_grad}
         self.reset()
 
     def reset(self) -> None:
@@ -51,7 +73,8 @@ class Recorder:
         self._batch_size: int | None = None
         self._with_grad: set[str] = set()
         self._without_grad: dict[str, list[Part]] = {}
-        self._returned: dict[int, int] = {}
+        # Held until it is heard of, so that autograd adds no other gradient in its place.
+        self._returned: dict[int, Tensor] = {}
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -90,27 +113,18 @@ class Recorder:
         return grad_enabled
 
     def samples_of(self, use: Use, rows: int) -> int:
-        """The samples of the micro-batch, of which a layer has seen ``rows``.
-
-        Raises:
-            ValueError: where it has seen others; a single row belongs to all samples.
-        """
-        micro_batch = use.micro_batch
-        if micro_batch.samples is None:
-            micro_batch.samples = self._batch_size or rows
-        if rows not in (1, micro_batch.samples):
-            raise ValueError(
-                f"{use.layer} has an input of {rows} rows in a batch of {micro_batch.samples} "
-                "samples; every layer must have the samples in its first dimension. Ways out: keep "
-                "the batch first, [samples, ...], and do not merge it with other dimensions; or "
-                "measure with PerSampleGradients"
-            )
-        samples: int = micro_batch.samples
+        """The samples of the micro-batch, of which a layer has seen ``rows``."""
+        if use.micro_batch.samples is None:
+            use.micro_batch.samples = self._batch_size or rows
+        samples: int = use.micro_batch.samples
+        require_samples(use.layer, rows, samples, self._batch_size)
         return samples
 
     def lacks_samples(self, use: Use, rows: int) -> bool:
         """Whether the rows of a layer's input are not the samples, but shared by all of them."""
-        return use.layer in self.unbatched or self._batch_size not in (None, rows)
+        lacks = use.layer in self.asked.unbatched or self._batch_size not in (None, rows)
+        use.micro_batch.widened |= lacks
+        return lacks
 
     def attach(self, use: LayerUse, output: Tensor, saved: Sequence[Tensor]) -> Tensor:
         """The output of a layer, with the use behind it."""
@@ -119,8 +133,12 @@ class Recorder:
                 f"{use.layer} has an input of shape {tuple(saved[0].shape)} without a dimension "
                 "for the samples; pass a batch, [samples, ...]"
             )
+        require_growth(use.layer, len(saved[0]), self.asked.unbatched)
         samples = self.samples_of(use, len(saved[0]))
+        if use.micro_batch.widened and not isinstance(use, EmbeddingUse):
+            require_dimensions(use.layer, saved[0], self.asked.dimensions)
         if len(saved[0]) != samples:
+            use.expanded = True
             saved = [tensor.expand(samples, *tensor.shape[1:]) for tensor in saved]
             output = output.expand(samples, *output.shape[1:])
         if not self.shadow:
@@ -145,8 +163,7 @@ class Recorder:
         gradients = use.restored(micro_batch.measure(use))
         for part, gradient in zip((use.weight, use.bias), gradients, strict=True):
             if part is not None and gradient is not None and part.value is part.parameter:
-                address = 0 if gradient.is_sparse else _storage(gradient)
-                self._returned[id(part.parameter)] = address
+                self._returned[id(part.parameter)] = gradient
         use.release()
         return gradients
 
@@ -169,33 +186,32 @@ class Recorder:
         if use.micro_batch not in self.micro_batches:
             return False  # forgotten by reset()
         use.micro_batch.had_backward = True
+        if use.expanded and only_first(use.grads[0]):
+            self._problem(picked(use.layer))
         if use.arrivals > 1:
-            self._problem(
-                f"{use.layer} got a second gradient for the same forward pass: backward ran twice "
-                "through it. Ways out: add the losses and run backward once, or run a forward pass "
-                "for each backward"
-            )
+            self._problem(twice(use.layer))
             return False
         return True
 
     def _require_first(self, use: Use) -> None:
         if any(part.key in use.micro_batch.parts for part in use.parts):
-            self._problem(
-                f"{use.layer} got its gradient in several parts, and the norm of their sum is not "
-                "known: it was called in several reentrant checkpoints. Way out: pass "
-                "use_reentrant=False to the checkpoints"
-            )
+            self._problem(in_parts(use.layer))
 
     def heard(self, parameter: nn.Parameter, name: str, grad: Tensor) -> None:
         """See the whole gradient of a parameter on its way into ``.grad``."""
+        if self.micro_batches:
+            self.micro_batches[-1].reached.add(id(parameter))
+            earlier = self.micro_batches[:-1]
+            if parameter.grad is None and any(id(parameter) in m.reached for m in earlier):
+                self._problem(dropped(f"'{name}'"))
         returned = self._returned.pop(id(parameter), None)
         if returned is None:
             if self.micro_batches:
                 arrived = self.micro_batches[-1].arrived
                 before = arrived.get(id(parameter))
                 arrived[id(parameter)] = grad if before is None else before + grad
-        elif returned and returned != _storage(grad):
-            self._problem(_outside(name))
+        elif storage(returned) != storage(grad):
+            self._problem(outside(name))
 
     def _problem(self, message: str) -> None:
         """Keep an error for the end: raised in a backward pass it would leave half a gradient."""
@@ -208,12 +224,21 @@ class Recorder:
         if self.micro_batches and not self.micro_batches[-1].had_backward:
             return self.micro_batches[-1]
         require_per_sample_gradients(self.model, allow_sparse=True)
+        require_known(self.model, self._known)
+        self.forget_unused()
+        self._batch_size = None
         if self.micro_batches:
             self.close(followed=True)
         else:
-            _require_clear(self.model)
+            require_clear(self.model)
         self.micro_batches.append(MicroBatch(self._variance, self._inner_products))
         return self.micro_batches[-1]
+
+    def forget_unused(self) -> None:
+        """Drop a last micro-batch whose gradient was taken for the inputs alone, or never."""
+        if self.micro_batches and not self.micro_batches[-1].reached:
+            self.micro_batches.pop()
+            self._returned = {}
 
     @torch.no_grad()
     def close(self, *, followed: bool) -> None:
@@ -224,9 +249,12 @@ class Recorder:
         """
         micro_batch = self.micro_batches[-1]
         micro_batch.finish()
-        names = {id(p): name for name, p in self.model.named_parameters()}
-        for identity, grad in micro_batch.arrived.items():
-            self._compare(micro_batch, identity, names[identity], grad)
+        if followed:
+            norms = [values for _, values in micro_batch.sq_norms]
+            require_kept(self.model, micro_batch.reached, norms)
+        for name, parameter in self.model.named_parameters():
+            if (grad := micro_batch.arrived.get(id(parameter))) is not None:
+                self._compare(micro_batch, id(parameter), name, grad)
         micro_batch.arrived, micro_batch.sums = {}, {}
         if followed and self._variance:
             micro_batch.cumulative = {
@@ -255,7 +283,7 @@ class Recorder:
             if torch.is_autocast_enabled(grad.device.type):
                 allowed = _COARSE
             if error > allowed * scale:
-                self._problem(_outside(name))
+                self._problem(outside(name))
 
     def require_grad_mode(self) -> None:
         """Refuse layers that ran under no_grad alone, whose parameters wait for a gradient.
@@ -270,36 +298,3 @@ class Recorder:
                     f"{layer} was called under no_grad, so that its parameters have no gradient. "
                     "Ways out: call it with grad mode, or freeze it with requires_grad_(False)"
                 )
-
-
-def in_backward() -> bool:
-    """Whether this thread runs a backward pass now."""
-    return bool(torch._C._current_graph_task_id() != -1)
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
-def _outside(name: str) -> str:
-    return (
-        f"the parameter '{name}' got a gradient that its layers did not contribute, such as of a "
-        "penalty in the loss, which belongs to no sample. Ways out: weight_decay of the optimizer; "
-        "add the penalty's gradient after statistics(); or measure with PerSampleGradients"
-    )
-
-
-def _require_clear(model: nn.Module) -> None:
-    for name, parameter in model.named_parameters():
-        grad = parameter.grad
-        if parameter.requires_grad and grad is not None and squared(grad):
-            raise ValueError(
-                f"a gradient of an earlier step is left in .grad of '{name}' and would count as "
-                "this step's; call optimizer.zero_grad() before the first forward pass of a step"
-            )
-
-
-def squared(grad: Tensor) -> bool:
-    """Whether a gradient is not all zeros."""
-    values = grad.coalesce().values() if grad.is_sparse else grad
-    return bool(values.any())

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
+from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.layerwise.products import ConvUse, LinearUse, padded
 from adadagrad_kernels.statistics.layerwise.recorder import Recorder
 from adadagrad_kernels.statistics.layerwise.rows import EmbeddingUse, NormUse
@@ -40,7 +41,9 @@ Rule = Callable[..., Any]
 
 def find_rule(module: nn.Module) -> Rule | None:
     """The rule for a module, or None where its forward is not that of a known kind."""
-    if "forward" in module.__dict__ or parametrize.is_parametrized(module):
+    if has_forward_of_its_own(module):
+        return None
+    if parametrize.is_parametrized(module) or not _has_plain_parameters(module):
         return None
     if type(module).__module__ == "transformers.pytorch_utils" and hasattr(module, "nf"):
         return _transposed_linear
@@ -50,6 +53,18 @@ def find_rule(module: nn.Module) -> Rule | None:
             if overridden is getattr(kind, "_conv_forward", None) and _takes(module):
                 return rule
     return None
+
+
+def has_forward_of_its_own(module: nn.Module) -> bool:
+    """Whether somebody put another forward on the instance than that of its class."""
+    forward = module.__dict__.get("forward")
+    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
+
+
+def _has_plain_parameters(module: nn.Module) -> bool:
+    """Not so where a hook computes the weight from others, as older kinds of weight_norm do."""
+    values = (getattr(module, name, None) for name in ("weight", "bias"))
+    return all(value is None or isinstance(value, nn.Parameter) for value in values)
 
 
 def _takes(module: nn.Module) -> bool:
@@ -167,8 +182,9 @@ def _rms_norm(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
     weight, _ = _parameters(recorder, module.weight, None)
     output = F.rms_norm(input, module.normalized_shape, weight, module.eps)
     with torch.no_grad():
-        eps = torch.finfo(input.dtype).eps if module.eps is None else module.eps
         values = input if input.dtype == torch.float64 else input.float()
+        # As torch computes it: without an eps, that of the dtype of sums.
+        eps = torch.finfo(values.dtype).eps if module.eps is None else module.eps
         axes = tuple(range(-len(module.normalized_shape), 0))
         rstd = values.square().mean(axes).add(eps).rsqrt()
     return recorder.attach(use, output, [input, rstd])
@@ -186,8 +202,9 @@ def _group_norm(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
     if torch.is_autocast_enabled(input.device.type):
         output = F.group_norm(input, module.num_groups, weight, bias, module.eps)
         with torch.no_grad():
-            _, mean, rstd = torch.native_group_norm(input.float(), None, None, *sizes)
+            _, mean, rstd = torch.native_group_norm(_dense(input.float()), None, None, *sizes)
     else:
+        input = _dense(input)
         output, mean, rstd = torch.native_group_norm(input, weight, bias, *sizes)
     return recorder.attach(use, output, [input, rstd.detach(), mean.detach()])
 
@@ -222,7 +239,12 @@ def _part(value: Tensor | None) -> Part | None:
     if isinstance(value, nn.Parameter):
         return Part(value, 0, value)
     base = value._base
-    assert isinstance(base, nn.Parameter)
+    if not isinstance(base, nn.Parameter):
+        raise UnsupportedModelError(
+            "a layer runs with tensors in the place of its parameters, such as from "
+            "torch.func.functional_call. Ways out: call the model itself; or leave the context "
+            "for such calls"
+        )
     return Part(base, int(value.storage_offset() - base.storage_offset()), value)
 
 
@@ -234,6 +256,15 @@ def _parameters(recorder: Recorder, weight: Any, bias: Any) -> tuple[Any, Any]:
         None if weight is None else weight.detach(),
         None if bias is None else bias.detach(),
     )
+
+
+def _dense(inputs: Tensor) -> Tensor:
+    """In a layout that the kernels of GroupNorm take, as F.group_norm passes it to them."""
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    layout = layouts.get(inputs.dim(), torch.contiguous_format)
+    if inputs.is_contiguous(memory_format=layout):
+        return inputs
+    return inputs.contiguous()
 
 
 def _as_computed(inputs: Tensor) -> Tensor:

@@ -21,11 +21,14 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
         UnsupportedModelError: where it draws random numbers, which cannot be drawn again for a
             sample alone, or has outputs without samples.
     """
+    own = {name: value for name, value in layer.own.items() if value.requires_grad}
+    if not own:
+        return layer.forward(*args, **kwargs)
     arguments, tensors, structure = take_apart(args, kwargs)
     use = ModuleUse(
         layer.name,
         module=layer.module,
-        own=layer.own,
+        own=own,
         arguments=arguments,
         structure=structure,
         plain=recorder.paused,

@@ -48,11 +48,13 @@ class Use(ABC):
         arrivals: how often the gradient of an output came back, at most.
         saved: what its forward pass kept, from the backward pass on.
         grads: the gradients of its outputs, samples first, by their place.
+        expanded: whether its input has a single row for all samples.
         micro_batch: where it is measured; whoever made the use knows its type.
     """
 
     layer: str
     micro_batch: Any = None
+    expanded: bool = False
     arrivals: int = 0
     saved: Sequence[Tensor] = ()
     grads: dict[int, Tensor] = field(default_factory=dict)

@@ -1,0 +1,136 @@
+"""What must hold between the passes of a step, so that its numbers are those of its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container
+
+import torch
+from torch import Tensor, nn
+
+
+def require_clear(model: nn.Module) -> None:
+    """Refuse a gradient of an earlier step.
+
+    Raises:
+        ValueError: naming its parameter.
+    """
+    for name, parameter in model.named_parameters():
+        grad = parameter.grad
+        if parameter.requires_grad and grad is not None and squared(grad):
+            raise ValueError(
+                f"a gradient of an earlier step is left in .grad of '{name}' and would count as "
+                "this step's; call optimizer.zero_grad() before the first forward pass of a step"
+            )
+
+
+def require_known(model: nn.Module, known: Container[int]) -> None:
+    """Refuse parameters that came into training after the layers were looked at.
+
+    Args:
+        model: the module in training.
+        known: identities of the parameters that were in training then.
+
+    Raises:
+        ValueError: naming the parameter.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in known:
+            raise ValueError(
+                f"the parameter '{name}' was added, replaced or unfrozen after layer_statistics() "
+                "had looked at the model, and would not be measured. Way out: make a new "
+                "layer_statistics(model) after such a change"
+            )
+
+
+def require_kept(model: nn.Module, reached: Collection[int], sq_norms: list[Tensor]) -> None:
+    """Refuse another micro-batch where the gradient of those before it is gone.
+
+    Args:
+        model: the module in training.
+        reached: identities of the parameters that have got a gradient.
+        sq_norms: of the samples that have contributed to it.
+
+    Raises:
+        ValueError: where all of it is zero, but not what the samples contributed.
+    """
+    grads = [p.grad for p in model.parameters() if id(p) in reached]
+    if any(grad is not None and squared(grad) for grad in grads):
+        return
+    if any(bool(norms.any()) for norms in sq_norms):
+        raise ValueError(dropped("the parameters"))
+
+
+def require_present(model: nn.Module, reached: Container[int]) -> None:
+    """Refuse a record without the gradient that it is about.
+
+    Raises:
+        ValueError: naming a parameter whose gradient is not in ``.grad``.
+    """
+    for name, parameter in model.named_parameters():
+        if id(parameter) in reached and parameter.requires_grad and parameter.grad is None:
+            raise ValueError(
+                f"the gradient of '{name}' is not in .grad: it was taken by autograd.grad, or set "
+                "to None after the backward pass. Ways out: call loss.backward(), and statistics() "
+                "right after it, before zero_grad()"
+            )
+
+
+def dropped(name: str) -> str:
+    """The message for gradients that are gone while their samples still count."""
+    return (
+        f"the gradient of {name} was set to zero since an earlier backward pass, whose samples "
+        "would count as this step's. Ways out: call statistics() in every step, after the backward "
+        "pass; or reset() to forget samples that are not to count"
+    )
+
+
+def outside(name: str) -> str:
+    """The message for a gradient that belongs to no sample."""
+    return (
+        f"the parameter '{name}' got a gradient that its layers did not contribute, such as of a "
+        "penalty in the loss, which belongs to no sample. Ways out: weight_decay of the optimizer; "
+        "add the penalty's gradient after statistics(); or measure with PerSampleGradients"
+    )
+
+
+def in_parts(layer: str) -> str:
+    """The message for a gradient whose parts were measured apart."""
+    return (
+        f"{layer} got its gradient in several parts, and the norm of their sum is not known: it "
+        "was called in several reentrant checkpoints. Way out: pass use_reentrant=False to the "
+        "checkpoints"
+    )
+
+
+def twice(layer: str) -> str:
+    """The message for two backward passes of one forward pass."""
+    return (
+        f"{layer} got a second gradient for the same forward pass: backward ran twice through it. "
+        "Ways out: add the losses and run backward once, or run a forward pass for each backward"
+    )
+
+
+def squared(grad: Tensor) -> bool:
+    """Whether a gradient is not all zeros."""
+    values = grad.coalesce().values() if grad.is_sparse else grad
+    return bool(values.any())
+
+
+def storage(tensor: Tensor) -> int:
+    """Where the values of a gradient are."""
+    return (tensor._values() if tensor.is_sparse else tensor).untyped_storage().data_ptr()
+
+
+def in_transform() -> bool:
+    """Whether a transform of torch.func, which has its own derivatives, runs now."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def in_backward() -> bool:
+    """Whether this thread runs a backward pass now."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def trains(model: nn.Module) -> bool:
+    """Whether a parameter is in training now."""
+    return any(parameter.requires_grad for parameter in model.parameters())
