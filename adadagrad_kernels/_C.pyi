@@ -74,6 +74,38 @@ def adagrad_norm_step(
     grad_scale: float,
     threads: int,
 ) -> float: ...
+def linear_moments(
+    inputs: int,
+    grad_outputs: int,
+    type: int,
+    sizes: tuple[int, int, int, int],
+    input_strides: tuple[int, int],
+    grad_strides: tuple[int, int],
+    outputs: tuple[int, int, int, int, int],
+    threads: int,
+) -> None: ...
+def conv_moments(
+    inputs: int,
+    grad_outputs: int,
+    type: int,
+    sizes: tuple[int, int, int, int],
+    in_size: list[int],
+    out_size: list[int],
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    input_strides: list[int],
+    grad_strides: list[int],
+    outputs: tuple[int, int, int, int, int],
+    threads: int,
+) -> None: ...
+def row_dots(
+    a: int, b: int, type: int, rows: int, columns: int, dots: int, threads: int
+) -> None: ...
+def rank_one_variance(
+    grad: int, squares: int, type: int, size: int, scale: float, threads: int
+) -> None: ...
 def stream_read(data: int, bytes: int, threads: int) -> float: ...
 def compiled_isas() -> list[str]: ...
 def supported_isas() -> list[str]: ...

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from product_calls import PRODUCT_CALLS, product_arguments
 from torch import Tensor
 
-from adadagrad_kernels import ops
+from adadagrad_kernels import backends, ops
 
 SHAPES = [(31, 33), (4099,), (), (0,), (3, 5, 2), (700, 20)]
 
@@ -80,6 +81,8 @@ def make_call(
         read = {"per_sample_grads": grads}
         return Call(ops.batch_adagrad_step_, arguments, keywords, written, read, operator,
                     positional)  # fmt: skip
+    if name.startswith(("linear_moments", "conv_moments")):
+        return Call(*product_arguments(name, normal, samples, features))
     shapes = SHAPES if shapes is None else shapes
     params = [normal(*shape) for shape in shapes]
     read = {"grads": [normal(*shape) for shape in shapes]}
@@ -116,4 +119,14 @@ CALLS = (
     "adagrad_norm_step_ under no_grad",
     "adagrad_norm_step_ by rows",
     "adagrad_norm_step_ under no_grad by rows",
+    *PRODUCT_CALLS,
 )
+
+#: Those that update lists of tensors.
+UPDATES = tuple(name for name in CALLS if name.startswith(("adagrad_step_", "adagrad_norm_step_")))
+
+
+def calls_of(way: str) -> tuple[str, ...]:
+    """The calls of ops that a backend has; ``way`` is its name, or a way to run it."""
+    backend = backends.BACKENDS[way.partition("-")[0]]
+    return tuple(name for name in CALLS if hasattr(backend, name.partition(" ")[0]))

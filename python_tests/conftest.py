@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from gpu_executions import DEVICES, EXECUTIONS, ON_CPU, is_left_out, running
 
-from adadagrad_kernels import _native
+from adadagrad_kernels import _native, ops
 from adadagrad_kernels.backends import BACKENDS, use_backend
 
 
@@ -35,7 +35,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the ways to run GPU kernels that are not for this run."""
     nightly = config.getoption("--gpu-cases") == "all"
-    left_out = {item for item in items if is_left_out(_way(item), item.path.name, nightly)}
+    left_out = {
+        item
+        for item in items
+        if is_left_out(_way(item), item.path.name, nightly) or _lacks_the_op(item)
+    }
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
 
@@ -43,6 +47,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _way(item: pytest.Item) -> object:
     callspec = getattr(item, "callspec", None)
     return callspec and callspec.params.get("backend")
+
+
+def _lacks_the_op(item: pytest.Item) -> bool:
+    """Whether the item's backend, one of a GPU's, has no kernel for the op that it tests.
+
+    The op is the one that the test is parametrized by, ``name``, or that its file is named after.
+    """
+    backend = str(_way(item)).partition("-")[0]
+    if backend not in ("cuda", "triton"):
+        return False
+    callspec = getattr(item, "callspec", None)
+    op = str(callspec and callspec.params.get("name")).partition(" ")[0]
+    if not hasattr(ops, op):
+        op = item.path.stem.removeprefix("test_")
+    return hasattr(ops, op) and not hasattr(BACKENDS[backend], op)
 
 
 @pytest.fixture(scope="session")

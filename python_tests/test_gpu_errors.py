@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from calls import CALLS, make_call, tensors
+from calls import UPDATES, calls_of, make_call, tensors
 from gpu_executions import emulated_cuda
 
 import adadagrad_kernels
@@ -22,6 +22,7 @@ from adadagrad_kernels.backends import cuda, reference
 from adadagrad_kernels.errors import BackendUnavailableError
 
 SHAPES = [(31, 33), (700,), ()]
+CALLS = calls_of("cuda")
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_gpu_tensors_are_refused_by_the_cpu_backend() -> None:
         backends.select(torch.device("cuda", 0))
 
 
-@pytest.mark.parametrize("name", CALLS[1:])
+@pytest.mark.parametrize("name", ["batch_adagrad_step_", *UPDATES])
 def test_tensors_on_two_devices(device: Any, name: str) -> None:
     """The check comes first: no launch, and of the other device no kernel is told."""
     call = _call(name)

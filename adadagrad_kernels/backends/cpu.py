@@ -16,7 +16,20 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from adadagrad_kernels import _native
+from adadagrad_kernels.backends.cpu_products import conv_moments, linear_moments
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES, address
+
+__all__ = [
+    "adagrad_norm_step_",
+    "adagrad_step_",
+    "batch_adagrad_step_",
+    "batch_moments",
+    "conv_moments",
+    "linear_moments",
+    "quick_adagrad_norm_step_",
+    "quick_adagrad_step_",
+    "unavailable",
+]
 
 # The order of ElementType in csrc/kernels.h.
 _TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}

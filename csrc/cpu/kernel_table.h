@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cpu/product_kernels.h"
 #include "kernels.h"
 
 namespace adak::cpu {
@@ -95,6 +96,9 @@ struct KernelTable {
   Squares (*squares[element_types])(const SquaresChunk&);
   void (*scaled_step[element_types])(const ScaledStepChunk&);
   double (*read)(const void* data, std::int64_t bytes);
+  ProductKernels products[element_types];
+  void (*row_dots[element_types])(const RowDots&);
+  void (*rank_one_variance[element_types])(const RankOneVariance&);
 };
 
 const KernelTable& kernels();

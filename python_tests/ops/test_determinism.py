@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from calls import CALLS, make_call
+from calls import CALLS, UPDATES, make_call
 
 # Few and many rows, one tile and many; the calls' default lists for the other ops.
 SHAPES = [(9, 4099), (70, 20_001), (3, 300_001), (700, 1500), (6000, 33)]
@@ -35,7 +35,7 @@ def test_statistics_do_not_depend_on_threads(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", CALLS[2:])
+@pytest.mark.parametrize("name", UPDATES)
 def test_updates_do_not_depend_on_threads(backend: str, dtype: torch.dtype, name: str) -> None:
     shapes = [(31, 33), (), (0, 5), (4099,), *[(n % 17, 3) for n in range(40)], (4, 50_001)]
     _assert_same_bits(backend, lambda: make_call(name, dtype, shapes=shapes)())

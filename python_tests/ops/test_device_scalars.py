@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from calls import CALLS, Call, make_call, tensors
+from calls import UPDATES, Call, make_call, tensors
 
-UPDATES = CALLS[2:]
 SHAPES = [(31, 33), (4099,), (), (0,)]
 
 

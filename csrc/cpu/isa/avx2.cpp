@@ -20,6 +20,7 @@ struct VecFloat {
 
   static VecFloat fill(double value) { return {_mm256_set1_ps(static_cast<float>(value))}; }
 
+  static VecFloat broadcast(const float* from) { return {_mm256_broadcast_ss(from)}; }
   static VecFloat load(const float* from) { return {_mm256_loadu_ps(from)}; }
   static VecFloat load(const BFloat16* from) { return widen_bfloat16(load_bits(from)); }
   static VecFloat load(const Float16* from) { return {_mm256_cvtph_ps(load_bits(from))}; }
@@ -49,6 +50,8 @@ struct VecFloat {
   friend VecFloat fma(VecFloat a, VecFloat b, VecFloat c) {
     return {_mm256_fmadd_ps(a.x, b.x, c.x)};
   }
+  // A NaN stays one: the second operand is what remains.
+  friend VecFloat not_negative(VecFloat a) { return {_mm256_max_ps(_mm256_setzero_ps(), a.x)}; }
   friend VecFloat sqrt(VecFloat a) { return {_mm256_sqrt_ps(a.x)}; }
   friend double sum(VecFloat a) {
     const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(a.x));
@@ -56,6 +59,24 @@ struct VecFloat {
     const __m256d both = _mm256_add_pd(low, high);
     const __m128d pair = _mm_add_pd(_mm256_castpd256_pd128(both), _mm256_extractf128_pd(both, 1));
     return _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)));
+  }
+  // Rows become columns: fours of four rows first, then their halves.
+  static void transpose(VecFloat (&rows)[8]) {
+    __m256 fours[8];
+    for (int g = 0; g < 8; g += 4) {
+      const __m256 low = _mm256_unpacklo_ps(rows[g].x, rows[g + 1].x);
+      const __m256 high = _mm256_unpackhi_ps(rows[g].x, rows[g + 1].x);
+      const __m256 next_low = _mm256_unpacklo_ps(rows[g + 2].x, rows[g + 3].x);
+      const __m256 next_high = _mm256_unpackhi_ps(rows[g + 2].x, rows[g + 3].x);
+      fours[g] = _mm256_shuffle_ps(low, next_low, 0x44);
+      fours[g + 1] = _mm256_shuffle_ps(low, next_low, 0xee);
+      fours[g + 2] = _mm256_shuffle_ps(high, next_high, 0x44);
+      fours[g + 3] = _mm256_shuffle_ps(high, next_high, 0xee);
+    }
+    for (int k = 0; k < 4; ++k) {
+      rows[k].x = _mm256_permute2f128_ps(fours[k], fours[k + 4], 0x20);
+      rows[k + 4].x = _mm256_permute2f128_ps(fours[k], fours[k + 4], 0x31);
+    }
   }
 
  private:
@@ -111,6 +132,7 @@ struct VecDouble {
   }
 
   static VecDouble fill(double value) { return {_mm256_set1_pd(value)}; }
+  static VecDouble broadcast(const double* from) { return {_mm256_broadcast_sd(from)}; }
   static VecDouble load(const double* from) { return {_mm256_loadu_pd(from)}; }
   static VecDouble load(const double* from, std::int64_t lanes) {
     return {_mm256_maskload_pd(from, mask(lanes))};
@@ -125,10 +147,22 @@ struct VecDouble {
   friend VecDouble fma(VecDouble a, VecDouble b, VecDouble c) {
     return {_mm256_fmadd_pd(a.x, b.x, c.x)};
   }
+  friend VecDouble not_negative(VecDouble a) { return {_mm256_max_pd(_mm256_setzero_pd(), a.x)}; }
   friend VecDouble sqrt(VecDouble a) { return {_mm256_sqrt_pd(a.x)}; }
   friend double sum(VecDouble a) {
     const __m128d pair = _mm_add_pd(_mm256_castpd256_pd128(a.x), _mm256_extractf128_pd(a.x, 1));
     return _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)));
+  }
+  static void transpose(VecDouble (&rows)[4]) {
+    __m256d twos[4];
+    for (int g = 0; g < 4; g += 2) {
+      twos[g] = _mm256_unpacklo_pd(rows[g].x, rows[g + 1].x);
+      twos[g + 1] = _mm256_unpackhi_pd(rows[g].x, rows[g + 1].x);
+    }
+    for (int k = 0; k < 2; ++k) {
+      rows[k].x = _mm256_permute2f128_pd(twos[k], twos[k + 2], 0x20);
+      rows[k + 2].x = _mm256_permute2f128_pd(twos[k], twos[k + 2], 0x31);
+    }
   }
 };
 

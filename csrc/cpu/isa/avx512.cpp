@@ -22,6 +22,7 @@ struct VecFloat {
 
   static VecFloat fill(double value) { return {_mm512_set1_ps(static_cast<float>(value))}; }
 
+  static VecFloat broadcast(const float* from) { return {_mm512_set1_ps(*from)}; }
   static VecFloat load(const float* from) { return {_mm512_loadu_ps(from)}; }
   static VecFloat load(const BFloat16* from) { return widen_bfloat16(load_bits(from)); }
   static VecFloat load(const Float16* from) { return {_mm512_cvtph_ps(load_bits(from))}; }
@@ -53,6 +54,8 @@ struct VecFloat {
   friend VecFloat fma(VecFloat a, VecFloat b, VecFloat c) {
     return {_mm512_fmadd_ps(a.x, b.x, c.x)};
   }
+  // A NaN stays one: the second operand is what remains.
+  friend VecFloat not_negative(VecFloat a) { return {_mm512_max_ps(_mm512_set1_ps(0), a.x)}; }
   friend VecFloat sqrt(VecFloat a) { return {_mm512_sqrt_ps(a.x)}; }
   friend double sum(VecFloat a) {
     const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(a.x));
@@ -63,6 +66,30 @@ struct VecFloat {
     const __m256d both = _mm256_add_pd(_mm512_castpd512_pd256(x), _mm512_extractf64x4_pd(x, 1));
     const __m128d pair = _mm_add_pd(_mm256_castpd256_pd128(both), _mm256_extractf128_pd(both, 1));
     return _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)));
+  }
+  // Rows become columns: fours of four rows first, then the quarters of all.
+  static void transpose(VecFloat (&rows)[16]) {
+    __m512 fours[16];
+    for (int g = 0; g < 16; g += 4) {
+      const __m512 low = _mm512_unpacklo_ps(rows[g].x, rows[g + 1].x);
+      const __m512 high = _mm512_unpackhi_ps(rows[g].x, rows[g + 1].x);
+      const __m512 next_low = _mm512_unpacklo_ps(rows[g + 2].x, rows[g + 3].x);
+      const __m512 next_high = _mm512_unpackhi_ps(rows[g + 2].x, rows[g + 3].x);
+      fours[g] = _mm512_shuffle_ps(low, next_low, 0x44);
+      fours[g + 1] = _mm512_shuffle_ps(low, next_low, 0xee);
+      fours[g + 2] = _mm512_shuffle_ps(high, next_high, 0x44);
+      fours[g + 3] = _mm512_shuffle_ps(high, next_high, 0xee);
+    }
+    for (int k = 0; k < 4; ++k) {
+      const __m512 even = _mm512_shuffle_f32x4(fours[k], fours[k + 4], 0x88);
+      const __m512 odd = _mm512_shuffle_f32x4(fours[k], fours[k + 4], 0xdd);
+      const __m512 next_even = _mm512_shuffle_f32x4(fours[k + 8], fours[k + 12], 0x88);
+      const __m512 next_odd = _mm512_shuffle_f32x4(fours[k + 8], fours[k + 12], 0xdd);
+      rows[k].x = _mm512_shuffle_f32x4(even, next_even, 0x88);
+      rows[k + 4].x = _mm512_shuffle_f32x4(odd, next_odd, 0x88);
+      rows[k + 8].x = _mm512_shuffle_f32x4(even, next_even, 0xdd);
+      rows[k + 12].x = _mm512_shuffle_f32x4(odd, next_odd, 0xdd);
+    }
   }
 
  private:
@@ -106,6 +133,7 @@ struct VecDouble {
   static __mmask8 mask(std::int64_t lanes) { return static_cast<__mmask8>((1u << lanes) - 1u); }
 
   static VecDouble fill(double value) { return {_mm512_set1_pd(value)}; }
+  static VecDouble broadcast(const double* from) { return {_mm512_set1_pd(*from)}; }
   static VecDouble load(const double* from) { return {_mm512_loadu_pd(from)}; }
   static VecDouble load(const double* from, std::int64_t lanes) {
     return {_mm512_maskz_loadu_pd(mask(lanes), from)};
@@ -122,8 +150,26 @@ struct VecDouble {
   friend VecDouble fma(VecDouble a, VecDouble b, VecDouble c) {
     return {_mm512_fmadd_pd(a.x, b.x, c.x)};
   }
+  friend VecDouble not_negative(VecDouble a) { return {_mm512_max_pd(_mm512_set1_pd(0), a.x)}; }
   friend VecDouble sqrt(VecDouble a) { return {_mm512_sqrt_pd(a.x)}; }
   friend double sum(VecDouble a) { return VecFloat::sum_doubles(a.x); }
+  static void transpose(VecDouble (&rows)[8]) {
+    __m512d twos[8];
+    for (int g = 0; g < 8; g += 2) {
+      twos[g] = _mm512_unpacklo_pd(rows[g].x, rows[g + 1].x);
+      twos[g + 1] = _mm512_unpackhi_pd(rows[g].x, rows[g + 1].x);
+    }
+    for (int k = 0; k < 2; ++k) {
+      const __m512d even = _mm512_shuffle_f64x2(twos[k], twos[k + 2], 0x88);
+      const __m512d odd = _mm512_shuffle_f64x2(twos[k], twos[k + 2], 0xdd);
+      const __m512d next_even = _mm512_shuffle_f64x2(twos[k + 4], twos[k + 6], 0x88);
+      const __m512d next_odd = _mm512_shuffle_f64x2(twos[k + 4], twos[k + 6], 0xdd);
+      rows[k].x = _mm512_shuffle_f64x2(even, next_even, 0x88);
+      rows[k + 2].x = _mm512_shuffle_f64x2(odd, next_odd, 0x88);
+      rows[k + 4].x = _mm512_shuffle_f64x2(even, next_even, 0xdd);
+      rows[k + 6].x = _mm512_shuffle_f64x2(odd, next_odd, 0xdd);
+    }
+  }
 };
 
 #include "cpu/ops/kernels.inl"

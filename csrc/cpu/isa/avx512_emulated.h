@@ -141,6 +141,52 @@ inline __m512d fmadd_pd(__m512d a, __m512d b, __m512d c) {
   return doubles([](double x, double y, double z) { return fma(x, y, z); }, a, b, c);
 }
 
+// The second operand where either is not a number.
+inline __m512 max_ps(__m512 a, __m512 b) {
+  return floats([](float x, float y) { return x > y ? x : y; }, a, b);
+}
+inline __m512d max_pd(__m512d a, __m512d b) {
+  return doubles([](double x, double y) { return x > y ? x : y; }, a, b);
+}
+// Lane i of the result is lane `from(i) % count` of a, or of b where from(i) is count or more.
+template <class Lanes, class Vector, class From>
+inline Vector pick(const Vector& a, const Vector& b, const From& from) {
+  Lanes out;
+  constexpr int count = static_cast<int>(sizeof(out.lane) / sizeof(out.lane[0]));
+  for (int i = 0; i < count; ++i) {
+    const int place = from(i);
+    out.lane[i] = bits<Lanes>(place < count ? a : b).lane[place % count];
+  }
+  return bits<Vector>(out);
+}
+// Within each quarter of a vector, from a and b in turn.
+inline __m512 unpacklo_ps(__m512 a, __m512 b) {
+  return pick<Floats>(a, b, [](int i) { return i / 4 * 4 + i % 4 / 2 + i % 2 * 16; });
+}
+inline __m512 unpackhi_ps(__m512 a, __m512 b) {
+  return pick<Floats>(a, b, [](int i) { return i / 4 * 4 + 2 + i % 4 / 2 + i % 2 * 16; });
+}
+inline __m512d unpacklo_pd(__m512d a, __m512d b) {
+  return pick<Doubles>(a, b, [](int i) { return i / 2 * 2 + i % 2 * 8; });
+}
+inline __m512d unpackhi_pd(__m512d a, __m512d b) {
+  return pick<Doubles>(a, b, [](int i) { return i / 2 * 2 + 1 + i % 2 * 8; });
+}
+// Within each quarter, two lanes of a and two of b, each chosen by two bits.
+inline __m512 shuffle_ps(__m512 a, __m512 b, int choice) {
+  return pick<Floats>(
+      a, b, [choice](int i) { return i / 4 * 4 + (choice >> i % 4 * 2 & 3) + i % 4 / 2 * 16; });
+}
+// Two quarters of a and two of b, each chosen by two bits.
+inline __m512 shuffle_f32x4(__m512 a, __m512 b, int choice) {
+  return pick<Floats>(
+      a, b, [choice](int i) { return (choice >> i / 4 * 2 & 3) * 4 + i % 4 + i / 8 * 16; });
+}
+inline __m512d shuffle_f64x2(__m512d a, __m512d b, int choice) {
+  return pick<Doubles>(
+      a, b, [choice](int i) { return (choice >> i / 2 * 2 & 3) * 2 + i % 2 + i / 4 * 8; });
+}
+
 using Word = std::uint32_t;
 inline __m512i add_epi32(__m512i a, __m512i b) {
   return words([](Word x, Word y) { return x + y; }, a, b);
@@ -248,12 +294,17 @@ inline __m256i cvtps_ph(__m512 a, int) {
 #define _mm512_mask_storeu_ps emulated::mask_storeu_ps
 #define _mm512_maskz_loadu_pd emulated::maskz_loadu_pd
 #define _mm512_maskz_loadu_ps emulated::maskz_loadu_ps
+#define _mm512_max_pd emulated::max_pd
+#define _mm512_max_ps emulated::max_ps
 #define _mm512_mul_pd emulated::mul_pd
 #define _mm512_mul_ps emulated::mul_ps
 #define _mm512_or_si512 emulated::or_si512
 #define _mm512_set1_epi32 emulated::set1_epi32
 #define _mm512_set1_pd emulated::set1_pd
 #define _mm512_set1_ps emulated::set1_ps
+#define _mm512_shuffle_f32x4 emulated::shuffle_f32x4
+#define _mm512_shuffle_f64x2 emulated::shuffle_f64x2
+#define _mm512_shuffle_ps emulated::shuffle_ps
 #define _mm512_slli_epi32 emulated::slli_epi32
 #define _mm512_sqrt_pd emulated::sqrt_pd
 #define _mm512_sqrt_ps emulated::sqrt_ps
@@ -262,3 +313,7 @@ inline __m256i cvtps_ph(__m512 a, int) {
 #define _mm512_storeu_ps emulated::storeu_ps
 #define _mm512_sub_pd emulated::sub_pd
 #define _mm512_sub_ps emulated::sub_ps
+#define _mm512_unpackhi_pd emulated::unpackhi_pd
+#define _mm512_unpackhi_ps emulated::unpackhi_ps
+#define _mm512_unpacklo_pd emulated::unpacklo_pd
+#define _mm512_unpacklo_ps emulated::unpacklo_ps

@@ -56,6 +56,7 @@ struct Scalar {
   Number x;
 
   static Scalar fill(double value) { return {static_cast<Number>(value)}; }
+  static Scalar broadcast(const Number* from) { return {*from}; }
   template <class T>
   static Scalar load(const T* from) {
     return {widen(*from)};
@@ -74,6 +75,10 @@ struct Scalar {
   void store(T* into, std::int64_t) const {
     store(into);
   }
+
+  // A NaN stays one.
+  friend Scalar not_negative(Scalar a) { return {a.x < 0 ? Number{0} : a.x}; }
+  static void transpose(Scalar (&)[1]) {}
 
   friend Scalar operator+(Scalar a, Scalar b) { return {a.x + b.x}; }
   friend Scalar operator-(Scalar a, Scalar b) { return {a.x - b.x}; }

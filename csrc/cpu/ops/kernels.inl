@@ -57,7 +57,11 @@ struct Direction {
 #include "cpu/ops/adagrad_norm_step.inl"
 #include "cpu/ops/adagrad_step.inl"
 #include "cpu/ops/batch_moments.inl"
+#include "cpu/ops/product_tiles.inl"
+#include "cpu/ops/rank_one.inl"
 #include "cpu/ops/stream_read.inl"
+// After the tiles, whose table it makes.
+#include "cpu/ops/product_packing.inl"
 
 // The order of ElementType.
 constexpr KernelTable make_table() {
@@ -69,5 +73,9 @@ constexpr KernelTable make_table() {
       {squares<float>, squares<BFloat16>, squares<Float16>, squares<double>},
       {scaled_step<float>, scaled_step<BFloat16>, scaled_step<Float16>, scaled_step<double>},
       stream_read,
+      {product_kernels<float>(), product_kernels<BFloat16>(), product_kernels<Float16>(),
+       product_kernels<double>()},
+      {row_dots<VecFloat>, nullptr, nullptr, row_dots<VecDouble>},
+      {rank_one_variance<VecFloat>, nullptr, nullptr, rank_one_variance<VecDouble>},
   };
 }

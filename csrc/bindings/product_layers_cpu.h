@@ -1,0 +1,10 @@
+// The layers that multiply, for Python.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace adak::bindings {
+
+void add_product_layers(pybind11::module_& m);
+
+}  // namespace adak::bindings
