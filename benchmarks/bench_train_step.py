@@ -22,7 +22,9 @@ CASES = {
     "cnn-4096": (cnn(8), cnn(4096)),
     "gpt": (gpt(4, layers=1, width=32, tokens=8), gpt()),
 }
-PEERS = sorted({name for _, case in CASES.values() for q in QUANTITIES for name in peers(case, q)})
+PEERS = sorted(
+    {(q, name) for _, case in CASES.values() for q in QUANTITIES for name in peers(case, q)}
+)
 
 
 @pytest.fixture(params=CASES)
@@ -62,9 +64,8 @@ def test_layer_statistics(timed: Callable[[Step], object], case: Case, quantity:
     check(timed(our_step(training, quantity)), training, expected(case), quantity)
 
 
-@pytest.mark.parametrize("name", PEERS)
-@pytest.mark.parametrize("quantity", QUANTITIES)
-def test_peer(timed: Callable[[Step], object], case: Case, name: str, quantity: str) -> None:
+@pytest.mark.parametrize(("quantity", "name"), PEERS)
+def test_peer(timed: Callable[[Step], object], case: Case, quantity: str, name: str) -> None:
     make = peers(case, quantity).get(name)
     if make is None:
         pytest.skip(f"{name} does not give {quantity} of this model, or not in bounded memory")

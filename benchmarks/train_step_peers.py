@@ -7,6 +7,7 @@ of all samples are left out where these take more than ``MOST_BYTES``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -37,12 +38,12 @@ def peers(case: Case, quantity: str) -> dict[str, Callable[[], tuple[Training, P
     elif whole:
         makers["ExpandedWeights"] = lambda training: _expanded_weights(training, quantity)
         if opacus:
-            makers["Opacus GradSampleModule"] = lambda training: _opacus(training, quantity)
+            makers["Opacus GradSampleModule"] = lambda training: _quiet(_opacus(training, quantity))
     if quantity == NORMS and opacus:
-        makers["Opacus ghost norms"] = _opacus_ghost
+        makers["Opacus ghost norms"] = lambda training: _quiet(_opacus_ghost(training))
     # Without a rule for the norms of LayerNorm BackPACK would leave them out.
     if quantity != PRODUCTS and backpack and isinstance(model, nn.Sequential):
-        makers["BackPACK"] = lambda training: _backpack(training, quantity)
+        makers["BackPACK"] = lambda training: _quiet(_backpack(training, quantity))
 
     def made(maker: Callable[[Training], PeerStep]) -> tuple[Training, PeerStep]:
         training = case.build()
@@ -172,6 +173,17 @@ def _backpack(training: Training, quantity: str) -> PeerStep:
         return Measured(norms, sums)
 
     return step
+
+
+def _quiet(step: PeerStep) -> PeerStep:
+    """Without torch's remark that the first layer's inputs have no gradient, which is as meant."""
+
+    def quiet() -> Measured | GradientStatistics:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+            return step()
+
+    return quiet
 
 
 def _from_rows(rows: dict[str, Tensor], quantity: str) -> Measured:
