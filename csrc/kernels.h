@@ -158,6 +158,56 @@ void rank_one_variance(const RankOneVarianceArgs& args);
 // Reads `bytes` bytes once and returns a sum of them: the floor that benchmarks measure against.
 double stream_read(const void* data, std::int64_t bytes, int threads);
 
+// Gradient and statistics of the scale and shift of a normalisation. Strides are in elements.
+struct NormLayerMomentsArgs {
+  const void* inputs;        // [samples, positions, features]
+  const void* grad_outputs;  // likewise
+  ElementType type;
+  std::int64_t samples;
+  std::int64_t positions;
+  std::int64_t features;
+  bool positions_adjacent;  // else features are; the stride of the other is in *_stride
+  std::int64_t input_sample_stride;
+  std::int64_t input_stride;
+  std::int64_t grad_sample_stride;
+  std::int64_t grad_stride;
+  bool by_feature;         // statistics are [samples, features], else [samples, positions];
+  const void* mean;        // adjacent positions need the former. Sum type; null: zeros
+  const void* rstd;        // sum type
+  void* scale_grad;        // [features], sum type
+  void* shift_grad;        // [features], sum type; null: no shift
+  double* sq_norms;        // [samples]
+  void* scale_variance;    // [features], sum type; null: not measured
+  void* shift_variance;    // [features], sum type; null: not measured, or no shift
+  double* inner_products;  // [samples]; null: not measured
+  void* workspace;         // norm_layer_moments_workspace() bytes, aligned to 64
+  int threads;
+};
+std::int64_t norm_layer_moments_workspace(const NormLayerMomentsArgs& args);
+void norm_layer_moments(const NormLayerMomentsArgs& args);
+
+// Weight gradient and statistics of an embedding. Strides are in elements.
+struct EmbeddingMomentsArgs {
+  const std::int64_t* indices;  // [samples, positions], each from 0 to rows - 1
+  const void* grad_outputs;     // [samples, positions, features], features adjacent
+  ElementType type;
+  std::int64_t samples;
+  std::int64_t positions;
+  std::int64_t features;
+  std::int64_t sample_stride;
+  std::int64_t position_stride;
+  std::int64_t rows;
+  std::int64_t padding_idx;  // a row without gradient; -1: none
+  void* grad;                // [rows, features], sum type
+  void* variance;            // [rows, features], sum type; null: not measured
+  double* sq_norms;          // [samples]
+  double* inner_products;    // [samples]; null: not measured
+  void* workspace;           // embedding_moments_workspace() bytes, aligned to 64
+  int threads;
+};
+std::int64_t embedding_moments_workspace(const EmbeddingMomentsArgs& args);
+void embedding_moments(const EmbeddingMomentsArgs& args);
+
 enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2 };
 inline constexpr int isa_count = 3;
 const char* isa_name(Isa isa);

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from product_calls import PRODUCT_CALLS, product_arguments
+from row_calls import ROW_CALLS, row_arguments
 from torch import Tensor
 
 from adadagrad_kernels import backends, ops
@@ -83,6 +84,8 @@ def make_call(
                     positional)  # fmt: skip
     if name.startswith(("linear_moments", "conv_moments")):
         return Call(*product_arguments(name, normal, samples, features))
+    if name.startswith(("norm_layer_moments", "embedding_moments")):
+        return Call(*row_arguments(name, normal, samples, features))
     shapes = SHAPES if shapes is None else shapes
     params = [normal(*shape) for shape in shapes]
     read = {"grads": [normal(*shape) for shape in shapes]}
@@ -120,6 +123,7 @@ CALLS = (
     "adagrad_norm_step_ by rows",
     "adagrad_norm_step_ under no_grad by rows",
     *PRODUCT_CALLS,
+    *ROW_CALLS,
 )
 
 #: Those that update lists of tensors.

@@ -17,6 +17,7 @@ from torch.autograd.graph import increment_version
 
 from adadagrad_kernels import _native
 from adadagrad_kernels.backends.cpu_products import conv_moments, linear_moments
+from adadagrad_kernels.backends.cpu_rows import embedding_moments, norm_layer_moments
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES, address
 
 __all__ = [
@@ -25,7 +26,9 @@ __all__ = [
     "batch_adagrad_step_",
     "batch_moments",
     "conv_moments",
+    "embedding_moments",
     "linear_moments",
+    "norm_layer_moments",
     "quick_adagrad_norm_step_",
     "quick_adagrad_step_",
     "unavailable",

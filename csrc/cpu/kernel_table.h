@@ -86,6 +86,36 @@ struct ScaledStepChunk {
   AdagradScalars scalars;
 };
 
+// One sample's contributions to the gradients of `columns` features of a normalisation.
+inline constexpr std::int64_t norm_columns = 1024;  // at most
+struct NormRows {
+  const void* inputs;
+  const void* grad_outputs;
+  std::int64_t input_stride;  // between positions, or between features where positions are adjacent
+  std::int64_t grad_stride;
+  const void* mean;  // [positions] or [columns], sum type, or null
+  const void* rstd;
+  std::int64_t positions;
+  std::int64_t columns;
+  void* scale;  // [columns], sum type
+  void* shift;  // [columns], sum type, or null
+};
+
+// `columns` features of all the rows that looked one index up, in the order of their samples.
+inline constexpr std::int64_t embedding_columns = 256;  // at most
+struct EmbeddingRun {
+  const void* grad_outputs;
+  const std::int64_t* offsets;  // [positions], of rows in grad_outputs, in elements
+  const std::int64_t* samples;  // [positions], ascending
+  std::int64_t positions;
+  std::int64_t columns;
+  std::int64_t batch;      // samples in all
+  void* grad;              // [columns], sum type
+  void* variance;          // [columns], sum type, or null
+  double* sq_norms;        // [batch], added to
+  double* inner_products;  // [batch], added to, or null
+};
+
 struct KernelTable {
   // The products sweep of one block runs interleaved with the first sweep of another, which hides
   // the memory's latency; either may be null. Blocks have equal numbers of rows.
@@ -99,6 +129,10 @@ struct KernelTable {
   ProductKernels products[element_types];
   void (*row_dots[element_types])(const RowDots&);
   void (*rank_one_variance[element_types])(const RankOneVariance&);
+  void (*norm_by_position[element_types])(const NormRows&);
+  void (*norm_by_feature[element_types])(const NormRows&);
+  void (*norm_planes[element_types])(const NormRows&);
+  void (*embedding_run[element_types])(const EmbeddingRun&);
 };
 
 const KernelTable& kernels();

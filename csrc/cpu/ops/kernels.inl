@@ -62,6 +62,10 @@ struct Direction {
 #include "cpu/ops/stream_read.inl"
 // After the tiles, whose table it makes.
 #include "cpu/ops/product_packing.inl"
+// These build on the ones above.
+#include "cpu/ops/norm_layer_moments.inl"
+// And this one on that.
+#include "cpu/ops/embedding_moments.inl"
 
 // The order of ElementType.
 constexpr KernelTable make_table() {
@@ -77,5 +81,12 @@ constexpr KernelTable make_table() {
        product_kernels<double>()},
       {row_dots<VecFloat>, nullptr, nullptr, row_dots<VecDouble>},
       {rank_one_variance<VecFloat>, nullptr, nullptr, rank_one_variance<VecDouble>},
+      {norm_rows<float, false>, norm_rows<BFloat16, false>, norm_rows<Float16, false>,
+       norm_rows<double, false>},
+      {norm_rows<float, true>, norm_rows<BFloat16, true>, norm_rows<Float16, true>,
+       norm_rows<double, true>},
+      {norm_planes<float>, norm_planes<BFloat16>, norm_planes<Float16>, norm_planes<double>},
+      {embedding_run<float>, embedding_run<BFloat16>, embedding_run<Float16>,
+       embedding_run<double>},
   };
 }

@@ -1,0 +1,142 @@
+"""The C++ kernels of normalisations and embeddings, part of the ``cpu`` backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adadagrad_kernels import _native
+from adadagrad_kernels.checks import ACCUMULATION_DTYPES, address
+
+# The order of ElementType in csrc/kernels.h.
+_TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+
+_C: Any = _native.C  # None only where `cpu.unavailable` says so
+
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def norm_layer_moments(
+    inputs: Tensor,
+    grad_outputs: Tensor,
+    mean: Tensor | None,
+    rstd: Tensor,
+    bias: bool,
+    variance: bool,
+    inner_products: bool,
+) -> Outputs:
+    """Gradient and statistics of scale and shift; other layouts than the kernels' are copied."""
+    samples, positions, features = inputs.shape
+    by_feature = rstd.shape[1] != positions or rstd.shape[2] != 1
+    inputs, grad_outputs, adjacent = _adjacent(inputs, grad_outputs, by_feature)
+    if by_feature:
+        rstd = _per_feature(rstd, features)
+        mean = None if mean is None else _per_feature(mean, features)
+    else:
+        rstd = rstd.contiguous()
+        mean = None if mean is None else mean.contiguous()
+    outputs = _empty(inputs, (features,), features, bias, variance, inner_products)
+    other = 2 if adjacent else 1
+    _C.norm_layer_moments(
+        address(inputs),
+        address(grad_outputs),
+        _TYPE_CODES[inputs.dtype],
+        samples,
+        positions,
+        features,
+        adjacent,
+        inputs.stride(0),
+        inputs.stride(other),
+        grad_outputs.stride(0),
+        grad_outputs.stride(other),
+        by_feature,
+        0 if mean is None else address(mean),
+        address(rstd),
+        *(output.data_ptr() for output in outputs),
+        torch.get_num_threads(),
+    )
+    return outputs
+
+
+def embedding_moments(
+    indices: Tensor,
+    grad_outputs: Tensor,
+    num_embeddings: int,
+    padding_idx: int,
+    variance: bool,
+    inner_products: bool,
+) -> Outputs:
+    """Weight gradient and statistics of an embedding; its indices have been checked."""
+    samples, positions, features = grad_outputs.shape
+    indices = indices.long().contiguous()
+    if features > 1 and grad_outputs.stride(2) != 1:
+        grad_outputs = grad_outputs.contiguous()
+    shape = (num_embeddings, features)
+    outputs = _empty(grad_outputs, shape, 0, False, variance, inner_products)
+    weight_grad, _, sq_norms, weight_variance, _, products = outputs
+    _C.embedding_moments(
+        address(indices),
+        address(grad_outputs),
+        _TYPE_CODES[grad_outputs.dtype],
+        samples,
+        positions,
+        features,
+        grad_outputs.stride(0),
+        grad_outputs.stride(1),
+        num_embeddings,
+        padding_idx,
+        weight_grad.data_ptr(),
+        weight_variance.data_ptr(),
+        sq_norms.data_ptr(),
+        products.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return outputs
+
+
+def _adjacent(
+    inputs: Tensor, grad_outputs: Tensor, by_feature: bool
+) -> tuple[Tensor, Tensor, bool]:
+    """Both in a layout of the kernels, and whether it is positions that are adjacent."""
+
+    def are(axis: int, tensor: Tensor) -> bool:
+        return tensor.shape[axis] == 1 or tensor.stride(axis) == 1
+
+    both = (inputs, grad_outputs)
+    if all(are(2, tensor) for tensor in both):
+        return *both, False
+    if by_feature and are(1, inputs):
+        return inputs, grad_outputs if are(1, grad_outputs) else _transposed(grad_outputs), True
+    return inputs.contiguous(), grad_outputs.contiguous(), False
+
+
+def _transposed(tensor: Tensor) -> Tensor:
+    return tensor.mT.contiguous().mT
+
+
+def _per_feature(statistic: Tensor, features: int) -> Tensor:
+    """One for each feature, of ``[samples, 1, groups]``."""
+    return statistic.repeat_interleave(features // statistic.shape[2], 2)
+
+
+def _empty(
+    like: Tensor,
+    weight_shape: tuple[int, ...],
+    bias_size: int,
+    bias: bool,
+    variance: bool,
+    inner_products: bool,
+) -> Outputs:
+    samples = len(like)
+    weight = torch.empty(weight_shape, dtype=ACCUMULATION_DTYPES[like.dtype])
+    sq_norms = torch.empty(samples, dtype=torch.float64)
+    return (
+        weight,
+        weight.new_empty(bias_size if bias else 0),
+        sq_norms,
+        torch.empty_like(weight) if variance else weight.new_empty(0),
+        weight.new_empty(bias_size if variance and bias else 0),
+        torch.empty_like(sq_norms) if inner_products else sq_norms.new_empty(0),
+    )
