@@ -27,7 +27,8 @@ def merged(
     sums = [squared_norm(grads.values()), sq_norms.sum()]
     mean_sq_norm, sum_sq_norms = torch.stack([value.to(sums[1].device) for value in sums]).tolist()
     mean = {
-        n: grads.get(n, torch.zeros_like(p, requires_grad=False)) for n, p in parameters.items()
+        n: grads[n] if n in grads else torch.zeros_like(p, requires_grad=False)
+        for n, p in parameters.items()
     }
     if grad_scale != 1.0:
         mean = {n: grad / grad_scale for n, grad in mean.items()}
