@@ -78,7 +78,8 @@ def conv(
         size[at] = np.einsum("bgot,bgct->bgoc", np.abs(y), np.abs(seen)).reshape(form)
     flat = y.reshape(samples, out_channels, positions)
     return Contributions(
-        weight.reshape(samples, weight[0].size), flat.sum(2), size.reshape(samples, size[0].size), np.abs(flat).sum(2),
+        weight.reshape(samples, weight[0].size), flat.sum(2),
+        size.reshape(samples, size[0].size), np.abs(flat).sum(2),
         shape, inputs.dtype,
     )  # fmt: skip
 

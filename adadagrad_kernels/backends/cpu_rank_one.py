@@ -1,7 +1,8 @@
 """Linear layers with one position, or few, where a contribution h_i is a product or a short sum.
 
 Matrix products run on this package's own tiles: those of a BLAS change their order of sums, and so
-their bits, with the number of threads.
+their bits, with the number of threads. Batches of small ones, each of which runs on one thread, are
+torch's.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ def linear_moments(
 ) -> Outputs:
     """Moments of h_i = (y_i x_i', y_i) for ``[samples, 1, features]``.
 
-    The sum of squares of all h_i is a product of squared inputs and output gradients, and the
-    variance its difference from the squared mean: with products of independent factors there is no
-    mean large beside the spread to cancel, and deviations would cost samples times as much.
+    The sum of squares of all h_i is the product of squared output gradients and inputs, and the
+    variance its difference from the squared mean: deviations are no matrix product. What that costs
+    in digits is in docs/numerics.md.
     """
     x, y = inputs.squeeze(1), grad_outputs.squeeze(1)
     samples = len(x)

@@ -2,7 +2,7 @@
 // kernel, and x_i[j, t] the place of a padded image that the two see at position t.
 //
 // The patches of the image are never written: a tile broadcasts from a padded copy of the image,
-// through one offset for each j and one for each run of positions.
+// through one offset for each j and one for each position.
 #include "cpu/product_run.h"
 
 namespace adak::cpu {
@@ -18,10 +18,9 @@ struct ConvSource {
   std::int64_t kernel_size;
   std::int64_t channel_cells;  // of a padded channel
   std::int64_t element_size;
-  std::int64_t* row_offsets;  // [rows, rounded up to tiles]
-  std::int64_t* run_offsets;  // [runs]
+  std::int64_t* row_offsets;       // [rows, rounded up to tiles]
+  std::int64_t* position_offsets;  // [positions]
 
-  std::int64_t runs() const { return args.out_size[0] * args.out_size[1]; }
   bool has_padding() const { return args.padding[0] + args.padding[1] + args.padding[2] > 0; }
 
   // The places of channel c's kernel elements, relative to the image.
@@ -37,10 +36,13 @@ struct ConvSource {
                 c * channel_cells + (z * d[0] * padded[1] + y * d[1]) * padded[2] + x * d[2];
     // Rows that fill up the last tile read what the last one reads; they are not stored.
     for (; j < plan.row_panels * plan.tile_rows; ++j) row_offsets[j] = j ? row_offsets[j - 1] : 0;
-    std::int64_t run = 0;
+    std::int64_t t = 0;
     for (std::int64_t z = 0; z < args.out_size[0]; ++z)
       for (std::int64_t y = 0; y < args.out_size[1]; ++y)
-        run_offsets[run++] = (z * args.stride[0] * padded[1] + y * args.stride[1]) * padded[2];
+        for (std::int64_t x = 0; x < args.out_size[2]; ++x)
+          position_offsets[t++] =
+              (z * args.stride[0] * padded[1] + y * args.stride[1]) * padded[2] +
+              x * args.stride[2];
   }
 
   // The channels that a task's rows see.
@@ -168,10 +170,8 @@ struct ConvSource {
     tile.broadcast = b.rows - first_channel(t, plan) * channel_cells * shape.sum_bytes;
     tile.broadcast_sample = image_cells(plan);
     tile.row_offsets = row_offsets + panel * plan.tile_rows;
-    tile.run_offsets = run_offsets;
-    tile.runs = runs();
-    tile.run_length = args.out_size[2];
-    tile.step = args.stride[2];
+    tile.position_offsets = position_offsets;
+    tile.positions = shape.positions;
     return tile;
   }
 };
@@ -189,7 +189,7 @@ struct ConvRun {
     return args.in_size[i] + 2 * args.padding[i];
   }
   std::int64_t offsets_bytes() const {
-    return ceil_div((plan.row_panels * plan.tile_rows + source.runs()) * 8, 64) * 64;
+    return ceil_div((plan.row_panels * plan.tile_rows + shape.positions) * 8, 64) * 64;
   }
 
   explicit ConvRun(const ConvMomentsArgs& args)

@@ -20,8 +20,6 @@ struct LinearSource {
   std::int64_t element_size;
   const ProductKernels& kernels;
 
-  static constexpr std::int64_t no_offset = 0;
-
   // Rows are packed in whole vectors, which hold two low panels or one high one.
   std::int64_t pitch(const ProductPlan& plan) const {
     return ceil_div(plan.tile_rows, plan.width) * plan.width;
@@ -112,15 +110,13 @@ struct LinearSource {
     ProductTile tile{};
     tile.broadcast = b.rows + cells * shape.sum_bytes;
     tile.broadcast_sample = shape.positions * pitch(plan);
-    tile.run_offsets = &no_offset;
-    tile.runs = 1;
-    tile.run_length = shape.positions;
     tile.step = pitch(plan);
+    tile.positions = shape.positions;
     return tile;
   }
 };
 
-// Both ways round are right; the one whose tiles waste less is faster.
+// Outputs are broadcast and inputs are lanes, so that rows of the gradient are written in order.
 struct LinearRun {
   ProductShape shape;
   const ProductKernels& kernels;

@@ -10,16 +10,15 @@
 
 namespace adak::cpu {
 
-// One tile for several samples; a's elements are at broadcast[row_offsets[r] + run_offsets[u] +
-// k * step] for the positions t = u * run_length + k.
+// One tile for several samples; a's elements are at broadcast[row_offsets[r] +
+// position_offsets[t]], or where there are no offsets at broadcast[r + t * step].
 struct ProductTile {
   const void* broadcast;
-  std::int64_t broadcast_sample;    // elements between samples
-  const std::int64_t* row_offsets;  // null: rows are adjacent
-  const std::int64_t* run_offsets;
-  std::int64_t runs;
-  std::int64_t run_length;
+  std::int64_t broadcast_sample;  // elements between samples
+  const std::int64_t* row_offsets;
+  const std::int64_t* position_offsets;
   std::int64_t step;
+  std::int64_t positions;
   const void* lanes;  // [samples, positions, vectors], packed
   std::int64_t lanes_sample;
   std::int64_t samples;

@@ -1,7 +1,5 @@
 #include "cpu/product_plan.h"
 
-#include <cstdlib>
-
 namespace adak::cpu {
 namespace {
 
@@ -9,18 +7,20 @@ std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
 // Rows of a block: positions of all its samples. Its panels of b stay in the second-level cache.
-const std::int64_t block_rows = getenv("BR") ? atoi(getenv("BR")) : 768;
+constexpr std::int64_t block_rows = 768;
 constexpr std::int64_t most_block_samples = 96;
 // What one task may hold of packed panels where all samples are in one block, and of kept values.
 constexpr std::int64_t panel_bytes = 6 << 20;
 constexpr std::int64_t kept_bytes = 8 << 20;
+// A block has one sample at least, however long: then tasks have fewer rows.
+constexpr std::int64_t packed_bytes = 8 << 20;
 // A task packs its own panels: in narrow ones that shows.
-const std::int64_t widest_rows = getenv("WR") ? atoi(getenv("WR")) : 256;
-const std::int64_t widest_lanes = getenv("WL") ? atoi(getenv("WL")) : 288;
+constexpr std::int64_t widest_rows = 256;
+constexpr std::int64_t widest_lanes = 288;
 // So that there is work for several threads.
-const std::int64_t wanted_tasks = getenv("WT") ? atoi(getenv("WT")) : 8;
+constexpr std::int64_t wanted_tasks = 8;
 // Splits of the samples have sums of their own, which are merged in the end.
-const std::int64_t split_bytes = getenv("SB") ? atoi(getenv("SB")) : 1 << 20;
+constexpr std::int64_t split_bytes = 1 << 20;
 constexpr std::int64_t shared_kept_bytes = 16 << 20;
 
 // Vector operations for one position, and a little for the loads.
@@ -40,7 +40,6 @@ ProductPlan::ProductPlan(const ProductShape& s, const ProductKernels& kernels) {
   width = kernels.width;
   for (std::int64_t i = 1; i < kernels.shape_count; ++i)
     if (cost(s, width, kernels.shapes[i]) < cost(s, width, kernels.shapes[shape])) shape = i;
-  if (getenv("SH")) shape = atoi(getenv("SH"));
   const TileShape& tile = kernels.shapes[shape];
   tile_rows = tile.rows;
   row_panels = most(1, ceil_div(s.rows, tile_rows));
@@ -51,6 +50,9 @@ ProductPlan::ProductPlan(const ProductShape& s, const ProductKernels& kernels) {
   block = least(s.samples, most(1, least(block_rows / positions, most_block_samples)));
   row_groups = ceil_div(row_panels * tile_rows, widest_rows);
   lane_groups = ceil_div(lane_vectors * width, widest_lanes);
+  while (row_groups < row_panels &&
+         block * group_row_panels() * tile_rows * s.row_cells * s.sum_bytes > packed_bytes)
+    ++row_groups;
   splits = 1;
   dots = Dots::none;
 
