@@ -94,7 +94,7 @@ def allocated_bytes(call: Callable[[], object]) -> float:
     """Most bytes that torch's allocator had given out at a time during a call, above its start.
 
     Read from the profiler, so it is the same number every time, whatever the system's allocator
-    keeps; scratch memory of MKL and oneDNN is not in it.
+    keeps; scratch memory of MKL, oneDNN and this package's kernels is not in it.
     """
     call()
     activities = [torch.profiler.ProfilerActivity.CPU]

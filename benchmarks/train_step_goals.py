@@ -2,8 +2,9 @@
 
 Memory is what torch's allocator gave out at most during a step that begins and ends without
 gradients, so it has activations, gradients and statistics in it, but neither parameters nor the
-batch, nor the scratch memory of MKL and oneDNN. It is read from the profiler: resident memory would
-count what the system's allocator keeps of earlier contenders.
+batch, nor the scratch memory of MKL, oneDNN and this package's kernels, which is of the size of
+caches. It is read from the profiler, the same number every time: resident memory, which counts the
+scratch too, moves by a tenth with what the system's allocator keeps of earlier contenders.
 """
 
 from __future__ import annotations
