@@ -7,6 +7,7 @@ rounds leaves out the rounds it hit unevenly, and the quartiles say how many tho
 from __future__ import annotations
 
 import ctypes
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -97,6 +98,8 @@ def allocated_bytes(call: Callable[[], object]) -> float:
     keeps; scratch memory of MKL, oneDNN and this package's kernels is not in it.
     """
     call()
+    # The profiler would remark on every start and stop.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         result = call()

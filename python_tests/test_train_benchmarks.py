@@ -117,7 +117,10 @@ def test_a_peer_that_lacks_something_does_not_count() -> None:
 
 def test_peers_that_hold_all_gradients_are_left_out_of_large_cases() -> None:
     assert "ExpandedWeights" in peers(cnn(512), NORMS)
-    assert "ExpandedWeights" not in peers(mlp(512), NORMS)
+    assert not {"ExpandedWeights", "vmap(grad) in chunks"} & peers(mlp(512), NORMS).keys()
+    assert peers(mlp(512), PRODUCTS) == {}
+    goals = train_step_goals.step_times(mlp(512), train_step_goals.MLP_LIMITS, 1).goals
+    assert not any(goal.what == f"best peer / ours: {PRODUCTS}" for goal in goals)
 
 
 def test_times_of_a_step(case: Case) -> None:
