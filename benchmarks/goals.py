@@ -32,13 +32,33 @@ class Goal:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """A contender that won among several; its name goes into the report."""
+
+    name: str
+    call: Callable[[], object]
+
+    def __call__(self) -> object:
+        return self.call()
+
+
+@dataclass(frozen=True)
 class Experiment:
-    """Contenders that run in the same rounds; made only when their turn comes."""
+    """Contenders that run in the same rounds; made only when their turn comes.
+
+    Attributes:
+        title: what ``--only`` looks into.
+        contenders: makes them.
+        goals: the rows of the table.
+        unit: seconds, or bytes.
+        meter: measures a contender, once and without rounds; None for rounds of seconds.
+    """
 
     title: str
     contenders: Callable[[], Calls]
     goals: list[Goal]
     unit: str = "s"
+    meter: interleaved.Meter | None = None
 
 
 @dataclass(frozen=True)
@@ -215,4 +235,5 @@ def _memory_use(memory: Memory, rows: int) -> Experiment:
 
     # Mean and variance are 2 of G's rows; what the kernels take beside them is to stay in caches.
     goal = Goal("memory of ours / of G", "ours", "a copy of G", 2 / rows + 0.02)
-    return Experiment(f"memory of batch_moments, {rows} rows", contenders, [goal], unit="B")
+    title = f"memory of batch_moments, {rows} rows"
+    return Experiment(title, contenders, [goal], unit="B", meter=interleaved.peak_bytes)

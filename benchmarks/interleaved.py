@@ -7,11 +7,15 @@ rounds leaves out the rounds it hit unevenly, and the quartiles say how many tho
 from __future__ import annotations
 
 import ctypes
+import os
 import statistics
 import time
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 Meter = Callable[[Callable[[], object]], float]
 
@@ -85,6 +89,26 @@ def peak_bytes(call: Callable[[], object]) -> float:
     peak = _resident("VmHWM")
     del result
     return max(0.0, peak - before)
+
+
+def allocated_bytes(call: Callable[[], object]) -> float:
+    """Most bytes that torch's allocator had given out at a time during a call, above its start.
+
+    Read from the profiler, so it is the same number every time, whatever the system's allocator
+    keeps; scratch memory of MKL, oneDNN and this package's kernels is not in it.
+    """
+    call()
+    # The profiler would remark on every start and stop.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        result = call()
+    del result
+    events = profile.profiler.kineto_results.events()
+    changes = sorted(
+        (event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"
+    )
+    return float(max(accumulate((size for _, size in changes), initial=0)))
 
 
 def _resident(field: str) -> float:

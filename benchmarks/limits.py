@@ -10,12 +10,15 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+import train_op_goals
+import train_step_goals
 from goals import Experiment, Settings, experiments
-from interleaved import Spread, peak_bytes, ratio, rounds_of_seconds, spread
+from interleaved import Spread, ratio, rounds_of_seconds, spread
 
 from adadagrad_kernels import __version__, _native
 from adadagrad_kernels.backends import cpu
@@ -39,6 +42,7 @@ examples:
   python benchmarks/limits.py                    all rows, G of 256 MiB, some 5 minutes
   python benchmarks/limits.py --quick            fewer rows, no torch.compile, under a minute
   python benchmarks/limits.py --only "512 rows"  only experiments whose title contains this
+  python benchmarks/limits.py --only train       training steps with statistics, and their layers
   python benchmarks/limits.py --size 1024 --save keeps it in benchmarks/results/<machine>.json
 """
 
@@ -97,7 +101,12 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         f"torch {machine['torch']}; G of {size // MIB} MiB float32, {rounds} rounds\n"
     )
     settings = Settings(size, options.threads, options.quick)
-    chosen = [e for e in experiments(settings) if options.only in e.title]
+    everything = chain(
+        experiments(settings),
+        train_op_goals.experiments(settings),
+        train_step_goals.experiments(settings),
+    )
+    chosen = [experiment for experiment in everything if options.only in experiment.title]
     rows, start = [], time.monotonic()
     for index, experiment in enumerate(chosen):
         _progress(index, len(chosen), experiment.title, start)
@@ -115,15 +124,16 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 def _rows(experiment: Experiment, rounds: int) -> Iterator[dict[str, Any]]:
     """Run one experiment; a row for each of its goals."""
     contenders = experiment.contenders()
-    if experiment.unit == "B":
-        measured = {name: [peak_bytes(call)] * 2 for name, call in contenders.items()}
-    else:
+    if experiment.meter is None:
         measured = rounds_of_seconds(contenders, rounds)
+    else:
+        measured = {name: [experiment.meter(call)] * 2 for name, call in contenders.items()}
     for goal in experiment.goals:
         found: Spread = ratio(measured[goal.numerator], measured[goal.denominator])
         yield {
             "experiment": experiment.title,
             "what": goal.what,
+            "chosen": getattr(contenders[goal.numerator], "name", None),
             "measured": found.median,
             "quartiles": [found.lower, found.upper],
             "goal": goal.limit,
@@ -145,6 +155,7 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
         print(
             f"  {row['what']:<44}{row['measured']:>6.2f}  [{lower:.2f}, {upper:.2f}]".ljust(70)
             + f"goal {sign} {row['goal']:<5.2f}  {'met' if row['met'] else 'NOT MET':<8} {both}"
+            + (f"  {row['chosen']}" if row["chosen"] else "")
         )
 
 

@@ -32,15 +32,16 @@ def linear_moments(
     """Moments of h_i = sum_t y_it x_it' for ``[samples, positions, features]``."""
     samples, positions, in_features = inputs.shape
     out_features = grad_outputs.shape[2]
+    empty = _is_empty(inputs, grad_outputs)
+    form = linear_form(positions, in_features, out_features, variance, inner_products)
+    if form == "rank one" and not empty:
+        return cpu_rank_one.linear_moments(inputs, grad_outputs, bias, variance, inner_products)
+    if form == "gram" and not empty:
+        return cpu_rank_one.gram_norms(inputs, grad_outputs, bias)
     parts = _Parts(inputs, (out_features, in_features), out_features, bias, variance,
                    inner_products)  # fmt: skip
-    if _is_empty(inputs, grad_outputs):
+    if empty:
         return parts.of_nothing(grad_outputs.sum(1, dtype=parts.weight_grad.dtype))
-    form = linear_form(positions, in_features, out_features, variance, inner_products)
-    if form == "rank one":
-        return cpu_rank_one.linear_moments(inputs, grad_outputs, bias, variance, inner_products)
-    if form == "gram":
-        return cpu_rank_one.gram_norms(inputs, grad_outputs, bias)
     _C.linear_moments(
         address(inputs),
         address(grad_outputs),
