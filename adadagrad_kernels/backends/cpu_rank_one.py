@@ -22,6 +22,10 @@ _TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.floa
 
 _C: Any = _native.C
 
+#: Samples of a block of the products of all pairs of samples: four blocks of 512 take 5/8 of the
+#: multiplications, and a block still fills the tiles.
+_GRAM_BLOCK = 128
+
 
 def linear_moments(
     inputs: Tensor, grad_outputs: Tensor, bias: bool, variance: bool, inner_products: bool
@@ -126,11 +130,27 @@ def _add_products(x: Tensor, y: Tensor, weight_grad: Tensor, products: Tensor) -
     dtype = weight_grad.dtype
     x, y = x.to(dtype), y.to(dtype)
     if products_by_gram(len(x), x.shape[1], y.shape[1]):
-        left, right = (_product(z, z) for z in (x.t().contiguous(), y.t().contiguous()))
+        _add_gram_sums(x.t().contiguous(), y.t().contiguous(), products)
     else:
         left = _product(weight_grad.t().contiguous(), x.t().contiguous())
-        right = y.contiguous()
-    _add_row_dots(left, right, products)
+        _add_row_dots(left, y.contiguous(), products)
+
+
+def _add_gram_sums(x: Tensor, y: Tensor, products: Tensor) -> None:
+    """Add sum_k (x_i . x_k) (y_i . y_k), for ``[features, samples]``.
+
+    The matrices are symmetric: blocks of samples meet themselves and those after them, and what is
+    beyond the block counts for both.
+    """
+    samples = x.shape[1]
+    for start in range(0, samples, _GRAM_BLOCK):
+        end = min(start + _GRAM_BLOCK, samples)
+        left, right = (_product(z[:, start:], z[:, start:end]) for z in (x, y))
+        _add_row_dots(left, right, products[start:end])
+        if end < samples:
+            beyond = slice(end - start, None)
+            pair = (block[:, beyond].t().contiguous() for block in (left, right))
+            _add_row_dots(*pair, products[end:])
 
 
 def _add_row_dots(left: Tensor, right: Tensor, dots: Tensor) -> None:
