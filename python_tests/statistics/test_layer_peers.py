@@ -18,15 +18,16 @@ from torch import Tensor, nn
 from adadagrad_kernels.statistics import GradientStatistics, layer_statistics
 
 B = 5
-TOLERANCE = 1e-9
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-6}
 
 pytestmark = [
-    # Opacus and BackPACK
+    pytest.mark.usefixtures("one_thread"),
+    # Opacus and BackPACK, whose hooks sit on the first layer too
     pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning"),
 ]
 
 
-def need(peer: str) -> None:
+def require(peer: str) -> None:
     for name, module, peers in (("Opacus", "opacus", OPACUS), ("BackPACK", "backpack", BACKPACK)):
         if peer in peers and importlib.util.find_spec(module) is None:
             pytest.skip(f"{name} is not installed")
@@ -43,7 +44,7 @@ def measured(model: nn.Module, inputs: Tensor, weights: Tensor) -> GradientStati
     return record
 
 
-def assert_agrees(found: Found, record: GradientStatistics, rtol: float = TOLERANCE) -> None:
+def assert_agrees(found: Found, record: GradientStatistics, rtol: float) -> None:
     """Every field that the peer has."""
     assert record.sq_norms is not None
     assert record.variance is not None
@@ -70,12 +71,14 @@ def assert_agrees(found: Found, record: GradientStatistics, rtol: float = TOLERA
         assert parts is None or set(parts) == set(record.variance)
 
 
-def compare(peer: str, model: nn.Module, inputs: Tensor) -> None:
-    need(peer)
-    model = model.double().train()
-    weights = torch.randn(model(inputs).shape, dtype=torch.float64)
+def compare(
+    peer: str, model: nn.Module, inputs: Tensor, dtype: torch.dtype = torch.float64
+) -> None:
+    require(peer)
+    model = model.to(dtype).train()
+    weights = torch.randn(model(inputs).shape, dtype=dtype)
     found = PEERS[peer](model, inputs, weights)
-    assert_agrees(found, measured(model, inputs, weights))
+    assert_agrees(found, measured(model, inputs, weights), TOLERANCE[dtype])
 
 
 def normal(*shape: int) -> Tensor:
@@ -115,3 +118,80 @@ LINEAR: list[Case] = [
 @pairs(LINEAR)
 def test_linear(peer: str, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     compare(peer, make(), normal(*shape))
+
+
+#: BackPACK pads by numbers alone; its squared norms do not see groups.
+NUMBERS, GROUPS = ("BackPACK norms", "BackPACK squares"), ("BackPACK norms",)
+
+CONVOLUTIONS: list[Case] = [
+    ("1d", lambda: nn.Conv1d(3, 5, 3), (3, 11), ()),
+    ("1d stride", lambda: nn.Conv1d(4, 6, 4, stride=2, padding=2), (4, 12), ()),
+    ("1d dilation", lambda: nn.Conv1d(4, 6, 3, dilation=3, padding=1, bias=False), (4, 13), ()),
+    ("1d groups", lambda: nn.Conv1d(6, 9, 2, groups=3, stride=2), (6, 10), GROUPS),
+    ("1d same", lambda: nn.Conv1d(4, 6, 3, padding="same", dilation=2), (4, 10), NUMBERS),
+    ("2d", lambda: nn.Conv2d(3, 4, 2), (3, 7, 9), ()),
+    ("2d stride", lambda: nn.Conv2d(3, 4, 3, stride=2, padding=2), (3, 11, 8), ()),
+    ("2d dilation", lambda: nn.Conv2d(2, 3, 3, dilation=(3, 1), padding=2), (2, 8, 7), ()),
+    ("2d oblong", lambda: nn.Conv2d(2, 3, (3, 1), stride=(1, 3), bias=False), (2, 6, 9), ()),
+    ("2d pointwise", lambda: nn.Conv2d(6, 4, 1), (6, 5, 5), ()),
+    ("2d groups", lambda: nn.Conv2d(4, 6, 3, groups=2, stride=2, padding=1), (4, 8, 7), GROUPS),
+    ("2d depthwise", lambda: nn.Conv2d(4, 8, 3, groups=4, dilation=2), (4, 7, 8), GROUPS),
+    ("2d same", lambda: nn.Conv2d(3, 4, 3, padding="same"), (3, 6, 7), NUMBERS),
+    ("2d valid", lambda: nn.Conv2d(3, 4, 3, padding="valid"), (3, 6, 7), NUMBERS),
+    ("2d on one row", lambda: nn.Conv2d(1, 1, (3, 1), dilation=(3, 1), bias=False), (1, 8, 1), ()),
+    ("3d", lambda: nn.Conv3d(2, 3, 2), (2, 4, 3, 5), ()),
+    ("3d all", lambda: nn.Conv3d(2, 3, (1, 2, 3), (2, 1, 2), (0, 1, 2)), (2, 4, 3, 5), ()),
+    ("3d dilation", lambda: nn.Conv3d(2, 2, 2, dilation=(1, 2, 1)), (2, 3, 4, 3), ()),
+    ("3d groups", lambda: nn.Conv3d(4, 6, 2, groups=2, bias=False), (4, 3, 4, 3), GROUPS),
+]
+
+
+@pairs(CONVOLUTIONS)
+def test_convolutions(peer: str, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    compare(peer, make(), normal(*shape))
+
+
+NORMS: list[Case] = [
+    ("layer", lambda: nn.LayerNorm(6), (6,), tuple(BACKPACK)),
+    ("layer", lambda: nn.LayerNorm(6), (3, 6), tuple(BACKPACK)),
+    ("layer", lambda: nn.LayerNorm((4, 6)), (3, 4, 6), tuple(BACKPACK)),
+    ("layer", lambda: nn.LayerNorm((2, 4, 6)), (2, 4, 6), tuple(BACKPACK)),
+    # Opacus asks the bias that is not there.
+    ("layer, no bias", lambda: nn.LayerNorm(6, bias=False), (3, 6), (*BACKPACK, *OPACUS)),
+    ("rms", lambda: nn.RMSNorm(6), (6,), (*BACKPACK, "ExpandedWeights")),
+    ("rms", lambda: nn.RMSNorm(6, eps=1e-4), (3, 6), (*BACKPACK, "ExpandedWeights")),
+    ("rms", lambda: nn.RMSNorm((4, 6)), (3, 4, 6), (*BACKPACK, "ExpandedWeights")),
+    ("group", lambda: nn.GroupNorm(2, 4), (4, 5), tuple(BACKPACK)),
+    ("group", lambda: nn.GroupNorm(4, 4), (4, 5, 3), tuple(BACKPACK)),
+    ("group", lambda: nn.GroupNorm(1, 6), (6, 3, 2, 2), tuple(BACKPACK)),
+]
+
+
+@pairs(NORMS)
+def test_normalisations(peer: str, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    model = make()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    compare(peer, model, 3 + 2 * normal(*shape))
+
+
+#: Other peers than vmap give the padding's row a gradient, which training does not, or refuse it.
+TRAINED = tuple(peer for peer in PEERS if peer != "vmap")
+
+EMBEDDINGS: list[Case] = [
+    ("plain", lambda: nn.Embedding(7, 6), (1,), ()),
+    ("plain", lambda: nn.Embedding(7, 6), (4,), ()),
+    ("plain", lambda: nn.Embedding(2, 5), (5, 3), ()),
+    ("plain", lambda: nn.Embedding(32, 4), (3, 2, 2), ()),
+    ("padding", lambda: nn.Embedding(7, 6, padding_idx=2), (6,), TRAINED),
+    ("padding", lambda: nn.Embedding(7, 6, padding_idx=-1), (3, 4), TRAINED),
+]
+
+
+@pairs(EMBEDDINGS)
+def test_embeddings(peer: str, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    model = make()
+    assert isinstance(model, nn.Embedding)
+    # BackPACK's rows of ones and zeros are float32.
+    dtype = torch.float32 if peer in BACKPACK else torch.float64
+    compare(peer, model, torch.randint(model.num_embeddings, (B, *shape)), dtype)
