@@ -28,7 +28,7 @@ class Found:
     inner_products: Tensor | None = None
 
 
-Peer = Callable[[nn.Module, Tensor, Tensor], Found]
+Peer = Callable[..., Found]
 
 
 def sample_losses(output: Tensor, weights: Tensor) -> Tensor:
@@ -75,22 +75,27 @@ def expanded_weights(model: nn.Module, inputs: Tensor, weights: Tensor) -> Found
     return from_rows({name: p.grad_sample for name, p in trainable(model).items()})
 
 
-def opacus(model: nn.Module, inputs: Tensor, weights: Tensor) -> Found:
+def opacus(model: nn.Module, inputs: Tensor, weights: Tensor, batch_first: bool = True) -> Found:
     """``GradSampleModule`` of Opacus: each layer's own rule, or functorch."""
     from opacus.grad_sample import GradSampleModule
 
     model = copy.deepcopy(model)
-    wrapped = GradSampleModule(model, loss_reduction="mean")
+    wrapped = GradSampleModule(model, batch_first=batch_first, loss_reduction="mean")
     sample_losses(wrapped(inputs), weights).mean().backward()
     return from_rows({name: p.grad_sample for name, p in trainable(model).items()})
 
 
-def opacus_ghost(model: nn.Module, inputs: Tensor, weights: Tensor) -> Found:
+def opacus_ghost(
+    model: nn.Module, inputs: Tensor, weights: Tensor, batch_first: bool = True
+) -> Found:
     """Ghost clipping of Opacus: norms alone."""
     from opacus.grad_sample import GradSampleModuleFastGradientClipping
 
     wrapped = GradSampleModuleFastGradientClipping(
-        copy.deepcopy(model), loss_reduction="mean", use_ghost_clipping=True
+        copy.deepcopy(model),
+        batch_first=batch_first,
+        loss_reduction="mean",
+        use_ghost_clipping=True,
     )
     sample_losses(wrapped(inputs), weights).mean().backward()
     return Found(wrapped.get_norm_sample().double().square())
