@@ -37,6 +37,7 @@ class MicroBatch:
         parts: every part that was measured.
         arrived: gradients that reached parameters by another way than a replaced gradient.
         had_backward: whether a gradient has arrived.
+        autocast: whether a layer ran under autocast.
         cumulative: ``.grad`` after it, where another micro-batch follows.
     """
 
@@ -52,6 +53,7 @@ class MicroBatch:
     parts: dict[Key, Part] = field(default_factory=dict)
     arrived: dict[int, Tensor] = field(default_factory=dict)
     had_backward: bool = False
+    autocast: bool = False
     cumulative: dict[int, Tensor] | None = None
 
     def shares(self, use: Use) -> bool:

@@ -7,7 +7,7 @@ of them. Only the module's own parameters are differentiated; its children have 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ class ModuleUse(Use):
         structure: how the leaves make args and kwargs.
         outputs: which leaves of the result have samples.
         plain: makes a context in which the module's children run as they are.
+        cast: makes the context of its autocast, which is over when it runs again.
         batch_size: samples of the batch.
     """
 
@@ -39,6 +40,7 @@ class ModuleUse(Use):
     structure: TreeSpec | None = None
     outputs: list[int] = field(default_factory=list)
     plain: Callable[[], AbstractContextManager[None]] | None = None
+    cast: Callable[[], AbstractContextManager[Any]] = nullcontext
     batch_size: int = 0
 
     @property
@@ -63,7 +65,7 @@ class ModuleUse(Use):
             randomness="error",
         )
         # Under inference or no_grad torch.func keeps its own graph.
-        with self.plain(), torch.enable_grad():
+        with self.plain(), torch.enable_grad(), self.cast():
             found: dict[str, Tensor] = spread(tensors, grads)
         return [wide(found[name].detach()) for name in self.own]
 
@@ -91,6 +93,12 @@ class ModuleUse(Use):
         pull_back = vjp(run, own)[1]
         (gradients,) = pull_back([grad.unsqueeze(0) for grad in grads])
         return gradients  # type: ignore[no-any-return]
+
+
+def autocast_of(kind: str) -> Callable[[], AbstractContextManager[Any]]:
+    """Makes contexts like the present one of this kind of device, with autocast or without."""
+    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    return lambda: torch.autocast(kind, dtype, enabled=enabled, cache_enabled=False)
 
 
 class _Tensor:

@@ -80,6 +80,9 @@ class Recorder:
             return grad_enabled and use.micro_batch is not None
         if grad_enabled:
             use.micro_batch = self._open()
+            for part in use.parts:
+                kind = part.value.device.type
+                use.micro_batch.autocast |= torch.is_autocast_enabled(kind)
             self._with_grad.add(use.layer)
         else:
             self._without_grad[use.layer] = use.parts
@@ -251,9 +254,7 @@ class Recorder:
             ours = ours.to_dense() if ours.is_sparse else ours
             scale = torch.linalg.vector_norm(theirs.double())
             error = torch.linalg.vector_norm(ours.double() - theirs.double())
-            allowed = _CLOSE.get(grad.dtype, _COARSE)
-            if torch.is_autocast_enabled(grad.device.type):
-                allowed = _COARSE
+            allowed = _COARSE if micro_batch.autocast else _CLOSE.get(grad.dtype, _COARSE)
             if error > allowed * scale:
                 self._problem(_outside(name))
 
