@@ -8,6 +8,8 @@ samples first, which Opacus's own layer puts together otherwise.
 
 from __future__ import annotations
 
+from typing import Any
+
 import peer_models
 import pytest
 import torch
@@ -127,14 +129,14 @@ class AutocastDecoder(peer_models.Tied):
     def forward(self, indices: Tensor) -> Tensor:
         x = self.tokens(indices) + self.positions(torch.arange(indices.shape[1]))
         x = self.scale * (x + self.mix(x.mT).mT)
-        output: Tensor = self.head(self.norm(self.blocks(x)))
+        output: Tensor = self.head(self.norm(checkpoint(self.blocks, x, use_reentrant=False)))
         return output
 
 
 # The module with the bare parameter, which is the whole model, runs again by vmap.
 @pytest.mark.filterwarnings("ignore:There is a performance drop because:UserWarning")
 def test_autocast_to_bfloat16_where_all_comes_together() -> None:
-    """Tied weights, groups and a bare parameter; norms to bfloat16's precision."""
+    """Tied weights, groups, a bare parameter and checkpoints; norms to bfloat16's precision."""
     model, indices = AutocastDecoder(), torch.randint(19, (B, 7))
     weights = torch.randn(B, 7, 19)
 
@@ -156,6 +158,75 @@ def test_autocast_to_bfloat16_where_all_comes_together() -> None:
     torch.testing.assert_close(products, exact @ mean, rtol=0.05, atol=0.05 * size)
     total = sum(float(value.double().sum()) for value in record.variance.values())
     assert total == pytest.approx(float(exact.var(0).sum()), rel=0.05)
+
+
+class CheckpointInside(nn.Module):
+    """A bare parameter beside a checkpoint, as vision transformers have their positions."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.reentrant = reentrant
+        self.positions = nn.Parameter(torch.randn(3, 4))
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.positions
+        output: Tensor = checkpoint(self.block, x, use_reentrant=self.reentrant)
+        return output + x
+
+
+class Square(torch.autograd.Function):
+    """Written in the older way, which torch.func does not take."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 2 * x * grad
+
+
+class FunctionInside(nn.Linear):
+    """A bare parameter in front of such a function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = Square.apply(super().forward(x))
+        return output
+
+
+@pytest.mark.parametrize(
+    "model", [CheckpointInside(False), FunctionInside(4, 2)], ids=["checkpoint", "function"]
+)
+def test_bare_parameters_where_vmap_fails(model: nn.Module) -> None:
+    assert_exact(model, torch.randn(B, 3, 4, dtype=torch.float64))
+
+
+def test_bare_parameters_beside_reentrant_checkpoints() -> None:
+    model = CheckpointInside(True)
+    with layer_statistics(model) as recorder:
+        model(torch.randn(B, 3, 4)).square().sum().backward()
+        with pytest.raises(UnsupportedModelError, match=r"\(positions\).*use_reentrant=False"):
+            recorder.statistics()
+
+
+class TiedToItsChild(nn.Module):
+    """A slope of the model that a module inside has too; neither is of a kind with a rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.PReLU()
+        self.slope = self.inner.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.slope * self.inner(x).exp()).sin()
+
+
+def test_a_parameter_tied_to_that_of_a_module_inside() -> None:
+    """Each of the two runs again with its own use of it alone."""
+    assert_exact(TiedToItsChild(), torch.randn(B, 4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.SyncBatchNorm])

@@ -80,9 +80,8 @@ class Recorder:
             return grad_enabled and use.micro_batch is not None
         if grad_enabled:
             use.micro_batch = self._open()
-            for part in use.parts:
-                kind = part.value.device.type
-                use.micro_batch.autocast |= torch.is_autocast_enabled(kind)
+            kinds = {part.value.device.type for part in use.parts}
+            use.micro_batch.autocast |= any(map(torch.is_autocast_enabled, kinds))
             self._with_grad.add(use.layer)
         else:
             self._without_grad[use.layer] = use.parts
