@@ -7,8 +7,8 @@ Checkpoints and autograd functions that torch.func cannot transform are run samp
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,11 +70,12 @@ class ModuleUse(Use):
             randomness="error",
         )
         # Under inference or no_grad torch.func keeps its own graph.
-        with self.plain(), torch.enable_grad(), self.cast():
+        with self.plain(), _restored(self.module), torch.enable_grad(), self.cast():
             try:
                 found = spread(tensors, grads)
             except RuntimeError as error:
-                if not any(words in str(error) for words in _NOT_TRANSFORMED):
+                known = any(words in str(error) for words in _NOT_TRANSFORMED)
+                if not known and not isinstance(self.module, nn.RNNCellBase):
                     raise
                 found = self._one_by_one(tensors, batched, places, grads)
         return [wide(gradient.detach()) for gradient in found]
@@ -152,6 +153,20 @@ def autocast_of(kind: str) -> Callable[[], AbstractContextManager[Any]]:
     """Makes contexts like the present one of this kind of device, with autocast or without."""
     enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     return lambda: torch.autocast(kind, dtype, enabled=enabled, cache_enabled=False)
+
+
+@contextmanager
+def _restored(module: nn.Module) -> Iterator[None]:
+    """Gives tensors that hooks keep on modules their values of before."""
+    before = [
+        (inside, {key: value for key, value in vars(inside).items() if isinstance(value, Tensor)})
+        for inside in module.modules()
+    ]
+    try:
+        yield
+    finally:
+        for inside, values in before:
+            vars(inside).update(values)
 
 
 class _Tensor:
