@@ -18,6 +18,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 REQUIREMENTS := $(addprefix requirements/,development.txt cuda.txt models.txt)
+# Asks for torchvision and another torch, and needs neither: installed without what it asks for.
+PEERS := requirements/peers.txt
 SOURCES := $(NATIVE) $(shell find adadagrad_kernels -name __pycache__ -prune -o -print)
 HAS_AVX512 := $(shell grep -qw avx512vl /proc/cpuinfo && echo yes)
 CXX_FILES := $(shell find csrc gpu_ladder -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
@@ -98,9 +100,10 @@ clean: ## Remove everything that was made, but for runs/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.requirements: $(REQUIREMENTS)
+$(VENV)/.requirements: $(REQUIREMENTS) $(PEERS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(REQUIREMENTS:%=-r %)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(PEERS)
 	touch $@
 
 # build/ keeps the compiled objects; the folder that a wheel is packed from starts empty, or a

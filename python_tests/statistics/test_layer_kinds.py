@@ -9,6 +9,7 @@ import pytest
 import torch
 from shares import Shares
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from adadagrad_kernels.statistics import layer_statistics
 
@@ -241,7 +242,16 @@ OTHERS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...]]] = [
     ("frozen BatchNorm", lambda: nn.BatchNorm1d(4).eval(), (4, 5)),
     ("weight norm", lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), (3, 4)),
     ("added keys", lambda: _AddedKeys(), (3, 4)),
+    ("cell", lambda: nn.GRUCell(4, 3), (4,)),
+    ("older weight norm", lambda: nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 3))), (3, 4)),
+    ("pruned", lambda: _pruned(), (3, 4)),
 ]
+
+
+def _pruned() -> nn.Module:
+    layer = nn.Conv1d(3, 4, 2)
+    prune.random_unstructured(layer, "weight", amount=0.5)
+    return nn.Sequential(layer, nn.GroupNorm(1, 4))
 
 
 class _AddedKeys(nn.Module):
@@ -255,6 +265,7 @@ class _AddedKeys(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 @pytest.mark.parametrize(("make", "shape"), [o[1:] for o in OTHERS], ids=[o[0] for o in OTHERS])
 def test_other_modules(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     assert_measured(make().double(), normal(*shape))

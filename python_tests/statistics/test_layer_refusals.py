@@ -432,3 +432,19 @@ def test_second_derivatives() -> None:
         (grad,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
         with pytest.raises(RuntimeError, match="differentiate twice"):
             grad.square().sum().backward()
+
+
+def test_an_attention_used_for_one_sequence_and_for_two() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.attention(x, x, x, need_weights=False)[0]
+            return self.attention(x, 2 * x, 2 * x, need_weights=False)[0]
+
+    model = Both()
+    words = ("layer 'attention' (MultiheadAttention)", "packed", "a module for each")
+    with refused(model, *words, kind=UnsupportedModelError), layer_statistics(model):
+        model(torch.randn(B, 3, 4))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.ops import LayerMoments, batch_moments
 from adadagrad_kernels.statistics.accumulator import StatisticsAccumulator
 from adadagrad_kernels.statistics.layerwise.uses import LayerUse, Part, Use
@@ -29,6 +30,7 @@ class MicroBatch:
         variance: whether the variance of every coordinate is measured.
         inner_products: whether inner products are measured.
         calls: uses of each part in the forward pass.
+        rows: those that are read of each parameter, by its identity.
         pending: uses whose parameters others share, or that only listen, until all have arrived.
         sq_norms: by layer, ``[samples]``.
         products: inner products by layer.
@@ -39,6 +41,7 @@ class MicroBatch:
         had_backward: whether a gradient has arrived.
         widened: whether positions without samples have got them.
         reached: identities of the parameters that have got a gradient.
+        autocast: whether a layer ran under autocast.
         cumulative: ``.grad`` after it, where another micro-batch follows.
     """
 
@@ -46,6 +49,7 @@ class MicroBatch:
     inner_products: bool
     samples: int | None = None
     calls: dict[Key, int] = field(default_factory=dict)
+    rows: dict[int, set[tuple[int, int]]] = field(default_factory=dict)
     pending: list[Use] = field(default_factory=list)
     sq_norms: list[tuple[str, Tensor]] = field(default_factory=list)
     products: list[Tensor] = field(default_factory=list)
@@ -56,7 +60,26 @@ class MicroBatch:
     had_backward: bool = False
     widened: bool = False
     reached: set[int] = field(default_factory=set)
+    autocast: bool = False
     cumulative: dict[int, Tensor] | None = None
+
+    def count(self, use: Use) -> None:
+        """Count a call.
+
+        Raises:
+            UnsupportedModelError: for rows of a parameter that overlap those of another call.
+        """
+        for part in use.parts:
+            rows = (part.start, part.start + part.value.numel())
+            others = self.rows.setdefault(id(part.parameter), set())
+            if any(rows != other and rows[0] < other[1] and other[0] < rows[1] for other in others):
+                raise UnsupportedModelError(
+                    f"{use.layer} reads all of its packed weight in one call and parts of it in "
+                    "another, as an attention that is used for one sequence and for two. Ways out: "
+                    "a module for each; or measure with PerSampleGradients"
+                )
+            others.add(rows)
+            self.calls[part.key] = self.calls.get(part.key, 0) + 1
 
     def shares(self, use: Use) -> bool:
         """Whether another use has a part of this one."""

@@ -2,12 +2,13 @@
 
 The module's forward is run again for some samples at a time, with a parameter's gradient for each
 of them. Only the module's own parameters are differentiated; its children have uses of their own.
+Checkpoints and autograd functions that torch.func cannot transform are run sample by sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.layerwise.uses import Part, Use, wide
 
 
@@ -30,6 +32,7 @@ class ModuleUse(Use):
         structure: how the leaves make args and kwargs.
         outputs: which leaves of the result have samples.
         plain: makes a context in which the module's children run as they are.
+        cast: makes the context of its autocast, which is over when it runs again.
         batch_size: samples of the batch.
     """
 
@@ -39,6 +42,7 @@ class ModuleUse(Use):
     structure: TreeSpec | None = None
     outputs: list[int] = field(default_factory=list)
     plain: Callable[[], AbstractContextManager[None]] | None = None
+    cast: Callable[[], AbstractContextManager[Any]] = nullcontext
     batch_size: int = 0
 
     @property
@@ -47,7 +51,11 @@ class ModuleUse(Use):
         return [Part(parameter, 0, parameter) for parameter in self.own.values()]
 
     def contributions(self, rows: slice) -> list[Tensor]:
-        """By one vector-Jacobian product for each sample, all at once."""
+        """By one vector-Jacobian product for each sample, all at once where torch.func can.
+
+        Raises:
+            UnsupportedModelError: where the module cannot be run again for a sample.
+        """
         assert self.plain is not None
         batched = [tensor.dim() > 0 and len(tensor) == self.batch_size for tensor in self.saved]
         tensors = [
@@ -56,25 +64,52 @@ class ModuleUse(Use):
         ]
         places = sorted(self.grads)
         grads = [self.grads[place][rows] for place in places]
-        own = {name: parameter.detach() for name, parameter in self.own.items()}
         spread = vmap(
-            lambda each, grad: self._gradient(own, each, batched, places, grad),
+            lambda each, grad: self._gradient(each, batched, places, grad, _transformed),
             in_dims=([0 if has_samples else None for has_samples in batched], 0),
             randomness="error",
         )
         # Under inference or no_grad torch.func keeps its own graph.
-        with self.plain(), torch.enable_grad():
-            found: dict[str, Tensor] = spread(tensors, grads)
-        return [wide(found[name].detach()) for name in self.own]
+        with self.plain(), _restored(self.module), torch.enable_grad(), self.cast():
+            try:
+                found = spread(tensors, grads)
+            except RuntimeError as error:
+                known = any(words in str(error) for words in _NOT_TRANSFORMED)
+                if not known and not isinstance(self.module, nn.RNNCellBase):
+                    raise
+                found = self._one_by_one(tensors, batched, places, grads)
+        return [wide(gradient.detach()) for gradient in found]
+
+    def _one_by_one(
+        self, tensors: list[Tensor], batched: list[bool], places: list[int], grads: list[Tensor]
+    ) -> list[Tensor]:
+        """By ordinary autograd."""
+        rows = []
+        for i in range(len(grads[0])):
+            each = [
+                tensor[i] if has_samples else tensor
+                for tensor, has_samples in zip(tensors, batched, strict=True)
+            ]
+            grad = [whole[i] for whole in grads]
+            try:
+                rows.append(self._gradient(each, batched, places, grad, _recorded))
+            except RuntimeError as error:
+                raise UnsupportedModelError(
+                    f"{self.layer} has parameters of its own ({', '.join(self.own)}) and cannot be "
+                    f"run again for one sample: {error}. Ways out: use_reentrant=False for "
+                    "checkpoints inside; move the parameters into a module of their own; or "
+                    "measure with PerSampleGradients"
+                ) from error
+        return [torch.stack(parts) for parts in zip(*rows, strict=True)]
 
     def _gradient(
         self,
-        own: dict[str, Tensor],
         tensors: list[Tensor],
         batched: list[bool],
         places: list[int],
         grads: list[Tensor],
-    ) -> dict[str, Tensor]:
+        pull_back: PullBack,
+    ) -> list[Tensor]:
         """Of one sample, which runs as a batch of one."""
         given = iter(
             tensor.unsqueeze(0) if has_samples else tensor
@@ -85,12 +120,53 @@ class ModuleUse(Use):
         args, kwargs = tree_unflatten(leaves, self.structure)
 
         def run(values: dict[str, Tensor]) -> list[Tensor]:
-            results = tree_flatten(functional_call(self.module, values, args, kwargs))[0]
+            # A layer inside that is tied to one of them has a use of its own.
+            called = functional_call(self.module, values, args, kwargs, tie_weights=False)
+            results = tree_flatten(called)[0]
             return [results[self.outputs[place]] for place in places]
 
-        pull_back = vjp(run, own)[1]
-        (gradients,) = pull_back([grad.unsqueeze(0) for grad in grads])
-        return gradients  # type: ignore[no-any-return]
+        own = {name: parameter.detach() for name, parameter in self.own.items()}
+        gradients = pull_back(run, own, [grad.unsqueeze(0) for grad in grads])
+        return [gradients[name] for name in own]
+
+
+#: What torch.func says of checkpoints, and of functions of an older kind.
+_NOT_TRANSFORMED = ("saved tensor hooks", "setup_context")
+
+Values = dict[str, Tensor]
+PullBack = Callable[[Callable[[Values], list[Tensor]], Values, list[Tensor]], Values]
+
+
+def _transformed(run: Callable[[Values], list[Tensor]], own: Values, grads: list[Tensor]) -> Values:
+    gradients: Values = vjp(run, own)[1](grads)[0]
+    return gradients
+
+
+def _recorded(run: Callable[[Values], list[Tensor]], own: Values, grads: list[Tensor]) -> Values:
+    own = {name: value.requires_grad_() for name, value in own.items()}
+    results = run(own)
+    found = torch.autograd.grad(results, list(own.values()), grads, materialize_grads=True)
+    return dict(zip(own, found, strict=True))
+
+
+def autocast_of(kind: str) -> Callable[[], AbstractContextManager[Any]]:
+    """Makes contexts like the present one of this kind of device, with autocast or without."""
+    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    return lambda: torch.autocast(kind, dtype, enabled=enabled, cache_enabled=False)
+
+
+@contextmanager
+def _restored(module: nn.Module) -> Iterator[None]:
+    """Gives tensors that hooks keep on modules their values of before."""
+    before = [
+        (inside, {key: value for key, value in vars(inside).items() if isinstance(value, Tensor)})
+        for inside in module.modules()
+    ]
+    try:
+        yield
+    finally:
+        for inside, values in before:
+            vars(inside).update(values)
 
 
 class _Tensor:

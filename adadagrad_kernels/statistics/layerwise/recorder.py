@@ -103,13 +103,13 @@ class Recorder:
             return grad_enabled and use.micro_batch is not None
         if grad_enabled:
             use.micro_batch = self._open()
+            kinds = {part.value.device.type for part in use.parts}
+            use.micro_batch.autocast |= any(map(torch.is_autocast_enabled, kinds))
             self._with_grad.add(use.layer)
         else:
             self._without_grad[use.layer] = use.parts
         if self.micro_batches:
-            calls = self.micro_batches[-1].calls
-            for part in use.parts:
-                calls[part.key] = calls.get(part.key, 0) + 1
+            self.micro_batches[-1].count(use)
         return grad_enabled
 
     def samples_of(self, use: Use, rows: int) -> int:
@@ -279,9 +279,7 @@ class Recorder:
             ours = ours.to_dense() if ours.is_sparse else ours
             scale = torch.linalg.vector_norm(theirs.double())
             error = torch.linalg.vector_norm(ours.double() - theirs.double())
-            allowed = _CLOSE.get(grad.dtype, _COARSE)
-            if torch.is_autocast_enabled(grad.device.type):
-                allowed = _COARSE
+            allowed = _COARSE if micro_batch.autocast else _CLOSE.get(grad.dtype, _COARSE)
             if error > allowed * scale:
                 self._problem(outside(name))
 

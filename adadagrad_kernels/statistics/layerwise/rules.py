@@ -68,6 +68,10 @@ def _has_plain_parameters(module: nn.Module) -> bool:
 
 
 def _takes(module: nn.Module) -> bool:
+    # A hook computes it of other parameters, as in pruning and the older weight normalisation.
+    computed = (getattr(module, name, None) for name in ("weight", "bias"))
+    if any(isinstance(t, Tensor) and not isinstance(t, nn.Parameter) for t in computed):
+        return False
     if isinstance(module, nn.Embedding):
         return not module.scale_grad_by_freq
     return True

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from adadagrad_kernels.errors import UnsupportedModelError
-from adadagrad_kernels.statistics.layerwise.other import ModuleUse, take_apart
+from adadagrad_kernels.statistics.layerwise.other import ModuleUse, autocast_of, take_apart
 from adadagrad_kernels.statistics.layerwise.recorder import Recorder
 from adadagrad_kernels.statistics.layerwise.rules import Layer
 
@@ -32,6 +32,7 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
         arguments=arguments,
         structure=structure,
         plain=recorder.paused,
+        cast=autocast_of(next(iter(layer.own.values())).device.type),
     )
     if not recorder.called(use):
         return layer.forward(*args, **kwargs)
