@@ -149,8 +149,8 @@ def _add_gram_sums(x: Tensor, y: Tensor, products: Tensor) -> None:
         _add_row_dots(left, right, products[start:end])
         if end < samples:
             beyond = slice(end - start, None)
-            pair = (block[:, beyond].t().contiguous() for block in (left, right))
-            _add_row_dots(*pair, products[end:])
+            left, right = (block[:, beyond].t().contiguous() for block in (left, right))
+            _add_row_dots(left, right, products[end:])
 
 
 def _add_row_dots(left: Tensor, right: Tensor, dots: Tensor) -> None:
