@@ -14,9 +14,10 @@ constexpr std::int64_t panel_bytes = 6 << 20;
 constexpr std::int64_t kept_bytes = 8 << 20;
 // A block has one sample at least, however long: then tasks have fewer rows.
 constexpr std::int64_t packed_bytes = 8 << 20;
-// A task packs its own panels: in narrow ones that shows.
+// A task packs its own panels: in narrow ones that shows. A 2,048 x 2,048 gradient of 512 rows took
+// 1.14 of MKL's with 288 lanes on a Zen 4 core, 1.04 with 576, and layers of 128 positions as long.
 constexpr std::int64_t widest_rows = 256;
-constexpr std::int64_t widest_lanes = 288;
+constexpr std::int64_t widest_lanes = 576;
 // So that there is work for several threads.
 constexpr std::int64_t wanted_tasks = 8;
 // Splits of the samples have sums of their own, which are merged in the end.
