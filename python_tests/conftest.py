@@ -81,6 +81,12 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _flags_that_may_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's own checkers freeze its flags for the process, and Opacus sets one."""
+    monkeypatch.setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
+
+
 #: The instruction sets with kernels of their own.
 ISAS = ("scalar", "avx2", "avx512")
 

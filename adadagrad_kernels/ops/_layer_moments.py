@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,6 +53,22 @@ def pack(outputs: Outputs, bias: bool, variance: bool, inner_products: bool) -> 
         bias_variance if variance and bias else None,
         products if inner_products else None,
     )
+
+
+def apart(run: Callable[..., Outputs]) -> Callable[..., Outputs]:
+    """For registration: no two outputs of an op may be one tensor, not even empty ones."""
+
+    @functools.wraps(run)
+    def distinct(*arguments: Any) -> Outputs:
+        outputs = run(*arguments)
+        first = {id(tensor): place for place, tensor in reversed(list(enumerate(outputs)))}
+        weight_grad, bias_grad, sq_norms, weight_variance, bias_variance, products = (
+            tensor if first[id(tensor)] == place else tensor.new_empty(0)
+            for place, tensor in enumerate(outputs)
+        )
+        return weight_grad, bias_grad, sq_norms, weight_variance, bias_variance, products
+
+    return distinct
 
 
 def fake_outputs(

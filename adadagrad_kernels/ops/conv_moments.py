@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adadagrad_kernels import backends
 from adadagrad_kernels.checks import check_layer_tensors
-from adadagrad_kernels.ops._layer_moments import LayerMoments, Outputs, fake_outputs, pack
+from adadagrad_kernels.ops._layer_moments import LayerMoments, Outputs, apart, fake_outputs, pack
 from adadagrad_kernels.ops._library import register
 
 
@@ -182,6 +182,6 @@ _operator = register(
     "conv_moments(Tensor inputs, Tensor grad_outputs, int[] kernel_size, int[] stride, "
     "int[] padding, int[] dilation, int groups, bool bias, bool variance, bool inner_products)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _run,
+    apart(_run),
     _fake,
 )

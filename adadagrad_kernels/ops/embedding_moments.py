@@ -7,7 +7,7 @@ from torch import Tensor
 
 from adadagrad_kernels import backends
 from adadagrad_kernels.checks import check_grad_outputs, require_plain
-from adadagrad_kernels.ops._layer_moments import LayerMoments, Outputs, fake_outputs, pack
+from adadagrad_kernels.ops._layer_moments import LayerMoments, Outputs, apart, fake_outputs, pack
 from adadagrad_kernels.ops._library import register
 
 
@@ -120,6 +120,6 @@ def _fake(
 _operator = register(
     "embedding_moments(Tensor indices, Tensor grad_outputs, int num_embeddings, int padding_idx, "
     "bool variance, bool inner_products) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _run,
+    apart(_run),
     _fake,
 )

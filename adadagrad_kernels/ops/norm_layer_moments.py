@@ -7,7 +7,7 @@ from torch import Tensor
 
 from adadagrad_kernels import backends
 from adadagrad_kernels.checks import check_layer_tensors, require_plain
-from adadagrad_kernels.ops._layer_moments import LayerMoments, Outputs, fake_outputs, pack
+from adadagrad_kernels.ops._layer_moments import LayerMoments, Outputs, apart, fake_outputs, pack
 from adadagrad_kernels.ops._library import register
 
 
@@ -130,6 +130,6 @@ def _fake(
 _operator = register(
     "norm_layer_moments(Tensor inputs, Tensor grad_outputs, Tensor? mean, Tensor rstd, bool bias, "
     "bool variance, bool inner_products) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _run,
+    apart(_run),
     _fake,
 )

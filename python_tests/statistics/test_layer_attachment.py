@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from shares import Shares
-from test_layer_refusals import refused
+from test_layer_statistics_refusals import refused
 from torch import Tensor, nn
 
 from adadagrad_kernels.errors import UnsupportedModelError
