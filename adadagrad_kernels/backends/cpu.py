@@ -18,6 +18,7 @@ from torch.autograd.graph import increment_version
 from adadagrad_kernels import _native
 from adadagrad_kernels.backends.cpu_products import conv_moments, linear_moments
 from adadagrad_kernels.backends.cpu_rows import embedding_moments, norm_layer_moments
+from adadagrad_kernels.backends.type_codes import TYPE_CODES
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES, address
 
 __all__ = [
@@ -33,9 +34,6 @@ __all__ = [
     "quick_adagrad_step_",
     "unavailable",
 ]
-
-# The order of ElementType in csrc/kernels.h.
-_TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
 _C: Any = _native.C  # None only where `unavailable` says so, and then nothing here is called
 
@@ -102,7 +100,7 @@ def _moments_arguments(
     mean, variance, sq_norms, inner_products = outputs
     return (
         address(grads),
-        _TYPE_CODES[grads.dtype],
+        TYPE_CODES[grads.dtype],
         samples,
         features,
         grads.stride(0),
@@ -251,4 +249,4 @@ def _sq_norm(grads: Sequence[Tensor], grad_scale: float) -> Tensor:
 
 
 def _code(tensor: Tensor) -> int:
-    return _TYPE_CODES[tensor.dtype]
+    return TYPE_CODES[tensor.dtype]

@@ -16,12 +16,10 @@ from torch import Tensor
 from adadagrad_kernels import _native
 from adadagrad_kernels.backends import cpu_rank_one
 from adadagrad_kernels.backends.cpu_product_forms import linear_form
+from adadagrad_kernels.backends.type_codes import TYPE_CODES
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES, address
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-
-# The order of ElementType in csrc/kernels.h.
-_TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
 _C: Any = _native.C
 
@@ -45,7 +43,7 @@ def linear_moments(
     _C.linear_moments(
         address(inputs),
         address(grad_outputs),
-        _TYPE_CODES[inputs.dtype],
+        TYPE_CODES[inputs.dtype],
         (samples, positions, in_features, out_features),
         inputs.stride()[:2],
         grad_outputs.stride()[:2],
@@ -77,7 +75,7 @@ def conv_moments(
     _C.conv_moments(
         address(inputs),
         address(grad_outputs),
-        _TYPE_CODES[inputs.dtype],
+        TYPE_CODES[inputs.dtype],
         (samples, in_channels, out_channels, groups),
         _three(inputs.shape[2:], 1),
         _three(grad_outputs.shape[2:], 1),

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from adadagrad_kernels import _native
 from adadagrad_kernels.backends.cpu_product_forms import products_by_gram
+from adadagrad_kernels.backends.type_codes import TYPE_CODES
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES, address
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-
-_TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
 _C: Any = _native.C
 
@@ -97,7 +96,7 @@ def _product(x: Tensor, y: Tensor) -> Tensor:
     _C.linear_moments(
         address(x),
         address(y),
-        _TYPE_CODES[x.dtype],
+        TYPE_CODES[x.dtype],
         (1, len(x), x.shape[1], y.shape[1]),
         (0, x.stride(0)),
         (0, y.stride(0)),
@@ -117,7 +116,7 @@ def _variance(x: Tensor, y: Tensor, weight_grad: Tensor) -> Tensor:
     _C.rank_one_variance(
         weight_grad.data_ptr(),
         squares.data_ptr(),
-        _TYPE_CODES[dtype],
+        TYPE_CODES[dtype],
         squares.numel(),
         1 / (samples * (samples - 1)),
         torch.get_num_threads(),
@@ -157,7 +156,7 @@ def _add_row_dots(left: Tensor, right: Tensor, dots: Tensor) -> None:
     _C.row_dots(
         left.data_ptr(),
         right.data_ptr(),
-        _TYPE_CODES[left.dtype],
+        TYPE_CODES[left.dtype],
         *left.shape,
         dots.data_ptr(),
         torch.get_num_threads(),

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from adadagrad_kernels import _native
+from adadagrad_kernels.backends.type_codes import TYPE_CODES
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES, address
-
-# The order of ElementType in csrc/kernels.h.
-_TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
 _C: Any = _native.C  # None only where `cpu.unavailable` says so
 
@@ -42,7 +40,7 @@ def norm_layer_moments(
     _C.norm_layer_moments(
         address(inputs),
         address(grad_outputs),
-        _TYPE_CODES[inputs.dtype],
+        TYPE_CODES[inputs.dtype],
         samples,
         positions,
         features,
@@ -79,7 +77,7 @@ def embedding_moments(
     _C.embedding_moments(
         address(indices),
         address(grad_outputs),
-        _TYPE_CODES[grad_outputs.dtype],
+        TYPE_CODES[grad_outputs.dtype],
         samples,
         positions,
         features,

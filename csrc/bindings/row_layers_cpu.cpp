@@ -1,10 +1,9 @@
 #include "bindings/row_layers_cpu.h"
 
 #include <cstdint>
-#include <memory>
-#include <new>
 
 #include "bindings/arguments.h"
+#include "bindings/workspace.h"
 #include "kernels.h"
 
 namespace py = pybind11;
@@ -16,10 +15,7 @@ namespace {
 template <class Args>
 void run(Args& args, std::int64_t (*workspace_bytes)(const Args&), void (*kernel)(const Args&)) {
   py::gil_scoped_release release;
-  constexpr std::align_val_t alignment{64};
-  const auto bytes = static_cast<std::size_t>(workspace_bytes(args));
-  const auto free = [](void* memory) { ::operator delete(memory, alignment); };
-  const std::unique_ptr<void, decltype(free)> workspace(::operator new(bytes, alignment), free);
+  const Workspace workspace(workspace_bytes(args));
   args.workspace = workspace.get();
   kernel(args);
 }

@@ -5,17 +5,12 @@
 #include "cpu/huge_pages.h"
 #include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
+#include "cpu/sizes.h"
 
 namespace adak::cpu {
 namespace {
 
 constexpr std::int64_t alignment = 64;
-
-std::int64_t round_up(std::int64_t value, std::int64_t to) { return (value + to - 1) / to * to; }
-std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
-
-std::int64_t sum_bytes(ElementType type) { return type == ElementType::float64 ? 8 : 4; }
 
 // How a matrix is cut: `tiles` tiles of `columns` columns, and `bands` bands of `band_rows` rows.
 // Neighbouring tiles form `groups` groups; a group runs on one thread, tile after tile.

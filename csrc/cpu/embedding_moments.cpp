@@ -11,15 +11,10 @@
 #include "cpu/huge_pages.h"
 #include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
+#include "cpu/sizes.h"
 
 namespace adak::cpu {
 namespace {
-
-std::int64_t round_up(std::int64_t value, std::int64_t to) { return (value + to - 1) / to * to; }
-std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
-
-std::int64_t sum_bytes(ElementType type) { return type == ElementType::float64 ? 8 : 4; }
 
 struct Cut {
   std::int64_t lookups;

@@ -3,9 +3,6 @@
 namespace adak::cpu {
 namespace {
 
-std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
-
 // Rows of a block: positions of all its samples. Its panels of b stay in the second-level cache.
 constexpr std::int64_t block_rows = 768;
 constexpr std::int64_t most_block_samples = 96;

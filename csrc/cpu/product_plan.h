@@ -4,10 +4,9 @@
 #include <cstdint>
 
 #include "cpu/product_kernels.h"
+#include "cpu/sizes.h"
 
 namespace adak::cpu {
-
-inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 // h_i[g; r, l] = sum_t a_i[g; r, t] b_i[g; l, t] for samples i, groups g and positions t.
 struct ProductShape {

@@ -59,8 +59,6 @@ struct ProductPlace {
 // Of packed lanes, in the first-level cache.
 inline constexpr std::int64_t packed_bytes = 26 << 10;
 
-inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-
 // A vector may be stored over the end of a packed row.
 inline constexpr std::int64_t packing_slack = 32;
 

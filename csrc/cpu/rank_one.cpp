@@ -2,13 +2,13 @@
 #include "cpu/huge_pages.h"
 #include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
+#include "cpu/sizes.h"
 
 namespace adak::cpu {
 namespace {
 
 constexpr std::int64_t chunk = 1 << 15;  // elements
 
-std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 const char* at(const void* data, std::int64_t element, ElementType type) {
   return static_cast<const char*>(data) + element * element_bytes(type);
 }
