@@ -83,8 +83,13 @@ def _seed() -> None:
 
 @pytest.fixture(autouse=True)
 def _flags_that_may_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch's own checkers freeze its flags for the process, and Opacus sets one."""
-    monkeypatch.setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
+    """Torch's own checkers freeze its flags for the process, and Opacus sets one.
+
+    The flag is a global of the module that an object in ``sys.modules`` stands for: setting an
+    attribute of that object would not reach it.
+    """
+    behind = torch.backends.flags_frozen.__globals__
+    monkeypatch.setitem(behind, "__allow_nonbracketed_mutation_flag", True)
 
 
 #: The instruction sets with kernels of their own.
