@@ -16,6 +16,7 @@ from adadagrad_kernels.batching import (
 from adadagrad_kernels.criteria import (
     AugmentedInnerProductTest,
     BatchSizeCriterion,
+    BatchSizeRule,
     CoordinateNormTest,
     Decision,
     InnerProductTest,
@@ -48,6 +49,7 @@ __all__ = [
     "BackendUnavailableError",
     "BatchController",
     "BatchSizeCriterion",
+    "BatchSizeRule",
     "CheckpointError",
     "CoordinateNormTest",
     "DataFormatError",

@@ -8,7 +8,7 @@ from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from adadagrad_kernels.batching._validation import require_equal, require_int, require_keys
-from adadagrad_kernels.criteria import Decision
+from adadagrad_kernels.criteria import BatchSizeRule, Decision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,7 +119,12 @@ class BatchController:
             return False
         if self.batch_size >= self.max_batch_size and not self.allow_shrink:
             return False
-        return (self.batch_size if samples is None else samples) >= 2
+        samples = self.batch_size if samples is None else samples
+        if isinstance(self.criterion, BatchSizeRule) and not self.criterion.wants_statistics(
+            samples
+        ):
+            return False
+        return samples >= 2
 
     def update(self, statistics: GradientStatistics, samples: int | None = None) -> int:
         """Counts an optimizer step and decides from its statistics.
@@ -140,6 +145,7 @@ class BatchController:
         decision = None
         if not statistics.is_finite:
             self._count_nonfinite("statistics")
+            self._tell_rule(samples)
         elif self.wants_test(statistics.batch_size):
             assert self.criterion is not None
             decision = self.criterion(statistics)
@@ -153,13 +159,15 @@ class BatchController:
                 "grad/var": statistics.variance_norm,
                 "gns": statistics.noise_scale,
             }
-        elif self.criterion is not None and self.batch_size == 1 < self.max_batch_size:
-            self._warn_once(
-                "batch of one",
-                "a batch of one sample has no variance, so the batch size stays 1: "
-                "start with batch_size=2 or more",
-            )
-        return self.step(samples)
+        else:
+            self._tell_rule(samples)
+            if self.criterion is not None and self.batch_size == 1 < self.max_batch_size:
+                self._warn_once(
+                    "batch of one",
+                    "a batch of one sample has no variance, so the batch size stays 1: "
+                    "start with batch_size=2 or more",
+                )
+        return self._count(samples)
 
     def step(self, samples: int) -> int:
         """Counts an optimizer step of ``samples`` samples that decides nothing.
@@ -167,9 +175,9 @@ class BatchController:
         Returns:
             The size of the next batch.
         """
-        self.samples_seen += require_int("samples", samples, at_least=1)
-        self.steps += 1
-        return self.batch_size
+        samples = require_int("samples", samples, at_least=1)
+        self._tell_rule(samples)
+        return self._count(samples)
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for a log, under names that stay.
@@ -194,9 +202,13 @@ class BatchController:
         return metrics | self._gradient
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all that changes in training, as plain JSON types."""
+        """Returns all that changes in training, as plain JSON types.
+
+        A criterion that keeps tensors (``BatchSizeRule``) puts them under ``criterion_state``.
+        """
         return {
             "criterion": self._criterion_text(),
+            "criterion_state": self._rule_state(),
             "batch_size": self.batch_size,
             "min_batch_size": self.min_batch_size,
             "samples_seen": self.samples_seen,
@@ -234,6 +246,8 @@ class BatchController:
         except TypeError as error:
             raise ValueError(f"saved last_decision is not a Decision: {saved!r}") from error
         gradient = {str(name): float(value) for name, value in state["gradient"].items()}
+        if isinstance(self.criterion, BatchSizeRule):
+            self.criterion.load_state_dict(state["criterion_state"])
         self.batch_size, self.min_batch_size = batch_size, floor
         self.samples_seen = counters["samples_seen"]
         self.steps = counters["steps"]
@@ -250,6 +264,18 @@ class BatchController:
         if suggestion >= high:  # also an infinite one, which has no ceiling
             return high
         return max(low, -(-math.ceil(suggestion) // self.round_to) * self.round_to)
+
+    def _count(self, samples: int) -> int:
+        self.samples_seen += samples
+        self.steps += 1
+        return self.batch_size
+
+    def _tell_rule(self, samples: int) -> None:
+        if isinstance(self.criterion, BatchSizeRule):
+            self.criterion.count(samples)
+
+    def _rule_state(self) -> dict[str, Any] | None:
+        return self.criterion.state_dict() if isinstance(self.criterion, BatchSizeRule) else None
 
     def _multiple(self, name: str, value: object) -> int:
         size = require_int(name, value, at_least=1)

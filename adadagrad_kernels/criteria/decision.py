@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from adadagrad_kernels.statistics import GradientStatistics
 
@@ -65,6 +66,33 @@ class BatchSizeCriterion(Protocol):
 
     def __call__(self, statistics: GradientStatistics) -> Decision:
         """Decide on the statistics of one batch."""
+
+
+@runtime_checkable
+class BatchSizeRule(BatchSizeCriterion, Protocol):
+    """A criterion that remembers earlier steps: a window, an average, an epoch.
+
+    Its decisions depend on the order of the steps, so it is told of every one of them: by a call
+    where the step was measured, by ``count`` where it was not. ``state_dict`` holds all that it
+    remembers, as plain JSON types and tensors.
+
+    Example:
+        >>> from adadagrad_kernels.criteria import BatchSizeRule, NormTest
+        >>> isinstance(NormTest(eta=0.5), BatchSizeRule)
+        False
+    """
+
+    def wants_statistics(self, samples: int) -> bool:
+        """Whether it reads the statistics of the next step, of ``samples`` samples."""
+
+    def count(self, samples: int) -> None:
+        """Take note of a step of ``samples`` samples that was not measured."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it remembers."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a ``state_dict``; nothing changes where that raises ValueError."""
 
 
 def check_constant(name: str, value: float) -> None:

@@ -295,3 +295,53 @@ def test_a_state_that_does_not_fit_changes_nothing(change, message):
         )
     assert controller.state_dict() == before
     assert controller.batch_size == 16
+
+
+class Alternating:
+    """A rule that reads every other step and asks for the samples of all so far."""
+
+    name = "alternating"
+    needs_variance = False
+    needs_inner_products = False
+
+    def __init__(self):
+        self.told = []
+
+    def wants_statistics(self, samples):
+        return len(self.told) % 2 == 0
+
+    def count(self, samples):
+        self.told.append(("counted", samples))
+
+    def __call__(self, statistics):
+        self.told.append(("measured", statistics.batch_size))
+        size = float(sum(samples for _, samples in self.told))
+        return Decision(self.name, size, size <= statistics.batch_size, {})
+
+    def state_dict(self):
+        return {"told": list(self.told)}
+
+    def load_state_dict(self, state):
+        self.told = list(state["told"])
+
+
+def test_a_rule_is_told_of_every_step_once():
+    rule = Alternating()
+    controller = BatchController(rule, batch_size=8, max_batch_size=1000)
+    assert controller.wants_test()
+    assert controller.update(statistics_of(8)) == 8
+    assert not controller.wants_test()
+    assert controller.step(8) == 8
+    # A step that was measured although nobody asked, and one that says nothing.
+    assert controller.update(statistics_of(5)) == 21
+    assert controller.update(statistics_of(21, math.nan)) == 21
+    assert rule.told == [("measured", 8), ("counted", 8), ("measured", 5), ("counted", 21)]
+
+
+def test_what_a_rule_remembers_is_part_of_the_state():
+    saved = BatchController(Alternating(), batch_size=8, max_batch_size=1000)
+    saved.step(8)
+    other = BatchController(Alternating(), batch_size=8, max_batch_size=1000)
+    other.load_state_dict(saved.state_dict())
+    assert not other.wants_test()
+    assert other.criterion.told == [("counted", 8)]
