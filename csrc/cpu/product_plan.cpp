@@ -18,7 +18,7 @@ constexpr std::int64_t widest_lanes = 576;
 // So that there is work for several threads.
 constexpr std::int64_t wanted_tasks = 8;
 // Splits of the samples have sums of their own, which are merged in the end.
-constexpr std::int64_t split_bytes = 1 << 20;
+constexpr std::int64_t split_bytes = 1 << 19;
 constexpr std::int64_t shared_kept_bytes = 16 << 20;
 
 // Vector operations for one position, and a little for the loads.
@@ -29,6 +29,11 @@ double cost(const ProductShape& shape, std::int64_t width, const TileShape& tile
   const std::int64_t products = row_panels * tile.rows * vectors;
   const std::int64_t loads = row_panels * (vectors + lane_panels * tile.rows);
   return static_cast<double>(products) + 0.25 * static_cast<double>(loads);
+}
+
+// The least number from `count` on whose product with the others is even.
+std::int64_t even(std::int64_t count, std::int64_t other, std::int64_t another) {
+  return count + count * other * another % 2;
 }
 
 }  // namespace
@@ -46,8 +51,11 @@ ProductPlan::ProductPlan(const ProductShape& s, const ProductKernels& kernels) {
 
   const std::int64_t positions = most(1, s.positions);
   block = least(s.samples, most(1, least(block_rows / positions, most_block_samples)));
-  row_groups = ceil_div(row_panels * tile_rows, widest_rows);
-  lane_groups = ceil_div(lane_vectors * width, widest_lanes);
+  row_groups = most(1, ceil_div(s.rows, widest_rows));
+  lane_groups = most(1, ceil_div(s.lanes, widest_lanes));
+  // Of three tasks or five, one of two threads does most.
+  if (s.groups * row_groups * lane_groups > 1) row_groups = even(row_groups, lane_groups, s.groups);
+  row_groups = least(row_groups, row_panels);
   while (row_groups < row_panels &&
          block * group_row_panels() * tile_rows * s.row_cells * s.sum_bytes > packed_bytes)
     ++row_groups;
@@ -58,8 +66,10 @@ ProductPlan::ProductPlan(const ProductShape& s, const ProductKernels& kernels) {
   const std::int64_t cells = row_panels * tile_rows * lane_vectors * width;
   const bool small = 2 * s.groups * cells * s.sum_bytes <= split_bytes;
   if (!s.products || row_panels * lane_panels < wanted_tasks / 2) {
-    if (small)
+    if (small) {
       splits = least(ceil_div(wanted_tasks, groups_of_tiles()), ceil_div(s.samples, block));
+      if (splits > 1) splits = least(even(splits, groups_of_tiles(), 1), s.samples);
+    }
   }
   if (splits == 1) {
     // Narrower groups, the longer side first.
