@@ -41,8 +41,8 @@ controller = adk.BatchController(
 )
 sampler = adk.AdaptiveBatchSampler(len(images), controller, total_samples=15_000)
 
-# Statistics of every second step, as the controller asks for them; the others cost nothing.
-with adk.layer_statistics(model, interval=2) as recorder:
+# Statistics of the steps for which the controller asks; the others cost nothing.
+with adk.layer_statistics(model, when=controller.wants_test) as recorder:
     for indices in sampler:
         optimizer.zero_grad()
         for rows in torch.tensor(indices).split(MICRO_BATCH):

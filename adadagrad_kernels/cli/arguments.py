@@ -181,8 +181,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         "--micro-batch",
         type=quantities.count,
         metavar="B",
-        help="samples that pass through the model at once, at most (default: 512; with statistics, "
-        "as many as have per-sample gradients of 16 MiB together)",
+        help="samples that pass through the model at once, at most (default: 512)",
     )
     group.add_argument(
         "--memory",

@@ -18,9 +18,9 @@ TRAIN = """\
 Trains one of the AdAdaGrad paper's MNIST models with a batch that grows when the noise of the
 gradient asks for it (Lau, Liu and Kolar, arXiv 2402.11215).
 
-Each step computes the gradient of every sample, in micro-batches and with exact statistics across
-them, takes the optimizer's step with their mean, and tests the batch just used. A test that fails
-suggests a larger batch; the batch never shrinks.
+Each step computes the gradient in micro-batches, while the layers measure what every sample adds to
+it, takes the optimizer's step, and tests the batch just used by its exact statistics. A test that
+fails suggests a larger batch; the batch never shrinks.
 """
 
 TRAIN_EPILOG = """\

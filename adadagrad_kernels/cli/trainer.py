@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,10 @@ from adadagrad_kernels.cli.data import CLASSES, Data
 from adadagrad_kernels.cli.evaluation import evaluation_metrics
 from adadagrad_kernels.cli.models import MODELS
 from adadagrad_kernels.cli.progress import Progress
-from adadagrad_kernels.statistics import GradientStatistics, PerSampleGradients
+from adadagrad_kernels.statistics import GradientStatistics, layer_statistics
 
 # Where the paper's CNN on MNIST is fastest on a CPU; larger ones leave its cache.
-PLAIN_MICRO_BATCH = 512
+MICRO_BATCH = 512
 
 
 class Trainer:
@@ -56,22 +57,18 @@ class Trainer:
         self.sampler = AdaptiveBatchSampler(
             len(data.train), self._batch_size, seed=config.seed, total_samples=config.samples
         )
-        self.source = PerSampleGradients(
+        self.source = layer_statistics(
             self.model,
-            F.cross_entropy,
             inner_products=criterion is not None and criterion.needs_inner_products,
             variance=criterion is not None and criterion.needs_variance,
+            when=self.controller.wants_test,
+            on_nonfinite="record",
         )
-        # Gradients with statistics need more memory than plain ones: each kind has its planner.
-        chunk = config.micro_batch or self.source.samples_per_chunk(config.max_batch)
-        self.planners = {
-            kind: MicroBatchPlanner(max_samples=size, max_bytes=config.memory)
-            for kind, size in (
-                ("statistics", chunk),
-                ("plain", config.micro_batch or PLAIN_MICRO_BATCH),
-            )
-        }
-        self.timer = PlainBackwardTimer(self.model, F.cross_entropy)
+        self.planner = MicroBatchPlanner(
+            max_samples=config.micro_batch or MICRO_BATCH, max_bytes=config.memory
+        )
+        # On a copy, which nobody measures; its parameters' values do not matter.
+        self.timer = PlainBackwardTimer(copy.deepcopy(self.model), F.cross_entropy)
         self.seconds = 0.0
         self.statistics_seconds = 0.0
 
@@ -83,6 +80,10 @@ class Trainer:
                 samples, and whenever the batch size changes.
             progress: Is told of every step.
         """
+        with self.source:
+            yield from self._run(record, progress)
+
+    def _run(self, record: Callable[[dict[str, Any]], None], progress: Progress) -> Iterator[None]:
         config = self.config
         for samples, loss in self._steps():
             now, before = self.controller.samples_seen, self.controller.samples_seen - samples
@@ -126,7 +127,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "controller": self.controller.state_dict(),
             "sampler": self.sampler.state_dict(),
-            "planners": {kind: planner.state_dict() for kind, planner in self.planners.items()},
+            "planner": self.planner.state_dict(),
             "random_state": torch.get_rng_state(),
             "seconds": self.seconds,
             "statistics_seconds": self.statistics_seconds,
@@ -138,8 +139,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.controller.load_state_dict(state["controller"])
         self.sampler.load_state_dict(state["sampler"])
-        for kind, planner in self.planners.items():
-            planner.load_state_dict(state["planners"][kind])
+        self.planner.load_state_dict(state["planner"])
         torch.set_rng_state(state["random_state"])
         self.seconds = state["seconds"]
         self.statistics_seconds = state["statistics_seconds"]
@@ -161,7 +161,7 @@ class Trainer:
             loss, measured = self._step(inputs, targets)
             self.seconds += time.perf_counter() - started
             if measured is not None:
-                micro_batch = self.planners["plain"].micro_batch_size or len(targets)
+                micro_batch = self.planner.micro_batch_size or len(targets)
                 plain = self.timer.seconds(inputs, targets, micro_batch)
                 self.statistics_seconds += measured - plain
             yield len(targets), loss
@@ -173,37 +173,38 @@ class Trainer:
         That time is the gradient's, with statistics, and the test's.
         """
         self.optimizer.zero_grad()
-        samples = len(targets)
-        if not self.controller.wants_test(samples):
-            loss = self._plain_backward(inputs, targets)
-            self.optimizer.step()
-            self.controller.step(samples)
-            return loss, None
         started = time.perf_counter()
-        statistics = self._measured_backward(inputs, targets)
+        loss, statistics = self._backward(inputs, targets)
         measured = time.perf_counter() - started
         self.optimizer.step()
+        if statistics is None:
+            self.controller.step(len(targets))
+            return loss, None
         started = time.perf_counter()
         self.controller.update(statistics)
-        measured += time.perf_counter() - started
-        return math.nan if statistics.loss is None else statistics.loss, measured
+        return loss, measured + time.perf_counter() - started
 
-    def _plain_backward(self, inputs: Tensor, targets: Tensor) -> float:
-        def step(parts: list[slice]) -> float:
+    def _backward(self, inputs: Tensor, targets: Tensor) -> tuple[float, GradientStatistics | None]:
+        """Returns the loss, and the statistics where the controller wants them."""
+
+        def step(parts: list[slice]) -> tuple[float, GradientStatistics | None]:
+            self.source.reset()
             total = 0.0
             for part in parts:
                 loss = F.cross_entropy(self.model(inputs[part]), targets[part], reduction="sum")
                 loss = loss / len(targets)
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.item()
-            return total
+            # Inner products refer to the mean of all micro-batches, and need another look at them.
+            again = len(parts) > 1 and self.source.inner_products
+            return total, self.source.statistics(partial(losses, parts) if again else None)
 
-        return self.planners["plain"].run(step, len(targets), self.model)
+        def losses(parts: list[slice]) -> Tensor:
+            return torch.cat(
+                [
+                    F.cross_entropy(self.model(inputs[part]), targets[part], reduction="none")
+                    for part in parts
+                ]
+            )
 
-    def _measured_backward(self, inputs: Tensor, targets: Tensor) -> GradientStatistics:
-        return self.planners["statistics"].run(
-            lambda parts: self.source.backward(inputs[parts[0]], targets[parts[0]]),
-            len(targets),
-            self.model,
-            source=self.source,
-        )
+        return self.planner.run(step, len(targets), self.model)

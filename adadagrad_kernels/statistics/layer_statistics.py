@@ -52,6 +52,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
             price of computing the weights' gradients twice.
         interval: measure the last of every so many steps, as ``BatchController(test_interval=...)``
             tests; in the others the layers run as they are.
+        when: measure only the steps for which it returns True, asked at the first forward pass of
+            each: ``when=controller.wants_test`` spares what decides nothing.
         on_other: ``"vmap"``, or ``"raise"`` for modules without a kernel.
         on_nonfinite: ``"raise"``, or ``"record"`` to get records with NaN and infinity, with which
             ``BatchController`` keeps the size.
@@ -81,6 +83,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         variance: bool = False,
         shadow: bool = False,
         interval: int = 1,
+        when: Callable[[], bool] | None = None,
         on_other: str = "vmap",
         on_nonfinite: str = "raise",
     ) -> None:
@@ -103,13 +106,14 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         self.inner_products = inner_products
         self.variance = variance
         self.interval = interval
+        self._when = when
         self._keep_nonfinite = on_nonfinite == "record"
         self._recorder = Recorder(
             model, variance=variance, inner_products=inner_products, shadow=shadow
         )
         self._attachment = Attachment(self._recorder, on_other)
         self._step = 0
-        self._recorder.measures = self.measures
+        self._recorder.wanted = self._wants
 
     def __enter__(self) -> layer_statistics:
         self._attachment.attach()
@@ -125,8 +129,15 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
 
     @property
     def measures(self) -> bool:
-        """Whether the coming ``statistics`` has a record."""
-        return (self._step + 1) % self.interval == 0
+        """Whether the coming ``statistics`` has a record.
+
+        Settled by the step's first forward pass, or by whoever asks first.
+        """
+        return self._recorder.measures
+
+    def _wants(self) -> bool:
+        on_turn = (self._step + 1) % self.interval == 0
+        return on_turn and (self._when is None or self._when())
 
     def reset(self) -> None:
         """Forget what was seen since the last ``statistics``, as before a step is repeated."""
@@ -162,12 +173,12 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                 no_grad alone or gave what is not finite, and for gradients from outside of layers.
             UnsupportedModelError: for a parameter that was used outside of its module.
         """
-        measured, self._step = self.measures, self._step + 1
+        measured = self.measures
         try:
             return self._record(losses, exact, grad_scale) if measured else None
         finally:
-            self._recorder.reset()
-            self._recorder.measures = self.measures
+            self._step += 1
+            self._recorder.next_step()
 
     def _record(
         self, losses: Callable[[], Tensor] | None, exact: bool, grad_scale: float

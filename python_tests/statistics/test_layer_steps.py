@@ -9,6 +9,8 @@ import torch
 from test_layer_statistics_refusals import refused
 from torch import Tensor, nn
 
+from adadagrad_kernels.batching import BatchController
+from adadagrad_kernels.criteria import NormTest
 from adadagrad_kernels.statistics import layer_statistics
 
 B = 6
@@ -166,3 +168,62 @@ def test_a_penalty_before_the_forward_pass(layer: str) -> None:
         penalty = model.weight.square().sum()
         (model(x).square().sum() + penalty).backward()
         recorder.statistics()
+
+
+def test_the_steps_to_measure_are_asked_for_one_by_one() -> None:
+    """Asked at the first forward pass of each, with one answer for all of its micro-batches."""
+    model, x = network(), normal(B, 4)
+    expected, answers = of_one_step(model, x), [True, False, True]
+    with layer_statistics(model, when=lambda: answers.pop(0)) as recorder:
+        for measured in list(answers):
+            model.zero_grad()
+            for part in x.split(2):
+                model(part).square().sum().backward()
+            assert recorder.measures is measured
+            record = recorder.statistics()
+            assert (record is not None) is measured
+            if record is not None:
+                torch.testing.assert_close(record.sq_norms, expected)
+    assert not answers
+
+
+def test_an_evaluation_does_not_settle_whether_a_step_is_measured() -> None:
+    model, x = network(), normal(B, 4)
+    wanted = False
+    with layer_statistics(model, when=lambda: wanted) as recorder:
+        with torch.no_grad():
+            model(x)
+        wanted = True
+        model(x).square().sum().backward()
+        assert recorder.statistics() is not None
+
+
+def test_a_controller_says_which_steps_it_wants() -> None:
+    """At the cap the layers run as they are; until then nothing differs."""
+    sizes = []
+    for when in (True, False):
+        torch.manual_seed(0)
+        model = network()
+        controller = BatchController(
+            NormTest(eta=0.3), batch_size=4, max_batch_size=48, test_interval=2
+        )
+        wanted = {"when": controller.wants_test} if when else {}
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        used = []
+        with layer_statistics(model, **wanted) as recorder:
+            for _ in range(9):
+                expected = controller.wants_test()
+                used.append(controller.batch_size)
+                optimizer.zero_grad()
+                model(normal(controller.batch_size, 4)).square().mean().backward()
+                record = recorder.statistics()
+                optimizer.step()
+                assert not when or (record is not None) is expected
+                if record is None:
+                    controller.step(used[-1])
+                else:
+                    controller.update(record)
+        sizes.append(used)
+    assert sizes[0] == sizes[1]
+    assert sizes[0][0] == 4
+    assert sizes[0][-1] == 48

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,7 +48,7 @@ class Recorder:
     Attributes:
         model: the module in training.
         shadow: whether autograd computes everything and the layers only listen.
-        measures: whether layers called now are measured.
+        wanted: says whether a step is to be measured; asked at its first forward pass.
         micro_batches: those of the step so far.
         asked: what the model has said of its layers' inputs.
     """
@@ -58,8 +58,10 @@ class Recorder:
     ) -> None:
         self.model = model
         self.shadow = shadow
-        self.measures = True
+        self.wanted: Callable[[], bool] = lambda: True
         self.asked = Inputs()
+        self._measured: bool | None = None
+        self._paused = False
         self._variance = variance
         self._inner_products = inner_products
         # The parameters themselves, so that no other one gets the identity of one that is gone.
@@ -76,14 +78,32 @@ class Recorder:
         # Held until it is heard of, so that autograd adds no other gradient in its place.
         self._returned: dict[int, Tensor] = {}
 
+    @property
+    def measures(self) -> bool:
+        """Whether layers called now are measured: the same answer for all of a step."""
+        if self._paused:
+            return False
+        if self._measured is not None:
+            return self._measured
+        wanted = self.wanted()
+        # A forward pass without gradients, say an evaluation, belongs to no step.
+        if torch.is_grad_enabled():
+            self._measured = wanted
+        return wanted
+
+    def next_step(self) -> None:
+        """Forget the step, and whether it was measured."""
+        self.reset()
+        self._measured = None
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """A context in which the layers run as they are."""
-        before, self.measures = self.measures, False
+        before, self._paused = self._paused, True
         try:
             yield
         finally:
-            self.measures = before
+            self._paused = before
 
     # The forward pass.
 
