@@ -191,13 +191,14 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                 "no gradient has reached the layers since the last statistics(); run the forward "
                 "and the backward pass inside the context, then ask"
             )
-        recorder.close(followed=False)
+        parameters = list(self.model.named_parameters())
+        recorder.close(parameters, followed=False)
         if recorder.problems:
             raise recorder.problems[0]
         micro_batches = recorder.micro_batches
-        require_present(self.model, set().union(*(m.reached for m in micro_batches)))
+        require_present(parameters, set().union(*(m.reached for m in micro_batches)))
         with torch.no_grad():
-            record = merged(micro_batches, self.model, self.variance, grad_scale)
+            record = merged(micro_batches, parameters, self.variance, grad_scale)
         if not record.is_finite and not self._keep_nonfinite:
             raise ValueError(
                 f"{first_nonfinite(micro_batches) or 'a gradient'} has per-sample gradients that "

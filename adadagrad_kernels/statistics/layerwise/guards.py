@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Iterable
 
 import torch
 from torch import Tensor, nn
 
+#: Of the model in training. A walk over its modules takes longer than each of these checks.
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
-def require_clear(model: nn.Module) -> None:
+
+def require_clear(parameters: NamedParameters) -> None:
     """Refuse a gradient of an earlier step.
 
     Raises:
         ValueError: naming its parameter.
     """
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         grad = parameter.grad
         if parameter.requires_grad and grad is not None and squared(grad):
             raise ValueError(
@@ -23,17 +26,17 @@ def require_clear(model: nn.Module) -> None:
             )
 
 
-def require_known(model: nn.Module, known: Container[int]) -> None:
+def require_known(parameters: NamedParameters, known: Container[int]) -> None:
     """Refuse parameters that came into training after the layers were looked at.
 
     Args:
-        model: the module in training.
+        parameters: of the module in training.
         known: identities of the parameters that were in training then.
 
     Raises:
         ValueError: naming the parameter.
     """
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         if parameter.requires_grad and id(parameter) not in known:
             raise ValueError(
                 f"the parameter '{name}' was added, replaced or unfrozen after layer_statistics() "
@@ -42,31 +45,33 @@ def require_known(model: nn.Module, known: Container[int]) -> None:
             )
 
 
-def require_kept(model: nn.Module, reached: Collection[int], sq_norms: list[Tensor]) -> None:
+def require_kept(
+    parameters: NamedParameters, reached: Collection[int], sq_norms: list[Tensor]
+) -> None:
     """Refuse another micro-batch where the gradient of those before it is gone.
 
     Args:
-        model: the module in training.
+        parameters: of the module in training.
         reached: identities of the parameters that have got a gradient.
         sq_norms: of the samples that have contributed to it.
 
     Raises:
         ValueError: where all of it is zero, but not what the samples contributed.
     """
-    grads = [p.grad for p in model.parameters() if id(p) in reached]
+    grads = [p.grad for _, p in parameters if id(p) in reached]
     if any(grad is not None and squared(grad) for grad in grads):
         return
     if any(bool(norms.any()) for norms in sq_norms):
         raise ValueError(dropped("the parameters"))
 
 
-def require_present(model: nn.Module, reached: Container[int]) -> None:
+def require_present(parameters: NamedParameters, reached: Container[int]) -> None:
     """Refuse a record without the gradient that it is about.
 
     Raises:
         ValueError: naming a parameter whose gradient is not in ``.grad``.
     """
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         if id(parameter) in reached and parameter.requires_grad and parameter.grad is None:
             raise ValueError(
                 f"the gradient of '{name}' is not in .grad: it was taken by autograd.grad, or set "

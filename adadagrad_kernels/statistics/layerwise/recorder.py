@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.layers import require_per_sample_gradients
 from adadagrad_kernels.statistics.layerwise.guards import (
+    NamedParameters,
     dropped,
     in_backward,
     in_parts,
@@ -244,13 +245,14 @@ class Recorder:
         if self.micro_batches and not self.micro_batches[-1].had_backward:
             return self.micro_batches[-1]
         require_per_sample_gradients(self.model, allow_sparse=True)
-        require_known(self.model, self._known)
+        parameters = list(self.model.named_parameters())
+        require_known(parameters, self._known)
         self.forget_unused()
         self._batch_size = None
         if self.micro_batches:
-            self.close(followed=True)
+            self.close(parameters, followed=True)
         else:
-            require_clear(self.model)
+            require_clear(parameters)
         self.micro_batches.append(MicroBatch(self._variance, self._inner_products))
         return self.micro_batches[-1]
 
@@ -261,25 +263,26 @@ class Recorder:
             self._returned = {}
 
     @torch.no_grad()
-    def close(self, *, followed: bool) -> None:
+    def close(self, parameters: NamedParameters, *, followed: bool) -> None:
         """Finish the last micro-batch.
 
         Args:
+            parameters: of the model, by name.
             followed: whether another one comes, so that its gradient must be kept for the variance.
         """
         micro_batch = self.micro_batches[-1]
         micro_batch.finish()
         if followed:
             norms = [values for _, values in micro_batch.sq_norms]
-            require_kept(self.model, micro_batch.reached, norms)
-        for name, parameter in self.model.named_parameters():
+            require_kept(parameters, micro_batch.reached, norms)
+        for name, parameter in parameters:
             if (grad := micro_batch.arrived.get(id(parameter))) is not None:
                 self._compare(micro_batch, id(parameter), name, grad)
         micro_batch.arrived, micro_batch.sums = {}, {}
         if followed and self._variance:
             micro_batch.cumulative = {
                 id(p): p.grad.detach().clone()
-                for p in self.model.parameters()
+                for _, p in parameters
                 if p.requires_grad and p.grad is not None
             }
 

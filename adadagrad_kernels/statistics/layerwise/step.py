@@ -7,19 +7,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from adadagrad_kernels.statistics.layerwise.guards import NamedParameters
 from adadagrad_kernels.statistics.layerwise.micro_batch import MicroBatch
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sums import squared_norm
 
 
 def merged(
-    micro_batches: Sequence[MicroBatch], model: nn.Module, variance: bool, grad_scale: float
+    micro_batches: Sequence[MicroBatch],
+    named: NamedParameters,
+    variance: bool,
+    grad_scale: float,
 ) -> GradientStatistics:
     """The record of the samples of all micro-batches, whose gradients have added up in ``.grad``.
 
     With b samples in all, the gradient of sample i is b h_i, b times what it has added.
     """
-    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    parameters = {n: p for n, p in named if p.requires_grad}
     samples = sum(m.samples or 0 for m in micro_batches)
     factor = (samples / grad_scale) ** 2
     sq_norms = torch.cat([_added(m.sq_norms, m.samples or 0) for m in micro_batches]) * factor
