@@ -8,6 +8,10 @@ from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from adadagrad_kernels.batching._validation import require_equal, require_int, require_keys
+from adadagrad_kernels.batching.plateau_schedule import PlateauSchedule
+from adadagrad_kernels.batching.schedules import BatchSizeSchedule
+from adadagrad_kernels.batching.signatures import FailureSignatures
+from adadagrad_kernels.batching.smoothing import SmoothedStatistics
 from adadagrad_kernels.criteria import BatchSizeRule, Decision
 
 if TYPE_CHECKING:
@@ -35,11 +39,14 @@ class BatchController:
     * a batch of one, which has no variance (start with at least 2 samples);
     * a step that is not a test step, and every step at the cap.
 
-    An infinite T of finite statistics means the largest batch allowed.
+    An infinite T of finite statistics means the largest batch allowed. A schedule
+    (``BatchSizeSchedule``) in the place of the criterion needs no statistics: ``step`` alone moves
+    it on, and T is its size at ``samples_seen``.
 
     Args:
-        criterion: the batch-size test, or None for a fixed size.
-        batch_size: samples in the first step. With ``allow_shrink`` also the floor.
+        criterion: the batch-size test or a schedule, or None for a fixed size.
+        batch_size: samples in the first step. With ``allow_shrink`` also the floor. A schedule says
+            it itself.
         max_batch_size: the cap b_max.
         round_to: every size is a multiple of it, say micro-batch times ranks. ``batch_size`` and
             ``max_batch_size`` must be multiples too, so that the cap holds exactly.
@@ -47,6 +54,12 @@ class BatchController:
         growth_cap: the largest factor by which one decision may enlarge the batch (None: no
             bound). One more multiple of ``round_to`` is always allowed, or small sizes would stick.
         allow_shrink: lets a T below the current size make the batch smaller again.
+        hysteresis: the size changes only where T is beyond it by more than this factor, at least 1.
+        cooldown: steps after a change in which nothing is tested.
+        smoothing: weight of the past in a running average of the statistics, of which the criterion
+            gets the averages (``SmoothedStatistics``); 0: none. Not for criteria that read the
+            variance of every coordinate.
+        signatures: what watches for failures; None: a ``FailureSignatures()``.
 
     Attributes:
         batch_size: samples of the next step.
@@ -69,19 +82,23 @@ class BatchController:
 
     def __init__(
         self,
-        criterion: BatchSizeCriterion | None,
+        criterion: BatchSizeCriterion | BatchSizeSchedule | None,
         *,
-        batch_size: int,
+        batch_size: int | None = None,
         max_batch_size: int,
         round_to: int = 1,
         test_interval: int = 1,
         growth_cap: float | None = None,
         allow_shrink: bool = False,
+        hysteresis: float = 1.0,
+        cooldown: int = 0,
+        smoothing: float = 0.0,
+        signatures: FailureSignatures | None = None,
     ) -> None:
         self.criterion = criterion
         self.round_to = require_int("round_to", round_to, at_least=1)
         self.test_interval = require_int("test_interval", test_interval, at_least=1)
-        self.batch_size = self._multiple("batch_size", batch_size)
+        self.batch_size = self._multiple("batch_size", self._first_size(batch_size))
         self.min_batch_size = self.batch_size
         self.max_batch_size = self._multiple("max_batch_size", max_batch_size)
         if self.batch_size > self.max_batch_size:
@@ -93,12 +110,24 @@ class BatchController:
             raise ValueError(
                 f"growth_cap must be a finite factor above 1 or None, got {growth_cap}"
             )
+        if not 1.0 <= hysteresis < math.inf:
+            raise ValueError(f"hysteresis must be a finite factor of at least 1, got {hysteresis}")
         self.growth_cap = growth_cap
         self.allow_shrink = allow_shrink
+        self.hysteresis = hysteresis
+        self.cooldown = require_int("cooldown", cooldown, at_least=0)
+        self.smoothing = SmoothedStatistics(smoothing)
+        if smoothing and getattr(criterion, "needs_variance", False):
+            raise ValueError(
+                f"smoothing does not average the variance of every coordinate, which "
+                f"{criterion.name if criterion else ''} reads: use smoothing=0"
+            )
+        self.signatures = FailureSignatures() if signatures is None else signatures
         self.samples_seen = 0
         self.steps = 0
         self.nonfinite_steps = 0
         self.last_decision: Decision | None = None
+        self._changed: int | None = None
         self._gradient: dict[str, float] = {}
         self._warned: set[str] = set()
 
@@ -115,7 +144,11 @@ class BatchController:
         Args:
             samples: samples in the next step, where not ``batch_size`` (the tail of an epoch).
         """
-        if self.criterion is None or (self.steps + 1) % self.test_interval:
+        if self.criterion is None or isinstance(self.criterion, BatchSizeSchedule):
+            return False
+        if (self.steps + 1) % self.test_interval:
+            return False
+        if self._changed is not None and self.steps - self._changed < self.cooldown:
             return False
         if self.batch_size >= self.max_batch_size and not self.allow_shrink:
             return False
@@ -126,7 +159,13 @@ class BatchController:
             return False
         return samples >= 2
 
-    def update(self, statistics: GradientStatistics, samples: int | None = None) -> int:
+    def update(
+        self,
+        statistics: GradientStatistics,
+        samples: int | None = None,
+        *,
+        loss: float | None = None,
+    ) -> int:
         """Counts an optimizer step and decides from its statistics.
 
         Call it once per optimizer step, with the statistics of the whole step: of all its
@@ -135,6 +174,7 @@ class BatchController:
         Args:
             statistics: of the step's gradients, taken before the parameters moved.
             samples: samples in the step, where not ``statistics.batch_size``.
+            loss: mean loss of the batch, for ``signatures``; None takes that of the statistics.
 
         Returns:
             The size of the next batch.
@@ -142,17 +182,17 @@ class BatchController:
         samples = require_int(
             "samples", statistics.batch_size if samples is None else samples, at_least=1
         )
-        decision = None
         if not statistics.is_finite:
             self._count_nonfinite("statistics")
             self._tell_rule(samples)
         elif self.wants_test(statistics.batch_size):
             assert self.criterion is not None
-            decision = self.criterion(statistics)
+            assert not isinstance(self.criterion, BatchSizeSchedule)
+            decision = self.criterion(self.smoothing(statistics))
             if math.isnan(decision.batch_size):
                 self._count_nonfinite(f"batch size suggested by {decision.criterion}")
             else:
-                self.batch_size = self._next_size(decision.batch_size)
+                self._change(self._next_size(decision.batch_size))
             self.last_decision = decision
             self._gradient = {
                 "grad/norm_sq": statistics.mean_sq_norm,
@@ -167,17 +207,21 @@ class BatchController:
                     "a batch of one sample has no variance, so the batch size stays 1: "
                     "start with batch_size=2 or more",
                 )
-        return self._count(samples)
+        return self._count(samples, statistics.loss if loss is None else loss)
 
-    def step(self, samples: int) -> int:
-        """Counts an optimizer step of ``samples`` samples that decides nothing.
+    def step(self, samples: int, *, loss: float | None = None) -> int:
+        """Counts an optimizer step of ``samples`` samples without statistics.
+
+        Args:
+            samples: in the step, over all micro-batches and ranks.
+            loss: mean loss of the batch, for ``signatures``.
 
         Returns:
             The size of the next batch.
         """
         samples = require_int("samples", samples, at_least=1)
         self._tell_rule(samples)
-        return self._count(samples)
+        return self._count(samples, loss)
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for a log, under names that stay.
@@ -216,6 +260,9 @@ class BatchController:
             "nonfinite_steps": self.nonfinite_steps,
             "last_decision": None if self.last_decision is None else asdict(self.last_decision),
             "gradient": dict(self._gradient),
+            "changed": self._changed,
+            "smoothing": self.smoothing.state_dict(),
+            "signatures": self.signatures.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -246,15 +293,37 @@ class BatchController:
         except TypeError as error:
             raise ValueError(f"saved last_decision is not a Decision: {saved!r}") from error
         gradient = {str(name): float(value) for name, value in state["gradient"].items()}
-        if isinstance(self.criterion, BatchSizeRule):
-            self.criterion.load_state_dict(state["criterion_state"])
+        changed = state["changed"]
+        if changed is not None:
+            changed = require_int("saved changed", changed, at_least=1)
+        parts = [
+            (self.smoothing, state["smoothing"]),
+            (self.signatures, state["signatures"]),
+        ]
+        if isinstance(self.criterion, BatchSizeRule | PlateauSchedule):
+            parts.append((self.criterion, state["criterion_state"]))
+        self._load_parts(parts)
         self.batch_size, self.min_batch_size = batch_size, floor
         self.samples_seen = counters["samples_seen"]
         self.steps = counters["steps"]
         self.nonfinite_steps = counters["nonfinite_steps"]
         self.last_decision, self._gradient = decision, gradient
+        self._changed = changed
+
+    def _load_parts(self, parts: list[tuple[Any, Any]]) -> None:
+        """Loads all of them, or none."""
+        before = [part.state_dict() for part, _ in parts]
+        try:
+            for part, state in parts:
+                part.load_state_dict(state)
+        except BaseException:
+            for (part, _), state in zip(parts, before, strict=True):
+                part.load_state_dict(state)
+            raise
 
     def _next_size(self, suggestion: float) -> int:
+        if self.batch_size / self.hysteresis <= suggestion <= self.batch_size * self.hysteresis:
+            return self.batch_size
         low = self.min_batch_size if self.allow_shrink else self.batch_size
         high = self.max_batch_size
         if self.growth_cap is not None:
@@ -265,17 +334,51 @@ class BatchController:
             return high
         return max(low, -(-math.ceil(suggestion) // self.round_to) * self.round_to)
 
-    def _count(self, samples: int) -> int:
+    def _count(self, samples: int, loss: float | None) -> int:
+        if isinstance(self.criterion, BatchSizeSchedule):
+            self._change(self._scheduled(self.criterion, self.samples_seen + samples))
         self.samples_seen += samples
         self.steps += 1
+        self.signatures.observe(self, loss)
         return self.batch_size
+
+    def _change(self, size: int) -> None:
+        if size != self.batch_size:
+            self._changed = self.steps + 1
+        self.batch_size = size
+
+    def _first_size(self, given: int | None) -> int:
+        if not isinstance(self.criterion, BatchSizeSchedule):
+            if given is None:
+                raise ValueError("batch_size is missing: only a schedule says its first size")
+            return given
+        for samples, size in (self.criterion.sizes() or {}).items():
+            self._multiple(f"the schedule's size at {samples:,} samples,", size)
+        first = -(-math.ceil(self.criterion(0)) // self.round_to) * self.round_to
+        if given not in (None, first):
+            raise ValueError(
+                f"batch_size {given} is not the schedule's first size, {first}: leave it out"
+            )
+        return first
+
+    def _scheduled(self, schedule: BatchSizeSchedule, samples_seen: int) -> int:
+        size = schedule(samples_seen)
+        rounded = -(-math.ceil(size) // self.round_to) * self.round_to
+        if not self.allow_shrink and rounded < self.batch_size <= self.max_batch_size:
+            raise ValueError(
+                f"{schedule.name} gave {size:g} at {samples_seen:,} samples, below the batch size "
+                f"{self.batch_size}: a schedule may only grow, unless allow_shrink=True"
+            )
+        return self._next_size(size)
 
     def _tell_rule(self, samples: int) -> None:
         if isinstance(self.criterion, BatchSizeRule):
             self.criterion.count(samples)
 
     def _rule_state(self) -> dict[str, Any] | None:
-        return self.criterion.state_dict() if isinstance(self.criterion, BatchSizeRule) else None
+        if isinstance(self.criterion, BatchSizeRule | PlateauSchedule):
+            return self.criterion.state_dict()
+        return None
 
     def _multiple(self, name: str, value: object) -> int:
         size = require_int(name, value, at_least=1)

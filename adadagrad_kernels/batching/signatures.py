@@ -1,0 +1,220 @@
+"""The ways in which adaptive batches fail, named as they are seen, with the knob to turn."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from adadagrad_kernels.batching._validation import require_int, require_keys
+
+if TYPE_CHECKING:
+    from adadagrad_kernels.batching.controller import BatchController
+
+_logger = logging.getLogger("adadagrad_kernels")
+
+#: Weight of the past in the average of the loss.
+_BETA = 0.9
+#: The loss improves where its average falls by this share of the best.
+_IMPROVEMENT = 1e-3
+#: Noise dominates where the noise scale is so many batches.
+_DOMINATES = 10.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A failure signature that was seen.
+
+    Attributes:
+        name: ``"diverges"``, ``"cap_at_once"``, ``"cap_binds"``, ``"plateaus"`` or
+            ``"growth_lacks"``.
+        step: the optimizer step at which it was seen first.
+        text: what was seen, and the knob to turn with its value now.
+    """
+
+    name: str
+    step: int
+    text: str
+
+
+class FailureSignatures:
+    """Watches a controller and the loss, and reports each failure signature once.
+
+    ==============  ============================================  ==================================
+    name            what is seen                                  the knob
+    ==============  ============================================  ==================================
+    diverges        the loss is not finite, or far above its      the learning rate; a larger first
+                    best and its beginning                        batch
+    cap_at_once     the largest size within the first tests       a larger constant; ``growth_cap``
+    cap_binds       most steps at the cap, which the test wants   ``max_batch_size``; a smaller
+                    to exceed                                     learning rate
+    plateaus        the size and the loss both stand still, and   a smaller constant; the learning
+                    noise does not dominate                       rate
+    growth_lacks    the loss stands still while noise dominates,  a smaller constant;
+                    and the size does not grow                    ``test_interval``, ``hysteresis``,
+                                                                  ``growth_cap``
+    ==============  ============================================  ==================================
+
+    Noise dominates where the gradient noise scale is more than ten batches. The loss stands still
+    where its average has not improved by a thousandth within ``patience`` steps. What needs the
+    loss is silent without: pass it to ``BatchController.update``, unless the statistics have it.
+    Reports are warnings of ``logging.getLogger("adadagrad_kernels")``.
+
+    Args:
+        patience: steps of standing still that are no failure yet.
+        early: steps within which the largest size comes too soon.
+        factor: how far above its best and its beginning the average loss diverges.
+
+    Attributes:
+        findings: what was seen so far.
+
+    Raises:
+        ValueError: for arguments out of range.
+
+    Example:
+        >>> from adadagrad_kernels.batching import BatchController, FailureSignatures
+        >>> from adadagrad_kernels.criteria import NormTest
+        >>> from adadagrad_kernels.statistics import GradientStatistics
+        >>> controller = BatchController(
+        ...     NormTest(eta=0.01), batch_size=8, max_batch_size=512, signatures=FailureSignatures()
+        ... )
+        >>> noisy = GradientStatistics(batch_size=8, mean_sq_norm=1.0, sum_sq_norms=80.0)
+        >>> controller.update(noisy)
+        512
+        >>> [finding.name for finding in controller.signatures.findings]
+        ['cap_at_once']
+    """
+
+    def __init__(self, *, patience: int = 200, early: int = 5, factor: float = 2.0) -> None:
+        self.patience = require_int("patience", patience, at_least=1)
+        self.early = require_int("early", early, at_least=1)
+        if not 1.0 < factor < math.inf:
+            raise ValueError(f"factor must be a finite number above 1, got {factor}")
+        self.factor = factor
+        self.findings: list[Finding] = []
+        self._loss = self._weight = 0.0
+        self._first: float | None = None
+        self._best: float | None = None
+        self._improved = self._grown = self._at_cap = 0
+        self._size: int | None = None
+
+    def observe(self, controller: BatchController, loss: float | None) -> None:
+        """Look at a controller that has just counted a step.
+
+        Args:
+            controller: as it is after the step.
+            loss: mean loss of the step's batch, or None.
+        """
+        steps, size = controller.steps, controller.batch_size
+        if self._size is not None and size > self._size:
+            self._grown = steps
+        self._size = size
+        adaptive = controller.criterion is not None
+        at_cap = adaptive and size >= controller.max_batch_size > controller.min_batch_size
+        self._at_cap += at_cap
+        if loss is not None:
+            self._observe_loss(controller, loss)
+        if controller.last_decision is None:
+            return
+        if at_cap and steps <= self.early:
+            self._report(
+                controller,
+                "cap_at_once",
+                f"the largest size, {size:,}, after {steps} steps: the test is strict for this "
+                f"noise. Knobs: a larger constant ({self._constants(controller)}), or growth_cap "
+                f"(now {controller.growth_cap}), which bounds each growth",
+            )
+        wanted = controller.last_decision.batch_size
+        if steps >= self.patience and 2 * self._at_cap > steps and wanted > controller.batch_size:
+            self._report(
+                controller,
+                "cap_binds",
+                f"{self._at_cap:,} of {steps:,} steps at max_batch_size={size:,}, where the last "
+                f"test asked for {wanted:,.0f}. Knobs: a larger max_batch_size (memory bounds the "
+                "micro-batch, not the batch), or a learning rate that falls from here on",
+            )
+        still = min(steps - self._improved, steps - self._grown)
+        if self._first is not None and not at_cap and still >= self.patience:
+            self._observe_standstill(controller)
+
+    def _observe_loss(self, controller: BatchController, loss: float) -> None:
+        rate = "Knobs: a smaller learning rate, or a larger first batch (batch_size, now "
+        rate += f"{controller.min_batch_size:,})"
+        if not math.isfinite(loss):
+            self._report(controller, "diverges", f"the loss is {loss}. {rate}")
+            return
+        self._loss = _BETA * self._loss + (1.0 - _BETA) * loss
+        self._weight = _BETA * self._weight + 1.0 - _BETA
+        average = self._loss / self._weight
+        self._first = average if self._first is None else self._first
+        if self._best is None or average < self._best - _IMPROVEMENT * abs(self._best):
+            self._best, self._improved = average, controller.steps
+        far = self.factor * max(abs(self._first), abs(self._best))
+        if average - self._best > far:
+            self._report(
+                controller,
+                "diverges",
+                f"the average loss is {average:.4g}, its best was {self._best:.4g}. {rate}",
+            )
+
+    def _observe_standstill(self, controller: BatchController) -> None:
+        noise, size = controller.metrics().get("gns", math.nan), controller.batch_size
+        for_steps = f"size {size:,} and loss {self._best:.4g} stand still for {self.patience} steps"
+        constants = self._constants(controller)
+        if noise > _DOMINATES * size:
+            self._report(
+                controller,
+                "growth_lacks",
+                f"{for_steps} or more, while the noise scale is {noise:,.0f}. Knobs: a smaller "
+                f"constant ({constants}), test_interval (now {controller.test_interval}), "
+                f"hysteresis (now {controller.hysteresis:g}), growth_cap (now "
+                f"{controller.growth_cap})",
+            )
+        elif noise <= _DOMINATES * size:
+            self._report(
+                controller,
+                "plateaus",
+                f"{for_steps} or more, and the test passes. Knobs: a smaller constant "
+                f"({constants}) where noise hinders the loss, else the learning rate",
+            )
+
+    def _constants(self, controller: BatchController) -> str:
+        decision = controller.last_decision
+        names = [] if decision is None else sorted(decision.smallest_constants)
+        now = [f"{name}, now {getattr(controller.criterion, name, '?')}" for name in names]
+        return "; ".join(now) or f"of {controller.criterion!r}"
+
+    def _report(self, controller: BatchController, name: str, text: str) -> None:
+        if any(finding.name == name for finding in self.findings):
+            return
+        self.findings.append(Finding(name, controller.steps, text))
+        _logger.warning("step %d: %s: %s", controller.steps, name, text)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it remembers, as plain JSON types."""
+        return {
+            "findings": [asdict(finding) for finding in self.findings],
+            "loss": [self._loss, self._weight, self._first, self._best],
+            "steps": [self._improved, self._grown, self._at_cap],
+            "size": self._size,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a ``state_dict``.
+
+        Raises:
+            ValueError: if keys are missing or the findings are none; nothing has changed then.
+        """
+        require_keys("FailureSignatures", state, self.state_dict())
+        try:
+            findings = [Finding(**finding) for finding in state["findings"]]
+        except TypeError as error:
+            raise ValueError(f"saved findings are no findings: {state['findings']!r}") from error
+        loss, weight, first, best = state["loss"]
+        improved, grown, at_cap = state["steps"]
+        self.findings = findings
+        self._loss, self._weight, self._first, self._best = loss, weight, first, best
+        self._improved, self._grown, self._at_cap = improved, grown, at_cap
+        self._size = state["size"]

@@ -1,0 +1,103 @@
+"""Running averages of a batch's statistics, for tests that shall not follow every outlier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from adadagrad_kernels.batching._validation import require_equal, require_keys
+
+if TYPE_CHECKING:
+    from adadagrad_kernels.statistics import GradientStatistics
+
+
+class SmoothedStatistics:
+    r"""Averages what the tests read, over steps whose batches may differ in size.
+
+    Averaged, exponentially and with the correction of the first steps' bias, are
+
+    .. math::
+        V_{\mathrm{norm}}, \qquad |G|^2 = N - \frac{V_{\mathrm{norm}}}{b}, \qquad
+        \frac{V_{\mathrm{ip}}}{N},
+
+    whose expectations do not depend on the batch size b; N does, as its noise falls with b. The
+    record of a step then holds :math:`N = |G|^2 + V_{\mathrm{norm}} / b` for its own b, with the
+    averages in the place of its own values, and is as consistent as a measured one. Its mean
+    gradient and loss stay its own; the values of single samples and coordinates are left out.
+
+    Args:
+        beta: weight of the past, at least 0 and below 1; 0 changes nothing.
+
+    Raises:
+        ValueError: for another beta.
+
+    Example:
+        >>> from adadagrad_kernels.batching import SmoothedStatistics
+        >>> from adadagrad_kernels.statistics import GradientStatistics
+        >>> smoothed = SmoothedStatistics(beta=0.5)
+        >>> for norm in (12.0, 24.0):
+        ...     record = smoothed(GradientStatistics(4, mean_sq_norm=2.0, sum_sq_norms=norm))
+        >>> round(record.variance_norm, 3)  # of 4/3 and 16/3, with weights 1/3 and 2/3
+        4.0
+    """
+
+    def __init__(self, beta: float) -> None:
+        if not 0.0 <= beta < 1.0:
+            raise ValueError(f"smoothing must be at least 0 and below 1, got {beta}")
+        self.beta = beta
+        self._averages: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
+
+    def __call__(self, statistics: GradientStatistics) -> GradientStatistics:
+        """The record with averages, this step's among them.
+
+        Args:
+            statistics: finite, of two samples or more.
+        """
+        if not self.beta:
+            return statistics
+        samples = statistics.batch_size
+        variance = self._average("variance", statistics.variance_norm)
+        signal = statistics.mean_sq_norm - statistics.variance_norm / samples
+        mean_sq_norm = max(0.0, self._average("signal", signal) + variance / samples)
+        products = None
+        if statistics.sum_sq_inner_products is not None and statistics.mean_sq_norm:
+            along = statistics.inner_product_variance / statistics.mean_sq_norm
+            along = self._average("along", along) * mean_sq_norm
+            products = (samples - 1) * along + samples * mean_sq_norm**2
+        return replace(
+            statistics,
+            mean_sq_norm=mean_sq_norm,
+            sum_sq_norms=(samples - 1) * variance + samples * mean_sq_norm,
+            sq_norms=None,
+            inner_products=None,
+            sum_sq_inner_products=products,
+            variance=None,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages, as plain JSON types."""
+        return {
+            "beta": self.beta,
+            "averages": dict(self._averages),
+            "weights": dict(self._weights),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a ``state_dict``.
+
+        Raises:
+            ValueError: if keys are missing or beta is another; nothing has changed then.
+        """
+        require_keys("SmoothedStatistics", state, self.state_dict())
+        require_equal("SmoothedStatistics", "smoothing", state["beta"], self.beta)
+        averages = {str(name): float(value) for name, value in state["averages"].items()}
+        weights = {str(name): float(value) for name, value in state["weights"].items()}
+        self._averages, self._weights = averages, weights
+
+    def _average(self, name: str, value: float) -> float:
+        keep, add = self.beta, 1.0 - self.beta
+        self._averages[name] = keep * self._averages.get(name, 0.0) + add * value
+        self._weights[name] = keep * self._weights.get(name, 0.0) + add
+        return self._averages[name] / self._weights[name]
