@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ class Weights:
         self._parameters = parameters
         self._groups: dict[int, dict[str, Any]] = {}
 
-    def require(self, names: Iterable[str]) -> None:
+    def require(self, names: Collection[str]) -> None:
         """Check, before ``of``, that all of these parameters are known, to the optimizer too.
 
         Raises:

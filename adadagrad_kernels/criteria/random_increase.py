@@ -17,7 +17,7 @@ class RandomIncrease:
     """Enlarges the batch a little, now and then, whatever the gradients are.
 
     T = factor b with the given probability in a step, else T = b (the alternative to its test in
-    the published code of AdaBatchGrad, Ostroukhov et al., arXiv 2402.05264). No statistic is
+    a port of the code of AdaBatchGrad, Ostroukhov et al., arXiv 2402.05264). No statistic is
     read. Equal seeds draw alike, in every process, so that ranks decide the same.
 
     Attributes:

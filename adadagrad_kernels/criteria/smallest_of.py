@@ -23,7 +23,7 @@ class SmallestOf:
 
     T = min(T_1, ..., T_k) at every k-th tested step; the others keep the size, T = b. So a batch
     that asks for too much does not enlarge those that follow, and growth comes k steps at a time
-    (Ostroukhov et al., arXiv 2402.05264; the filter is that of its published code, k = 5). Their
+    (Ostroukhov et al., arXiv 2402.05264; the filter is that of a port of their code, k = 5). Their
     method is this filter around ``AugmentedInnerProductTest(0.9, 5.84)``, with the optimizer
     ``DelayedAdagradNorm``.
 

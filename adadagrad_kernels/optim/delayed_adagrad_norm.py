@@ -22,7 +22,7 @@ class DelayedAdagradNorm(Optimizer):
         \qquad x_{k+1} = x_k - h_k\, g_k,
 
     where the sum leaves the current gradient out, so that given the past :math:`h_k` is a number
-    and the step is unbiased. The defaults are those of the published code. A parameter group has
+    and the step is unbiased. The defaults are those of a port of their code. A parameter group has
     its own :math:`\alpha`, :math:`\beta` and :math:`\epsilon`, but shares the sum.
 
     State is kept by parameter, so that parameters may join: ``sum``, the squared norms of its own
