@@ -43,7 +43,8 @@ class GradientStatistics:
         mean_gradient: :math:`\bar g` by parameter name; what makes two records mergeable.
         loss: mean loss of the batch, or None.
         halves_cosine: cosine of the mean gradients of the batch's two halves, or None. ``merge`` of
-            two equally large records and two equal ``MicroBatchGradients`` give it.
+            two equally large records gives it, and ``MicroBatchGradients`` of two equally large
+            micro-batches. NaN where one of the two is zero.
         by_parameter: the scalars of every parameter by name, or None; ``from_moments`` gives it
             where the inner products were measured, as does ``PerSampleGradients`` for a batch in
             one chunk. No tensors are in it.
