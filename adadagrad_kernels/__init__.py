@@ -14,13 +14,21 @@ from adadagrad_kernels.batching import (
     SamplesLR,
 )
 from adadagrad_kernels.criteria import (
+    CABS,
     AugmentedInnerProductTest,
     BatchSizeCriterion,
     BatchSizeRule,
     CoordinateNormTest,
     Decision,
+    GradientDiversity,
+    GradientNoiseScale,
+    GradientSimilarity,
     InnerProductTest,
+    MetricNormTest,
     NormTest,
+    RandomIncrease,
+    SmallestOf,
+    two_batch_noise_scale,
 )
 from adadagrad_kernels.errors import (
     BackendUnavailableError,
@@ -29,7 +37,7 @@ from adadagrad_kernels.errors import (
     MissingStatisticError,
     UnsupportedModelError,
 )
-from adadagrad_kernels.optim import Adagrad, AdagradNorm
+from adadagrad_kernels.optim import Adagrad, AdagradNorm, DelayedAdagradNorm
 from adadagrad_kernels.statistics import (
     GradientStatistics,
     MicroBatchGradients,
@@ -42,6 +50,7 @@ from adadagrad_kernels.statistics import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "CABS",
     "Adagrad",
     "AdagradNorm",
     "AdaptiveBatchSampler",
@@ -54,19 +63,27 @@ __all__ = [
     "CoordinateNormTest",
     "DataFormatError",
     "Decision",
+    "DelayedAdagradNorm",
+    "GradientDiversity",
+    "GradientNoiseScale",
+    "GradientSimilarity",
     "GradientStatistics",
     "InnerProductTest",
+    "MetricNormTest",
     "MicroBatchGradients",
     "MicroBatchPlanner",
     "MissingStatisticError",
     "NormTest",
     "PerSampleGradients",
+    "RandomIncrease",
     "SamplesLR",
+    "SmallestOf",
     "StatisticsAccumulator",
     "UnsupportedModelError",
     "__version__",
     "backward_with_statistics",
     "layer_statistics",
     "ops",
+    "two_batch_noise_scale",
     "use_backend",
 ]

@@ -1,19 +1,37 @@
-"""The batch-size tests: from the statistics of a batch to the size that the next one needs."""
+"""Batch-size criteria: from the statistics of a batch to the size that the next one needs."""
 
+from adadagrad_kernels.criteria.cabs import CABS
 from adadagrad_kernels.criteria.coordinate_norm_test import CoordinateNormTest
 from adadagrad_kernels.criteria.decision import BatchSizeCriterion, BatchSizeRule, Decision
+from adadagrad_kernels.criteria.gradient_diversity import GradientDiversity
+from adadagrad_kernels.criteria.gradient_noise_scale import (
+    GradientNoiseScale,
+    two_batch_noise_scale,
+)
+from adadagrad_kernels.criteria.gradient_similarity import GradientSimilarity
 from adadagrad_kernels.criteria.inner_product_test import (
     AugmentedInnerProductTest,
     InnerProductTest,
 )
+from adadagrad_kernels.criteria.metric_norm_test import MetricNormTest
 from adadagrad_kernels.criteria.norm_test import NormTest
+from adadagrad_kernels.criteria.random_increase import RandomIncrease
+from adadagrad_kernels.criteria.smallest_of import SmallestOf
 
 __all__ = [
+    "CABS",
     "AugmentedInnerProductTest",
     "BatchSizeCriterion",
     "BatchSizeRule",
     "CoordinateNormTest",
     "Decision",
+    "GradientDiversity",
+    "GradientNoiseScale",
+    "GradientSimilarity",
     "InnerProductTest",
+    "MetricNormTest",
     "NormTest",
+    "RandomIncrease",
+    "SmallestOf",
+    "two_batch_noise_scale",
 ]

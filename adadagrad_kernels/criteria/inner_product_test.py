@@ -29,10 +29,14 @@ class InnerProductTest:
 
     Attributes:
         theta: finite and greater than 0, usually below 1. A smaller one makes larger batches.
+        layerwise: take V_ip of every parameter for itself, and their sum, as the code of Lau, Liu,
+            Kolar does. How the parameters' inner products vary together is then left out, which
+            can make T larger or smaller. For comparisons with that code.
 
     Raises:
         ValueError: for another theta; when called, for a batch of one.
-        MissingStatisticError: when called, where the source did not measure inner products.
+        MissingStatisticError: when called, where the source did not measure inner products, or,
+            with ``layerwise``, did not keep those of the parameters.
 
     Example:
         >>> from adadagrad_kernels.criteria import InnerProductTest
@@ -45,6 +49,7 @@ class InnerProductTest:
     """
 
     theta: float
+    layerwise: bool = False
     name: ClassVar[str] = "inner_product_test"
     needs_variance: ClassVar[bool] = False
     needs_inner_products: ClassVar[bool] = True
@@ -54,7 +59,7 @@ class InnerProductTest:
 
     def __call__(self, statistics: GradientStatistics) -> Decision:
         """Decide on the statistics of one batch."""
-        variance, signal = statistics.inner_product_variance, statistics.mean_sq_norm
+        (variance, _), signal = _variances(statistics, self.layerwise), statistics.mean_sq_norm
         if signal < NEGLIGIBLE_SQ_NORM:
             return keep_size(self.name, statistics, "theta")
         ratios = {"theta": variance / signal / signal}
@@ -77,10 +82,15 @@ class AugmentedInnerProductTest:
     Attributes:
         theta: finite and greater than 0, usually below 1. A smaller one makes larger batches.
         nu: finite and greater than 0. A smaller one makes larger batches.
+        layerwise: take V_ip and V_orth of every parameter for itself, and their sums, as the code
+            of Lau, Liu, Kolar does. The sum of V_ip can be larger or smaller than V_ip, that of
+            V_orth is at most V_orth: more directions count as along the mean. For comparisons
+            with that code.
 
     Raises:
         ValueError: for another theta or nu; when called, for a batch of one.
-        MissingStatisticError: when called, where the source did not measure inner products.
+        MissingStatisticError: when called, where the source did not measure inner products, or,
+            with ``layerwise``, did not keep those of the parameters.
 
     Example:
         >>> from adadagrad_kernels.criteria import AugmentedInnerProductTest
@@ -94,6 +104,7 @@ class AugmentedInnerProductTest:
 
     theta: float
     nu: float
+    layerwise: bool = False
     name: ClassVar[str] = "augmented_inner_product_test"
     needs_variance: ClassVar[bool] = False
     needs_inner_products: ClassVar[bool] = True
@@ -104,9 +115,20 @@ class AugmentedInnerProductTest:
 
     def __call__(self, statistics: GradientStatistics) -> Decision:
         """Decide on the statistics of one batch."""
-        along, across = statistics.inner_product_variance, statistics.orthogonal_variance
+        along, across = _variances(statistics, self.layerwise)
         signal = statistics.mean_sq_norm
         if signal < NEGLIGIBLE_SQ_NORM:
             return keep_size(self.name, statistics, "theta", "nu")
         ratios = {"theta": along / signal / signal, "nu": across / signal}
         return decide(self.name, statistics, ratios, {"theta": self.theta, "nu": self.nu})
+
+
+def _variances(statistics: GradientStatistics, layerwise: bool) -> tuple[float, float]:
+    """V_ip and V_orth, of the whole gradient or summed over the parameters."""
+    parts = [statistics]
+    if layerwise and statistics.sum_sq_inner_products is not None:
+        parts = list(statistics.require_by_parameter().values())
+    return (
+        sum(part.inner_product_variance for part in parts),
+        sum(part.orthogonal_variance for part in parts),
+    )

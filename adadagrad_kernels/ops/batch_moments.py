@@ -60,10 +60,11 @@ def batch_moments(
     Example:
         >>> import torch
         >>> from adadagrad_kernels.ops import batch_moments
-        >>> batch_moments(torch.tensor([[1.0, 2.0], [3.0, 2.0]]))
-        BatchMoments(mean=tensor([2., 2.]), variance=tensor([2., 0.]), \
-sq_norms=tensor([ 5., 13.], dtype=torch.float64), inner_products=tensor([ 6., 10.], \
-dtype=torch.float64))
+        >>> moments = batch_moments(torch.tensor([[1.0, 2.0], [3.0, 2.0]]))
+        >>> moments.mean, moments.variance
+        (tensor([2., 2.]), tensor([2., 0.]))
+        >>> moments.sq_norms, moments.inner_products.tolist()
+        (tensor([ 5., 13.], dtype=torch.float64), [6.0, 10.0])
     """
     if torch.compiler.is_compiling():
         outputs = _operator(per_sample_grads, variance, inner_products)

@@ -2,5 +2,6 @@
 
 from adadagrad_kernels.optim.adagrad import Adagrad
 from adadagrad_kernels.optim.adagrad_norm import AdagradNorm
+from adadagrad_kernels.optim.delayed_adagrad_norm import DelayedAdagradNorm
 
-__all__ = ["Adagrad", "AdagradNorm"]
+__all__ = ["Adagrad", "AdagradNorm", "DelayedAdagradNorm"]

@@ -58,6 +58,11 @@ def guard_sums(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str
                 f"the state dict has lr_decay={group['lr_decay']}; AdagradNorm accepts 0: use a "
                 "learning-rate scheduler"
             )
+    return guarded(state_dict)
+
+
+def guarded(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """A state dict whose sums torch does not cast to the dtype of the parameter."""
     state = {
         key: {**saved, "sum": Guarded(saved["sum"])} if "sum" in saved else saved
         for key, saved in state_dict["state"].items()

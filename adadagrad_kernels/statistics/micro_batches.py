@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adadagrad_kernels.statistics.record import GradientStatistics
-from adadagrad_kernels.statistics.sums import squared_norm
+from adadagrad_kernels.statistics.sums import cosine_of_parts, squared_norm
 
 
 class MicroBatchGradients:
@@ -32,7 +32,8 @@ class MicroBatchGradients:
     unbiased for :math:`\sum_i \lVert g_i \rVert^2`, so that ``variance_norm`` of the record is the
     estimate. With C - 1 degrees of freedom it is much noisier than the variance over samples: use
     four micro-batches or more. Inner products, coordinate-wise variance and single norms are not
-    measured.
+    measured. Two micro-batches of one size also give the exact ``halves_cosine``; more do not,
+    whose halves' gradients would have to be kept.
 
     It works for every model, BatchNorm, recurrent and attention layers included: the gradients
     are those of training itself. Its cost is one dot product of each micro-batch's gradient with
@@ -135,11 +136,15 @@ class MicroBatchGradients:
             batch_size * batch_size / size * sq_norm
             for size, sq_norm in zip(samples, sq_norms, strict=True)
         )
+        cosine = None
+        if len(samples) == 2 and samples[0] == samples[1]:
+            cosine = cosine_of_parts(mean_sq_norm, *sq_norms)
         variance_norm = (between - batch_size * mean_sq_norm) / (len(samples) - 1)
         return GradientStatistics(
             batch_size=batch_size,
             mean_sq_norm=mean_sq_norm,
             sum_sq_norms=(batch_size - 1) * variance_norm + batch_size * mean_sq_norm,
+            halves_cosine=cosine,
         )
 
     def reset(self) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adadagrad_kernels.errors import MissingStatisticError
 from adadagrad_kernels.ops import BatchMoments
+from adadagrad_kernels.statistics.pooling import pooled
 from adadagrad_kernels.statistics.sums import squared_norm
 
 
@@ -41,6 +42,12 @@ class GradientStatistics:
             has no variance, zeros: its deviations from its own mean, which is what merging needs.
         mean_gradient: :math:`\bar g` by parameter name; what makes two records mergeable.
         loss: mean loss of the batch, or None.
+        halves_cosine: cosine of the mean gradients of the batch's two halves, or None. ``merge`` of
+            two equally large records gives it, and ``MicroBatchGradients`` of two equally large
+            micro-batches. NaN where one of the two is zero.
+        by_parameter: the scalars of every parameter by name, or None; ``from_moments`` gives it
+            where the inner products were measured, as does ``PerSampleGradients`` for a batch in
+            one chunk. No tensors are in it.
 
     Raises:
         ValueError: for a batch size below one.
@@ -61,6 +68,8 @@ class GradientStatistics:
     variance: dict[str, Tensor] | None = field(default=None, repr=False)
     mean_gradient: dict[str, Tensor] | None = field(default=None, repr=False)
     loss: float | None = None
+    halves_cosine: float | None = None
+    by_parameter: dict[str, GradientStatistics] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -102,10 +111,16 @@ class GradientStatistics:
             mean_gradient=mean,
             loss=loss,
         )
-        products = [m.inner_products for m in moments.values() if m.inner_products is not None]
-        if len(products) != len(moments):
+        by_name = [m.inner_products for m in moments.values() if m.inner_products is not None]
+        if len(by_name) != len(moments):
             return record
-        return record.with_inner_products(torch.stack(products).sum(0))
+        scalars = torch.stack([_scalars(m) for m in moments.values()]).tolist()
+        parts = {
+            name: cls(record.batch_size, signal, squares, sum_sq_inner_products=products)
+            for name, (signal, squares, products) in zip(moments, scalars, strict=True)
+        }
+        record = record.with_inner_products(torch.stack(by_name).sum(0))
+        return replace(record, by_parameter=parts)
 
     def with_inner_products(self, inner_products: Tensor) -> GradientStatistics:
         """This record with the inner products of its samples with its mean gradient.
@@ -126,6 +141,7 @@ class GradientStatistics:
             self,
             inner_products=products,
             sum_sq_inner_products=products.square().sum().item(),
+            by_parameter=None,
         )
 
     @property
@@ -195,46 +211,14 @@ class GradientStatistics:
 
         (Chan, Golub, LeVeque 1979, eq. 2.1). What only one of the two has measured is None in
         the result. So are the inner products: they refer to the merged mean, which neither knew.
-        ``StatisticsAccumulator`` measures them in a second pass.
+        ``StatisticsAccumulator`` measures them in a second pass. Two equally large records are
+        the halves of ``halves_cosine``; it refers to the last merge, and is None otherwise.
 
         Raises:
             MissingStatisticError: where a record has no mean gradient.
             ValueError: for records of different parameters.
         """
-        ours, theirs = self.require_mean_gradient(), other.require_mean_gradient()
-        if ours.keys() != theirs.keys():
-            raise ValueError(
-                "only records of the same parameters merge; one of the two lacks "
-                f"{sorted(ours.keys() ^ theirs.keys())}"
-            )
-        samples = self.batch_size + other.batch_size
-        weight = other.batch_size / samples
-        mean = {name: torch.lerp(ours[name], theirs[name], weight) for name in ours}
-        variance = None
-        if self.variance is not None and other.variance is not None:
-            variance = {
-                name: (
-                    (theirs[name] - ours[name]).square_().mul_(weight * self.batch_size)
-                    + self.variance[name] * (self.batch_size - 1)
-                    + other.variance[name] * (other.batch_size - 1)
-                ).div_(samples - 1)
-                for name in ours
-            }
-        sq_norms = None
-        if self.sq_norms is not None and other.sq_norms is not None:
-            sq_norms = torch.cat([self.sq_norms, other.sq_norms])
-        loss = None
-        if self.loss is not None and other.loss is not None:
-            loss = (self.loss * self.batch_size + other.loss * other.batch_size) / samples
-        return GradientStatistics(
-            batch_size=samples,
-            mean_sq_norm=squared_norm(mean.values()).item(),
-            sum_sq_norms=self.sum_sq_norms + other.sum_sq_norms,
-            sq_norms=sq_norms,
-            variance=variance,
-            mean_gradient=mean,
-            loss=loss,
-        )
+        return pooled(self, other)
 
     def require_mean_gradient(self) -> dict[str, Tensor]:
         """The mean gradient by parameter name.
@@ -265,6 +249,20 @@ class GradientStatistics:
             )
         return self.variance
 
+    def require_by_parameter(self) -> dict[str, GradientStatistics]:
+        """The scalars of every parameter by name, those of the inner products among them.
+
+        Raises:
+            MissingStatisticError: where the source did not keep them.
+        """
+        if self.by_parameter is None:
+            raise MissingStatisticError(
+                "the inner products of the single parameters were not kept; "
+                "GradientStatistics.from_moments keeps them, and PerSampleGradients(..., "
+                "inner_products=True) where all samples fit into one chunk: raise max_bytes"
+            )
+        return self.by_parameter
+
     def _require_two_samples(self) -> None:
         if self.batch_size < 2:
             raise ValueError(
@@ -285,6 +283,13 @@ class GradientStatistics:
                 "StatisticsAccumulator.result(inner_products=...)"
             )
         return self.sum_sq_inner_products
+
+
+def _scalars(moments: BatchMoments) -> Tensor:
+    """N, the sum of the squared norms and that of the squared inner products of one parameter."""
+    assert moments.inner_products is not None
+    products = moments.inner_products.double().square().sum()
+    return torch.stack([squared_norm([moments.mean]), moments.sq_norms.double().sum(), products])
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -5,6 +5,7 @@ Blocks are converted one at a time, small enough to stay in cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -49,3 +50,11 @@ def row_products(rows: Tensor, vector: Tensor) -> Tensor:
     for block, part in zip(torch.split(rows, width, 1), torch.split(vector, width), strict=True):
         total.addmv_(block.double(), part.double())
     return total
+
+
+def cosine_of_parts(whole: float, first: float, second: float) -> float:
+    """cos(x, y) from |x + y|², |x|² and |y|²; NaN where x or y is zero."""
+    lengths = math.sqrt(first) * math.sqrt(second)
+    if not 0.0 < lengths < math.inf:
+        return math.nan
+    return min(1.0, max(-1.0, (whole - first - second) / (2 * lengths)))

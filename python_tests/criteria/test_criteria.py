@@ -16,24 +16,36 @@ from adadagrad_kernels.criteria import (
     BatchSizeCriterion,
     CoordinateNormTest,
     InnerProductTest,
+    MetricNormTest,
     NormTest,
 )
 from adadagrad_kernels.errors import MissingStatisticError
 from adadagrad_kernels.ops import batch_moments
 from adadagrad_kernels.statistics import GradientStatistics
 
-CRITERIA: list[tuple[type[Any], list[str]]] = [
+
+def layerwise(theta: float, nu: float) -> AugmentedInnerProductTest:
+    return AugmentedInnerProductTest(theta, nu, layerwise=True)
+
+
+def sign(eta: float) -> MetricNormTest:
+    return MetricNormTest(eta, "sign")
+
+
+CRITERIA: list[tuple[Any, list[str]]] = [
     (NormTest, ["eta"]),
     (InnerProductTest, ["theta"]),
     (AugmentedInnerProductTest, ["theta", "nu"]),
     (CoordinateNormTest, ["eta"]),
+    (layerwise, ["theta", "nu"]),
+    (sign, ["eta"]),
 ]
 every_criterion = pytest.mark.parametrize(
     ("kind", "constants"), CRITERIA, ids=[kind.__name__ for kind, _ in CRITERIA]
 )
 
 
-def build(kind: type[Any], constants: list[str], value: float = 0.5) -> BatchSizeCriterion:
+def build(kind: Any, constants: list[str], value: float = 0.5) -> BatchSizeCriterion:
     criterion: BatchSizeCriterion = kind(**dict.fromkeys(constants, value))
     return criterion
 
@@ -42,7 +54,7 @@ def build(kind: type[Any], constants: list[str], value: float = 0.5) -> BatchSiz
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), samples=st.integers(2, 9), spread=st.floats(0.01, 10))
 def test_smallest_constants_just_pass(
-    kind: type[Any], constants: list[str], seed: int, samples: int, spread: float
+    kind: Any, constants: list[str], seed: int, samples: int, spread: float
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     rows = 1 + spread * torch.randn(samples, 4, generator=generator, dtype=torch.float64)
@@ -59,7 +71,7 @@ def test_smallest_constants_just_pass(
 
 @every_criterion
 @pytest.mark.parametrize("value", [0.0, -0.1, math.inf, math.nan])
-def test_constants_out_of_range(kind: type[Any], constants: list[str], value: float) -> None:
+def test_constants_out_of_range(kind: Any, constants: list[str], value: float) -> None:
     for name in constants:
         with pytest.raises(
             ValueError, match=rf"{name} must be a finite number greater than 0, got"
@@ -70,7 +82,7 @@ def test_constants_out_of_range(kind: type[Any], constants: list[str], value: fl
 @every_criterion
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_non_finite_statistics_give_nan_and_no_error(
-    kind: type[Any], constants: list[str], value: float
+    kind: Any, constants: list[str], value: float
 ) -> None:
     rows = torch.ones(4, 5)
     rows[1, 2] = value
@@ -82,7 +94,7 @@ def test_non_finite_statistics_give_nan_and_no_error(
 
 
 @every_criterion
-def test_vanishing_mean_keeps_the_size(kind: type[Any], constants: list[str]) -> None:
+def test_vanishing_mean_keeps_the_size(kind: Any, constants: list[str]) -> None:
     rows = 1e-8 * torch.tensor([[1.0, 2.0], [-1.0, -1.0], [3.0, -2.0]], dtype=torch.float64)
     statistics = GradientStatistics.from_moments({"weight": batch_moments(rows)})
     decision = build(kind, constants)(statistics)
@@ -93,7 +105,7 @@ def test_vanishing_mean_keeps_the_size(kind: type[Any], constants: list[str]) ->
 
 @every_criterion
 def test_small_constants_ask_for_infinite_batches(
-    kind: type[Any], constants: list[str], batch: GradientStatistics
+    kind: Any, constants: list[str], batch: GradientStatistics
 ) -> None:
     decision = build(kind, constants, 1e-200)(batch)
     assert decision.batch_size == math.inf
@@ -101,7 +113,7 @@ def test_small_constants_ask_for_infinite_batches(
 
 
 @every_criterion
-def test_equal_gradients_pass_with_nothing(kind: type[Any], constants: list[str]) -> None:
+def test_equal_gradients_pass_with_nothing(kind: Any, constants: list[str]) -> None:
     statistics = GradientStatistics.from_moments({"weight": batch_moments(torch.ones(4, 5))})
     decision = build(kind, constants, 1e-3)(statistics)
     assert decision.batch_size == 0.0
@@ -109,7 +121,7 @@ def test_equal_gradients_pass_with_nothing(kind: type[Any], constants: list[str]
 
 
 @every_criterion
-def test_batch_of_one(kind: type[Any], constants: list[str]) -> None:
+def test_batch_of_one(kind: Any, constants: list[str]) -> None:
     one = batch_moments(torch.ones(1, 3), variance=False)
     one = one._replace(variance=torch.zeros(3))
     statistics = GradientStatistics.from_moments({"weight": one})
@@ -119,7 +131,7 @@ def test_batch_of_one(kind: type[Any], constants: list[str]) -> None:
 
 @every_criterion
 def test_flags_say_what_is_needed(
-    kind: type[Any], constants: list[str], batch: GradientStatistics
+    kind: Any, constants: list[str], batch: GradientStatistics
 ) -> None:
     criterion = build(kind, constants)
     expected = criterion(batch)

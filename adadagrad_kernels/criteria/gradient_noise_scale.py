@@ -1,0 +1,145 @@
+"""The gradient noise scale: the batch at which noise and gradient weigh the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from adadagrad_kernels.criteria._state import require_factor, require_numbers
+from adadagrad_kernels.criteria.decision import Decision, check_constant
+from adadagrad_kernels.statistics import GradientStatistics
+
+
+@dataclass(eq=False)
+class GradientNoiseScale:
+    r"""Asks for a multiple of the simple noise scale (McCandlish et al. 2018, arXiv 1812.06162).
+
+    .. math::
+        S = V_{\mathrm{norm}}, \qquad |G|^2 = N - V_{\mathrm{norm}} / b, \qquad
+        T = \mathrm{scale} \cdot \frac{\max(\bar S, \epsilon)}{\max(\overline{|G|^2}, \epsilon)},
+
+    both unbiased, and the bars exponential moving averages over the measured steps, kept apart
+    because a ratio of averages varies less than an average of ratios:
+    :math:`\bar S_k = \beta \bar S_{k-1} + (1 - \beta) S_k`, divided by :math:`1 - \beta^k`.
+    A single batch may well estimate :math:`|G|^2` as negative; T is then as good as infinite.
+    ``MicroBatchGradients`` fills the record with the estimate from two batch sizes, for which
+    :func:`two_batch_noise_scale` has the formula.
+
+    The norm test with a bias-free N asks for the same with ``scale`` = 1 / eta².
+
+    Attributes:
+        scale: finite and greater than 0. A larger one makes larger batches.
+        beta: from 0 (no average) up, below 1.
+        eps: finite and greater than 0: the least value of each part of the ratio.
+
+    Raises:
+        ValueError: for other values; when called, for a batch of one.
+
+    Example:
+        >>> from adadagrad_kernels.criteria import GradientNoiseScale
+        >>> from adadagrad_kernels.statistics import GradientStatistics
+        >>> batch = GradientStatistics(batch_size=8, mean_sq_norm=2.0, sum_sq_norms=72.0)
+        >>> GradientNoiseScale()(batch).batch_size  # S = 8, |G|² = 1
+        8.0
+    """
+
+    scale: float = 1.0
+    beta: float = 0.0
+    eps: float = 1e-12
+    _noise: float = field(default=0.0, init=False, repr=False)
+    _signal: float = field(default=0.0, init=False, repr=False)
+    _steps: int = field(default=0, init=False, repr=False)
+    name: ClassVar[str] = "gradient_noise_scale"
+    needs_variance: ClassVar[bool] = False
+    needs_inner_products: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_constant("scale", self.scale)
+        require_factor("beta", self.beta)
+        check_constant("eps", self.eps)
+
+    def __call__(self, statistics: GradientStatistics) -> Decision:
+        """Decide on the averages up to this batch; what is not finite is left out of them."""
+        noise = statistics.variance_norm
+        if not statistics.is_finite:
+            return Decision(self.name, math.nan, False, {})
+        signal = statistics.mean_sq_norm - noise / statistics.batch_size
+        self._noise = self.beta * self._noise + (1 - self.beta) * noise
+        self._signal = self.beta * self._signal + (1 - self.beta) * signal
+        self._steps += 1
+        size = self.scale * max(self.noise, self.eps) / max(self.signal, self.eps)
+        return Decision(self.name, size, size <= statistics.batch_size, {})
+
+    @property
+    def noise(self) -> float:
+        """The average of S, the trace of the covariance; NaN before the first step."""
+        return self._noise / self._weight() if self._steps else math.nan
+
+    @property
+    def signal(self) -> float:
+        """The average of the estimated |G|², which may be negative; NaN before the first step."""
+        return self._signal / self._weight() if self._steps else math.nan
+
+    def wants_statistics(self, samples: int) -> bool:
+        """Every step's."""
+        return True
+
+    def count(self, samples: int) -> None:
+        """A step that was not measured leaves the averages as they are."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The two sums and the number of steps in them."""
+        return {"noise": self._noise, "signal": self._signal, "steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a ``state_dict``.
+
+        Raises:
+            ValueError: for the state of something else; nothing has changed then.
+        """
+        saved = require_numbers("GradientNoiseScale", state, {"noise", "signal", "steps"})
+        self._noise, self._signal, self._steps = saved["noise"], saved["signal"], saved["steps"]
+
+    def _weight(self) -> float:
+        return 1.0 - float(self.beta**self._steps)
+
+
+def two_batch_noise_scale(
+    small_sq_norm: float, big_sq_norm: float, *, small: int, big: int
+) -> tuple[float, float]:
+    r"""S and |G|² from the squared norms of mean gradients of two batch sizes.
+
+    .. math::
+        S = \frac{|G_{\mathrm{small}}|^2 - |G_{\mathrm{big}}|^2}
+                 {1 / B_{\mathrm{small}} - 1 / B_{\mathrm{big}}}, \qquad
+        |G|^2 = \frac{B_{\mathrm{big}} |G_{\mathrm{big}}|^2
+                      - B_{\mathrm{small}} |G_{\mathrm{small}}|^2}
+                     {B_{\mathrm{big}} - B_{\mathrm{small}}}
+
+    (McCandlish et al. 2018, arXiv 1812.06162, appendix A.1). Both are unbiased, and either may be
+    negative: average each over the steps before their ratio is taken. With the mean of the squared
+    norms of all micro-batches as the small one, it is what ``MicroBatchGradients`` measures.
+
+    Args:
+        small_sq_norm: squared norm of the mean gradient of ``small`` samples.
+        big_sq_norm: that of ``big`` samples.
+        small: at least 1.
+        big: greater than ``small``.
+
+    Raises:
+        ValueError: for other sizes.
+
+    Example:
+        >>> from adadagrad_kernels.criteria import two_batch_noise_scale
+        >>> two_batch_noise_scale(5.0, 2.0, small=2, big=8)
+        (8.0, 1.0)
+    """
+    if not 1 <= small < big:
+        raise ValueError(
+            f"two batch sizes are needed, 1 <= small < big, got small={small} and big={big}"
+        )
+    noise = (small_sq_norm - big_sq_norm) / (1 / small - 1 / big)
+    signal = (big * big_sq_norm - small * small_sq_norm) / (big - small)
+    return noise, signal

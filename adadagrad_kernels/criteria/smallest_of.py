@@ -1,0 +1,124 @@
+"""A filter that lets no single batch decide alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any
+
+from adadagrad_kernels.criteria._state import require_count, require_entries
+from adadagrad_kernels.criteria.decision import (
+    BatchSizeCriterion,
+    BatchSizeRule,
+    Decision,
+    keep_size,
+)
+from adadagrad_kernels.statistics import GradientStatistics
+
+
+@dataclass(eq=False, repr=False)
+class SmallestOf:
+    """Takes the smallest of the suggestions of several steps in a row (AdaBatchGrad).
+
+    T = min(T_1, ..., T_k) at every k-th tested step; the others keep the size, T = b. So a batch
+    that asks for too much does not enlarge those that follow, and growth comes k steps at a time
+    (Ostroukhov et al., arXiv 2402.05264; the filter is that of a port of their code, k = 5). Their
+    method is this filter around ``AugmentedInnerProductTest(0.9, 5.84)``, with the optimizer
+    ``DelayedAdagradNorm``.
+
+    Steps that were not tested do not count, nor do suggestions of NaN.
+
+    Attributes:
+        criterion: any criterion, one that remembers included.
+        steps: k, at least 1.
+
+    Raises:
+        ValueError: for other steps; when called, what the criterion raises.
+
+    Example:
+        >>> from adadagrad_kernels.criteria import NormTest, SmallestOf
+        >>> from adadagrad_kernels.statistics import GradientStatistics
+        >>> rule = SmallestOf(NormTest(eta=1.0), steps=2)
+        >>> for sum_sq_norms in (78.0, 50.0):
+        ...     print(rule(GradientStatistics(8, 1.0, sum_sq_norms)).batch_size)
+        8.0
+        6.0
+    """
+
+    criterion: BatchSizeCriterion
+    steps: int = 5
+    _suggestions: list[float] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self.steps = require_count("steps", self.steps)
+
+    def __repr__(self) -> str:
+        """The settings, without an address, which would be another in every run."""
+        inner = repr(self.criterion) if is_dataclass(self.criterion) else self.criterion.name
+        return f"SmallestOf({inner}, steps={self.steps})"
+
+    @property
+    def name(self) -> str:
+        """snake_case name, for logs."""
+        return f"smallest_of_{self.steps}_{self.criterion.name}"
+
+    @property
+    def needs_variance(self) -> bool:
+        """Whether the criterion reads the coordinate-wise variance."""
+        return self.criterion.needs_variance
+
+    @property
+    def needs_inner_products(self) -> bool:
+        """Whether the criterion reads the inner products with the mean gradient."""
+        return self.criterion.needs_inner_products
+
+    def __call__(self, statistics: GradientStatistics) -> Decision:
+        """Keep the criterion's suggestion, and decide where it is the last of ``steps``."""
+        decision = self.criterion(statistics)
+        size, constants = decision.batch_size, decision.smallest_constants
+        if math.isnan(size):
+            return Decision(self.name, size, False, constants)
+        self._suggestions.append(size)
+        if len(self._suggestions) < self.steps:
+            kept = keep_size(self.name, statistics)
+            return Decision(kept.criterion, kept.batch_size, kept.passed, constants)
+        smallest = min(self._suggestions)
+        self._suggestions = []
+        return Decision(self.name, smallest, smallest <= statistics.batch_size, constants)
+
+    def wants_statistics(self, samples: int) -> bool:
+        """What the criterion wants; every step's where it remembers nothing."""
+        inner = self.criterion
+        return not isinstance(inner, BatchSizeRule) or inner.wants_statistics(samples)
+
+    def count(self, samples: int) -> None:
+        """Pass the note of a step that was not measured on to the criterion."""
+        if isinstance(self.criterion, BatchSizeRule):
+            self.criterion.count(samples)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The suggestions so far, and what the criterion remembers."""
+        inner = self.criterion
+        return {
+            "suggestions": list(self._suggestions),
+            "criterion": inner.state_dict() if isinstance(inner, BatchSizeRule) else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a ``state_dict``.
+
+        Raises:
+            ValueError: for the state of something else; nothing has changed then.
+        """
+        saved = require_entries("SmallestOf", state, {"suggestions", "criterion"})
+        suggestions = saved["suggestions"]
+        if not isinstance(suggestions, list) or len(suggestions) >= self.steps:
+            raise ValueError(
+                f"the state of SmallestOf has suggestions={suggestions!r}; accepted is a list of "
+                f"fewer than steps={self.steps}"
+            )
+        suggestions = [float(value) for value in suggestions]
+        if isinstance(self.criterion, BatchSizeRule):
+            self.criterion.load_state_dict(saved["criterion"])
+        self._suggestions = suggestions
