@@ -3,17 +3,51 @@
 from __future__ import annotations
 
 from adadagrad_kernels.batching.controller import BatchController
+from adadagrad_kernels.batching.learning_rates import (
+    AdaScale,
+    BatchSizeLR,
+    LearningRateRule,
+    PowerRule,
+    per_doubling,
+)
+from adadagrad_kernels.batching.megatron_schedules import megatron_rampup, megatron_schedule
 from adadagrad_kernels.batching.memory import MemoryModel, PeakMemory, is_out_of_memory
 from adadagrad_kernels.batching.micro_batches import MicroBatchPlanner
+from adadagrad_kernels.batching.plateau_schedule import PlateauSchedule
 from adadagrad_kernels.batching.sampler import AdaptiveBatchSampler
 from adadagrad_kernels.batching.samples_lr import SamplesLR
+from adadagrad_kernels.batching.schedule_curves import (
+    CosineSchedule,
+    LinearSchedule,
+    StepSchedule,
+)
+from adadagrad_kernels.batching.schedules import BatchSizeSchedule, MilestoneSchedule, Schedule
+from adadagrad_kernels.batching.signatures import FailureSignatures, Finding
+from adadagrad_kernels.batching.smoothing import SmoothedStatistics
 
 __all__ = [
+    "AdaScale",
     "AdaptiveBatchSampler",
     "BatchController",
+    "BatchSizeLR",
+    "BatchSizeSchedule",
+    "CosineSchedule",
+    "FailureSignatures",
+    "Finding",
+    "LearningRateRule",
+    "LinearSchedule",
     "MemoryModel",
     "MicroBatchPlanner",
+    "MilestoneSchedule",
     "PeakMemory",
+    "PlateauSchedule",
+    "PowerRule",
     "SamplesLR",
+    "Schedule",
+    "SmoothedStatistics",
+    "StepSchedule",
     "is_out_of_memory",
+    "megatron_rampup",
+    "megatron_schedule",
+    "per_doubling",
 ]

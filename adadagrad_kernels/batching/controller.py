@@ -7,9 +7,18 @@ import math
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+from adadagrad_kernels.batching._sizes import (
+    next_size,
+    require_factor,
+    require_multiple,
+)
 from adadagrad_kernels.batching._validation import require_equal, require_int, require_keys
 from adadagrad_kernels.batching.plateau_schedule import PlateauSchedule
-from adadagrad_kernels.batching.schedules import BatchSizeSchedule
+from adadagrad_kernels.batching.schedules import (
+    BatchSizeSchedule,
+    first_size,
+    scheduled_size,
+)
 from adadagrad_kernels.batching.signatures import FailureSignatures
 from adadagrad_kernels.batching.smoothing import SmoothedStatistics
 from adadagrad_kernels.criteria import BatchSizeRule, Decision
@@ -98,23 +107,21 @@ class BatchController:
         self.criterion = criterion
         self.round_to = require_int("round_to", round_to, at_least=1)
         self.test_interval = require_int("test_interval", test_interval, at_least=1)
-        self.batch_size = self._multiple("batch_size", self._first_size(batch_size))
+        self.batch_size = require_multiple(
+            "batch_size", self._first_size(batch_size), self.round_to
+        )
         self.min_batch_size = self.batch_size
-        self.max_batch_size = self._multiple("max_batch_size", max_batch_size)
+        self.max_batch_size = require_multiple("max_batch_size", max_batch_size, self.round_to)
         if self.batch_size > self.max_batch_size:
             raise ValueError(
                 f"batch_size {batch_size} is above max_batch_size {max_batch_size}: "
                 "start at or below the cap"
             )
-        if growth_cap is not None and not 1 < growth_cap < math.inf:
-            raise ValueError(
-                f"growth_cap must be a finite factor above 1 or None, got {growth_cap}"
-            )
-        if not 1.0 <= hysteresis < math.inf:
-            raise ValueError(f"hysteresis must be a finite factor of at least 1, got {hysteresis}")
+        if growth_cap is not None:
+            require_factor("growth_cap", growth_cap, above=1.0)
         self.growth_cap = growth_cap
         self.allow_shrink = allow_shrink
-        self.hysteresis = hysteresis
+        self.hysteresis = require_factor("hysteresis", hysteresis, above=1.0, inclusive=True)
         self.cooldown = require_int("cooldown", cooldown, at_least=0)
         self.smoothing = SmoothedStatistics(smoothing)
         if smoothing and getattr(criterion, "needs_variance", False):
@@ -276,8 +283,8 @@ class BatchController:
         """
         require_keys("BatchController", state, self.state_dict())
         require_equal("BatchController", "criterion", state["criterion"], self._criterion_text())
-        batch_size = self._multiple("saved batch_size", state["batch_size"])
-        floor = self._multiple("saved min_batch_size", state["min_batch_size"])
+        batch_size = require_multiple("saved batch_size", state["batch_size"], self.round_to)
+        floor = require_multiple("saved min_batch_size", state["min_batch_size"], self.round_to)
         if not floor <= batch_size <= self.max_batch_size:
             raise ValueError(
                 f"saved batch_size {batch_size} must lie between the saved min_batch_size {floor} "
@@ -322,21 +329,22 @@ class BatchController:
             raise
 
     def _next_size(self, suggestion: float) -> int:
-        if self.batch_size / self.hysteresis <= suggestion <= self.batch_size * self.hysteresis:
-            return self.batch_size
-        low = self.min_batch_size if self.allow_shrink else self.batch_size
-        high = self.max_batch_size
-        if self.growth_cap is not None:
-            factor_limit = int(self.batch_size * self.growth_cap)
-            factor_limit -= factor_limit % self.round_to
-            high = min(high, max(factor_limit, self.batch_size + self.round_to))
-        if suggestion >= high:  # also an infinite one, which has no ceiling
-            return high
-        return max(low, -(-math.ceil(suggestion) // self.round_to) * self.round_to)
+        return next_size(
+            suggestion,
+            self.batch_size,
+            low=self.min_batch_size if self.allow_shrink else self.batch_size,
+            high=self.max_batch_size,
+            round_to=self.round_to,
+            growth_cap=self.growth_cap,
+            hysteresis=self.hysteresis,
+        )
 
     def _count(self, samples: int, loss: float | None) -> int:
         if isinstance(self.criterion, BatchSizeSchedule):
-            self._change(self._scheduled(self.criterion, self.samples_seen + samples))
+            least = 0 if self.allow_shrink else self.batch_size
+            seen = self.samples_seen + samples
+            size = scheduled_size(self.criterion, seen, least, self.round_to)
+            self._change(self._next_size(size))
         self.samples_seen += samples
         self.steps += 1
         self.signatures.observe(self, loss)
@@ -348,28 +356,11 @@ class BatchController:
         self.batch_size = size
 
     def _first_size(self, given: int | None) -> int:
-        if not isinstance(self.criterion, BatchSizeSchedule):
-            if given is None:
-                raise ValueError("batch_size is missing: only a schedule says its first size")
-            return given
-        for samples, size in (self.criterion.sizes() or {}).items():
-            self._multiple(f"the schedule's size at {samples:,} samples,", size)
-        first = -(-math.ceil(self.criterion(0)) // self.round_to) * self.round_to
-        if given not in (None, first):
-            raise ValueError(
-                f"batch_size {given} is not the schedule's first size, {first}: leave it out"
-            )
-        return first
-
-    def _scheduled(self, schedule: BatchSizeSchedule, samples_seen: int) -> int:
-        size = schedule(samples_seen)
-        rounded = -(-math.ceil(size) // self.round_to) * self.round_to
-        if not self.allow_shrink and rounded < self.batch_size <= self.max_batch_size:
-            raise ValueError(
-                f"{schedule.name} gave {size:g} at {samples_seen:,} samples, below the batch size "
-                f"{self.batch_size}: a schedule may only grow, unless allow_shrink=True"
-            )
-        return self._next_size(size)
+        if isinstance(self.criterion, BatchSizeSchedule):
+            return first_size(self.criterion, given, self.round_to)
+        if given is None:
+            raise ValueError("batch_size is missing: only a schedule says its first size")
+        return require_multiple("batch_size", given, self.round_to)
 
     def _tell_rule(self, samples: int) -> None:
         if isinstance(self.criterion, BatchSizeRule):
@@ -379,16 +370,6 @@ class BatchController:
         if isinstance(self.criterion, BatchSizeRule | PlateauSchedule):
             return self.criterion.state_dict()
         return None
-
-    def _multiple(self, name: str, value: object) -> int:
-        size = require_int(name, value, at_least=1)
-        below = size - size % self.round_to
-        if below != size:
-            nearest = f"{below} or {below + self.round_to}" if below else f"{self.round_to}"
-            raise ValueError(
-                f"{name} {size} is not a multiple of round_to {self.round_to}; nearest: {nearest}"
-            )
-        return size
 
     def _criterion_text(self) -> str | None:
         # The constants matter too; only a dataclass promises them in its repr, without addresses.

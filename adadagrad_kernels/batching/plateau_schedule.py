@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from adadagrad_kernels.batching._sizes import require_factor
 from adadagrad_kernels.batching._validation import require_equal, require_int, require_keys
 from adadagrad_kernels.batching.schedules import BatchSizeSchedule
 
 
 class PlateauSchedule(BatchSizeSchedule):
-    """Multiplies the size when a metric has stopped improving, as ReduceLROnPlateau divides the rate.
+    """Multiplies the size when a metric has stopped improving.
 
     Tell it the metric by ``observe``, after each evaluation; the size changes at the next step. Its
     arguments and their defaults are those of ``torch.optim.lr_scheduler.ReduceLROnPlateau``, with
@@ -56,8 +57,7 @@ class PlateauSchedule(BatchSizeSchedule):
         threshold_mode: str = "rel",
         cooldown: int = 0,
     ) -> None:
-        if not 1.0 < factor < math.inf:
-            raise ValueError(f"factor must be a finite number above 1, got {factor}")
+        require_factor("factor", factor, above=1.0)
         if not 0.0 <= threshold < math.inf:
             raise ValueError(f"threshold must be a finite number of at least 0, got {threshold}")
         _require_choice("mode", mode, ("min", "max"))

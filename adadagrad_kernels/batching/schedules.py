@@ -8,20 +8,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from adadagrad_kernels.batching._sizes import require_multiple, round_up
 from adadagrad_kernels.batching._validation import require_int
 
 
 class BatchSizeSchedule(ABC):
     """A batch size for every number of samples seen.
 
-    ``BatchController`` takes a schedule in the place of a criterion. Then it never wants statistics:
-    after every ``step`` the size is that of the schedule, within the controller's bounds.
+    ``BatchController`` takes a schedule in the place of a criterion. Then it never wants
+    statistics: after every ``step`` the size is the schedule's, within the controller's bounds.
 
     Example:
         >>> from adadagrad_kernels.batching import BatchController, StepSchedule
         >>> schedule = StepSchedule(128, step_size=1_000, gamma=2)
         >>> controller = BatchController(schedule, max_batch_size=2048)
-        >>> [controller.step(controller.batch_size) for _ in range(9)][-2:]
+        >>> [controller.step(controller.batch_size) for _ in range(8)][-2:]
         [128, 256]
     """
 
@@ -71,55 +72,6 @@ class Schedule(BatchSizeSchedule):
 
 
 @dataclass(frozen=True)
-class StepSchedule(BatchSizeSchedule):
-    r"""Multiplies the size after every so many samples, as torch's StepLR the learning rate.
-
-    .. math:: b(n) = \min(\lfloor b_0 \gamma^{\lfloor n / \text{step\_size} \rfloor} \rfloor, b_{\max})
-
-    With gamma = 2 and a step of 20 epochs this is AdaBatch (Devarakonda, Naumov, Garland,
-    arXiv 1712.02029), which multiplies the learning rate by 0.75 at each doubling:
-    ``BatchSizeLR(optimizer, PerDoubling(0.75))``.
-
-    Attributes:
-        initial: :math:`b_0`.
-        step_size: samples between two steps.
-        gamma: the factor, greater than 1.
-        last: :math:`b_{\max}`; None leaves it to the controller's cap.
-
-    Raises:
-        ValueError: for numbers out of range.
-
-    Example:
-        >>> from adadagrad_kernels.batching import StepSchedule
-        >>> schedule = StepSchedule(128, step_size=20 * 50_000, last=2048)
-        >>> [schedule(epoch * 50_000) for epoch in (0, 19, 20, 40, 99)]
-        [128.0, 128.0, 256.0, 512.0, 2048.0]
-    """
-
-    initial: int
-    step_size: int
-    gamma: float = 2.0
-    last: int | None = None
-    name: ClassVar[str] = "step_schedule"
-
-    def __post_init__(self) -> None:
-        require_int("initial", self.initial, at_least=1)
-        require_int("step_size", self.step_size, at_least=1)
-        _require_factor(self.gamma)
-        if self.last is not None:
-            require_int("last", self.last, at_least=self.initial)
-
-    def __call__(self, samples_seen: int) -> float:
-        """The size after so many samples."""
-        steps = samples_seen // self.step_size
-        try:
-            size = float(math.floor(self.initial * self.gamma**steps))
-        except OverflowError:
-            size = float(2**53)
-        return size if self.last is None else min(size, float(self.last))
-
-
-@dataclass(frozen=True)
 class MilestoneSchedule(BatchSizeSchedule):
     """One size from each milestone on, in samples.
 
@@ -143,7 +95,8 @@ class MilestoneSchedule(BatchSizeSchedule):
         ordered = dict(sorted(self.milestones.items()))
         if 0 not in ordered:
             raise ValueError(
-                f"milestones must say the size at 0 samples; the first is {next(iter(ordered), None)}"
+                "milestones must say the size at 0 samples; the first is "
+                f"{next(iter(ordered), None)}"
             )
         before = 0
         for samples, size in ordered.items():
@@ -167,83 +120,39 @@ class MilestoneSchedule(BatchSizeSchedule):
         return self.milestones
 
 
-@dataclass(frozen=True)
-class LinearSchedule(BatchSizeSchedule):
-    """Grows from one size to another in a straight line over so many samples, and stays there.
+def first_size(schedule: BatchSizeSchedule, given: int | None, round_to: int) -> int:
+    """The size that a schedule begins with.
 
-    Attributes:
-        start: the size at 0 samples.
-        end: the size from ``samples`` on, at least ``start``.
-        samples: length of the line.
-
-    Raises:
-        ValueError: for numbers out of range.
-
-    Example:
-        >>> from adadagrad_kernels.batching import LinearSchedule
-        >>> schedule = LinearSchedule(start=100, end=300, samples=1_000)
-        >>> schedule(0), schedule(500), schedule(5_000)
-        (100.0, 200.0, 300.0)
-    """
-
-    start: int
-    end: int
-    samples: int
-    name: ClassVar[str] = "linear_schedule"
-
-    def __post_init__(self) -> None:
-        _require_range(self.start, self.end, self.samples)
-
-    def __call__(self, samples_seen: int) -> float:
-        """The size after so many samples."""
-        share = min(1.0, samples_seen / self.samples)
-        return self.start + (self.end - self.start) * share
-
-
-@dataclass(frozen=True)
-class CosineSchedule(BatchSizeSchedule):
-    r"""Grows along half a cosine wave, the mirror image of torch's CosineAnnealingLR.
-
-    .. math:: b(n) = b_{\text{end}} - \tfrac12 (b_{\text{end}} - b_{\text{start}})
-        \bigl(1 + \cos(\pi n / n_{\max})\bigr)
-
-    Attributes:
-        start: the size at 0 samples.
-        end: the size from ``samples`` on, at least ``start``.
-        samples: :math:`n_{\max}`.
+    Args:
+        schedule: the schedule, whose exact sizes must be multiples of ``round_to``.
+        given: the size that the user has given besides, or None.
+        round_to: sizes are multiples of it.
 
     Raises:
-        ValueError: for numbers out of range.
-
-    Example:
-        >>> from adadagrad_kernels.batching import CosineSchedule
-        >>> schedule = CosineSchedule(start=100, end=300, samples=1_000)
-        >>> schedule(0), round(schedule(500)), schedule(1_000)
-        (100.0, 200, 300.0)
+        ValueError: for a size that is no multiple, and one given that is another.
     """
-
-    start: int
-    end: int
-    samples: int
-    name: ClassVar[str] = "cosine_schedule"
-
-    def __post_init__(self) -> None:
-        _require_range(self.start, self.end, self.samples)
-
-    def __call__(self, samples_seen: int) -> float:
-        """The size after so many samples."""
-        angle = math.pi * min(1.0, samples_seen / self.samples)
-        return self.end - 0.5 * (self.end - self.start) * (1.0 + math.cos(angle))
+    for samples, size in (schedule.sizes() or {}).items():
+        require_multiple(f"the schedule's size at {samples:,} samples,", size, round_to)
+    first = round_up(schedule(0), round_to)
+    if given not in (None, first):
+        raise ValueError(
+            f"batch_size {given} is not the schedule's first size, {first}: leave it out"
+        )
+    return first
 
 
-def _require_factor(gamma: float) -> None:
-    if not 1.0 < gamma < math.inf:
-        raise ValueError(f"gamma must be a finite factor above 1, got {gamma}: sizes only grow")
+def scheduled_size(
+    schedule: BatchSizeSchedule, samples_seen: int, size: int, round_to: int
+) -> float:
+    """The size after so many samples, of a schedule that may only grow.
 
-
-def _require_range(start: int, end: int, samples: int) -> None:
-    require_int("start", start, at_least=1)
-    require_int("samples", samples, at_least=1)
-    require_int("end", end, at_least=1)
-    if end < start:
-        raise ValueError(f"end {end:,} is below start {start:,}: a schedule may only grow")
+    Raises:
+        ValueError: where it is below the size now.
+    """
+    scheduled = schedule(samples_seen)
+    if round_up(scheduled, round_to) < size:
+        raise ValueError(
+            f"{schedule.name} gave {scheduled:g} at {samples_seen:,} samples, below the batch size "
+            f"{size}: a schedule may only grow, unless allow_shrink=True"
+        )
+    return scheduled

@@ -232,8 +232,8 @@ def test_metrics_of_a_test_have_their_names():
         ),
         ({"round_to": 0}, "round_to must be an integer of at least 1, got 0"),
         ({"test_interval": 0}, "test_interval must be an integer of at least 1, got 0"),
-        ({"growth_cap": 1.0}, "growth_cap must be a finite factor above 1 or None, got 1.0"),
-        ({"growth_cap": math.nan}, "growth_cap must be a finite factor above 1 or None, got nan"),
+        ({"growth_cap": 1.0}, "growth_cap must be a finite factor above 1, got 1.0"),
+        ({"growth_cap": math.nan}, "growth_cap must be a finite factor above 1, got nan"),
     ],
 )
 def test_bad_arguments_say_what_is_accepted(options, message):

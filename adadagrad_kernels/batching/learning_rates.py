@@ -1,0 +1,278 @@
+"""Learning rates that follow the batch size, beside any scheduler of torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from adadagrad_kernels.batching._sizes import require_factor
+from adadagrad_kernels.batching._validation import require_equal, require_int, require_keys
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from adadagrad_kernels.statistics import GradientStatistics
+
+
+class LearningRateRule(Protocol):
+    """By what a learning rate tuned for one batch size is multiplied at another."""
+
+    def gain(self, growth: float) -> float:
+        """The factor for a batch that is ``growth`` times the first one."""
+
+    def observe(self, statistics: GradientStatistics) -> None:
+        """Take note of a step's statistics."""
+
+
+@dataclass(frozen=True)
+class PowerRule:
+    r"""The rate grows as a power of the batch: :math:`(b / b_0)^{p}`.
+
+    ``PowerRule(1.0)`` is linear scaling, of SGD and optionally of DiveBatch (arXiv 2509.16173),
+    ``PowerRule(0.5)`` the square root, of adaptive methods. A negative power is a rate that falls.
+
+    Attributes:
+        power: p, finite.
+
+    Raises:
+        ValueError: for another power.
+
+    Example:
+        >>> from adadagrad_kernels.batching import PowerRule
+        >>> PowerRule(0.5).gain(4.0)
+        2.0
+    """
+
+    power: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.power):
+            raise ValueError(f"power must be finite, got {self.power}")
+
+    def gain(self, growth: float) -> float:
+        """The power of the growth."""
+        return float(growth**self.power)
+
+    def observe(self, statistics: GradientStatistics) -> None:
+        """Nothing."""
+
+
+def per_doubling(factor: float) -> PowerRule:
+    r"""The rule that multiplies the rate by a factor whenever the batch doubles.
+
+    0.75 is AdaBatch's (Devarakonda, Naumov, Garland, arXiv 1712.02029); :math:`1/\sqrt 2`, where a
+    schedule would have halved the rate of an Adam-like optimizer, is Seesaw's (arXiv 2510.14717).
+
+    Raises:
+        ValueError: unless the factor is finite and above 0.
+
+    Example:
+        >>> from adadagrad_kernels.batching import per_doubling
+        >>> round(per_doubling(0.75).gain(8.0), 6)  # of three doublings
+        0.421875
+    """
+    return PowerRule(math.log2(require_factor("factor", factor, above=0.0)))
+
+
+class AdaScale:
+    r"""AdaScale's gain (Johnson, Agrawal, Gu, Guestrin 2020): what a larger batch is worth.
+
+    With :math:`\sigma^2` the trace of the covariance of the first batch's mean gradient,
+    :math:`\mu^2` the squared norm of the true gradient, and a batch S times the first,
+
+    .. math:: r = \frac{\sigma^2 + \mu^2}{\sigma^2 / S + \mu^2}, \qquad 1 \le r \le S:
+
+    S where noise dominates, 1 where there is none. Both are running averages of unbiased
+    estimates, :math:`\sigma^2 = V_{\mathrm{norm}} / b_0` and
+    :math:`\mu^2 = N - V_{\mathrm{norm}} / b`, the first at least 1e-6 and the second at least 0.
+    ``progress`` adds up the gains: schedules of the first batch's training go by it in place of
+    the number of steps.
+
+    Args:
+        batch_size: :math:`b_0`, for which the learning rate was tuned.
+        beta: weight of the past in the averages.
+        square_root: the rate is multiplied by :math:`\sqrt r`, for Adam-like optimizers.
+
+    Attributes:
+        progress: scale-invariant iterations so far, the sum of the gains r of the observed steps.
+
+    Raises:
+        ValueError: for arguments out of range.
+
+    Example:
+        >>> from adadagrad_kernels.batching import AdaScale
+        >>> from adadagrad_kernels.statistics import GradientStatistics
+        >>> rule = AdaScale(batch_size=8)
+        >>> rule.observe(GradientStatistics(16, mean_sq_norm=2.0, sum_sq_norms=272.0))  # V = 16
+        >>> rule.gain(2.0)  # (2 + 1) / (2/2 + 1)
+        1.5
+    """
+
+    def __init__(self, batch_size: int, *, beta: float = 0.999, square_root: bool = False) -> None:
+        self.batch_size = require_int("batch_size", batch_size, at_least=1)
+        if not 0.0 <= beta < 1.0:
+            raise ValueError(f"beta must be at least 0 and below 1, got {beta}")
+        self.beta, self.square_root = beta, square_root
+        self.progress = 0.0
+        self._variance = self._signal = self._weight = 0.0
+
+    def __repr__(self) -> str:
+        return (
+            f"AdaScale(batch_size={self.batch_size}, beta={self.beta}, "
+            f"square_root={self.square_root})"
+        )
+
+    def gain(self, growth: float) -> float:
+        """r, or its root; 1 before anything was observed."""
+        ratio = self._ratio(growth)
+        return math.sqrt(ratio) if self.square_root else ratio
+
+    def observe(self, statistics: GradientStatistics) -> None:
+        """Average a step's statistics in; those that are not finite, or of one sample, are not."""
+        samples = statistics.batch_size
+        if samples >= 2 and statistics.is_finite:
+            variance = statistics.variance_norm
+            signal = statistics.mean_sq_norm - variance / samples
+            keep, add = self.beta, 1.0 - self.beta
+            self._variance = keep * self._variance + add * variance / self.batch_size
+            self._signal = keep * self._signal + add * signal
+            self._weight = keep * self._weight + add
+        self.progress += self._ratio(samples / self.batch_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it remembers, as plain JSON types."""
+        return {
+            "progress": self.progress,
+            "averages": [self._variance, self._signal, self._weight],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a ``state_dict``."""
+        require_keys("AdaScale", state, self.state_dict())
+        variance, signal, weight = map(float, state["averages"])
+        self.progress = float(state["progress"])
+        self._variance, self._signal, self._weight = variance, signal, weight
+
+    def _ratio(self, growth: float) -> float:
+        if not self._weight:
+            return 1.0
+        variance = max(self._variance / self._weight, 1e-6)
+        signal = max(self._signal / self._weight, 0.0)
+        return (variance + signal) / (variance / growth + signal)
+
+
+class BatchSizeLR:
+    """Multiplies an optimizer's learning rates by what a rule says of the batch size.
+
+    The gain is there during ``optimizer.step`` alone: before it, a hook multiplies the rate of every
+    parameter group, after it another puts the very value back. So any scheduler of torch goes on as
+    if nothing happened, whether it computes rates anew or from those before, and checkpoints hold
+    the rates without gain. Tensors as rates (``capturable``) are changed in place.
+
+    Args:
+        optimizer: any torch optimizer. Its rates are those for ``batch_size``.
+        rule: ``"linear"``, ``"sqrt"``, or a rule such as ``per_doubling(0.75)`` or ``AdaScale``.
+        batch_size: the first batch size.
+
+    Attributes:
+        gain: the factor of the next step.
+
+    Raises:
+        ValueError: for another rule or size.
+
+    Example:
+        >>> import torch
+        >>> from adadagrad_kernels.batching import BatchSizeLR
+        >>> weight = torch.zeros(1, requires_grad=True)
+        >>> optimizer = torch.optim.SGD([weight], lr=0.5)
+        >>> rate = BatchSizeLR(optimizer, "linear", batch_size=8)
+        >>> rate.update(16)
+        >>> weight.grad = torch.ones(1)
+        >>> optimizer.step()
+        >>> weight.item(), optimizer.param_groups[0]["lr"]
+        (-1.0, 0.5)
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, rule: str | LearningRateRule, *, batch_size: int
+    ) -> None:
+        named = {"linear": PowerRule(1.0), "sqrt": PowerRule(0.5)}
+        if isinstance(rule, str):
+            if rule not in named:
+                raise ValueError(f"rule must be one of {', '.join(named)} or a rule, got {rule!r}")
+            rule = named[rule]
+        self.optimizer, self.rule = optimizer, rule
+        self.batch_size = require_int("batch_size", batch_size, at_least=1)
+        self.gain = 1.0
+        self._rates: list[Any] = []
+        self._handles = [
+            optimizer.register_step_pre_hook(lambda *_: self._multiply()),
+            optimizer.register_step_post_hook(lambda *_: self._restore()),
+        ]
+
+    def update(self, batch_size: int, statistics: GradientStatistics | None = None) -> None:
+        """Set the gain of the next step.
+
+        Args:
+            batch_size: of the step that comes, such as ``controller.batch_size``.
+            statistics: of the step before, for rules that read them.
+        """
+        batch_size = require_int("batch_size", batch_size, at_least=1)
+        if statistics is not None:
+            self.rule.observe(statistics)
+        self.gain = self.rule.gain(batch_size / self.batch_size)
+
+    def remove(self) -> None:
+        """Leave the optimizer alone from here on."""
+        self._restore()
+        for handle in self._handles:
+            handle.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The gain, and what the rule remembers, as plain JSON types."""
+        state = getattr(self.rule, "state_dict", None)
+        return {
+            "rule": repr(self.rule),
+            "batch_size": self.batch_size,
+            "gain": self.gain,
+            "rule_state": None if state is None else state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a ``state_dict``.
+
+        Raises:
+            ValueError: if keys are missing, or the rule or the first size is another; nothing has
+                changed then.
+        """
+        require_keys("BatchSizeLR", state, self.state_dict())
+        require_equal("BatchSizeLR", "rule", state["rule"], repr(self.rule))
+        require_equal("BatchSizeLR", "batch_size", state["batch_size"], self.batch_size)
+        if state["rule_state"] is not None:
+            self.rule.load_state_dict(state["rule_state"])  # type: ignore[attr-defined]
+        self.gain = float(state["gain"])
+
+    @torch.no_grad()
+    def _multiply(self) -> None:
+        self._restore()  # of a step that raised, whose hook did not run
+        for group in self.optimizer.param_groups:
+            rate = group["lr"]
+            self._rates.append(rate.clone() if isinstance(rate, Tensor) else rate)
+            if isinstance(rate, Tensor):
+                rate.mul_(self.gain)
+            else:
+                group["lr"] = rate * self.gain
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=False):
+            if isinstance(rate, Tensor):
+                group["lr"].copy_(rate)
+            else:
+                group["lr"] = rate
+        self._rates = []
