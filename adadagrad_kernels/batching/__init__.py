@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from adadagrad_kernels.batching.batch_size_lr import BatchSizeLR
 from adadagrad_kernels.batching.controller import BatchController
-from adadagrad_kernels.batching.learning_rates import (
+from adadagrad_kernels.batching.learning_rate_rules import (
     AdaScale,
-    BatchSizeLR,
     LearningRateRule,
     PowerRule,
     per_doubling,

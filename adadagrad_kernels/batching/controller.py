@@ -46,7 +46,8 @@ class BatchController:
     * statistics that hold NaN or infinity, or whose T is NaN: counted in ``nonfinite_steps``, and
       reported once through ``logging.getLogger("adadagrad_kernels")``;
     * a batch of one, which has no variance (start with at least 2 samples);
-    * a step that is not a test step, and every step at the cap.
+    * a step that is not a test step, and every step at the cap;
+    * a T that is the very number of samples measured, as of criteria that do not decide yet.
 
     An infinite T of finite statistics means the largest batch allowed. A schedule
     (``BatchSizeSchedule``) in the place of the criterion needs no statistics: ``step`` alone moves
@@ -198,7 +199,7 @@ class BatchController:
             decision = self.criterion(self.smoothing(statistics))
             if math.isnan(decision.batch_size):
                 self._count_nonfinite(f"batch size suggested by {decision.criterion}")
-            else:
+            elif decision.batch_size != statistics.batch_size:
                 self._change(self._next_size(decision.batch_size))
             self.last_decision = decision
             self._gradient = {
@@ -214,7 +215,9 @@ class BatchController:
                     "a batch of one sample has no variance, so the batch size stays 1: "
                     "start with batch_size=2 or more",
                 )
-        return self._count(samples, statistics.loss if loss is None else loss)
+        usable = statistics.is_finite and statistics.batch_size >= 2
+        loss = statistics.loss if loss is None else loss
+        return self._count(samples, loss, statistics if usable else None)
 
     def step(self, samples: int, *, loss: float | None = None) -> int:
         """Counts an optimizer step of ``samples`` samples without statistics.
@@ -339,7 +342,9 @@ class BatchController:
             hysteresis=self.hysteresis,
         )
 
-    def _count(self, samples: int, loss: float | None) -> int:
+    def _count(
+        self, samples: int, loss: float | None, statistics: GradientStatistics | None = None
+    ) -> int:
         if isinstance(self.criterion, BatchSizeSchedule):
             least = 0 if self.allow_shrink else self.batch_size
             seen = self.samples_seen + samples
@@ -347,7 +352,7 @@ class BatchController:
             self._change(self._next_size(size))
         self.samples_seen += samples
         self.steps += 1
-        self.signatures.observe(self, loss)
+        self.signatures.observe(self, loss, statistics)
         return self.batch_size
 
     def _change(self, size: int) -> None:

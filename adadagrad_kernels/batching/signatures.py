@@ -8,19 +8,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from adadagrad_kernels.batching._sizes import require_factor
 from adadagrad_kernels.batching._validation import require_int, require_keys
+from adadagrad_kernels.batching.smoothing import SmoothedStatistics
 
 if TYPE_CHECKING:
     from adadagrad_kernels.batching.controller import BatchController
+    from adadagrad_kernels.statistics import GradientStatistics
 
 _logger = logging.getLogger("adadagrad_kernels")
 
-#: Weight of the past in the average of the loss.
+#: Weight of the past in the averages of loss and noise.
 _BETA = 0.9
 #: The loss improves where its average falls by this share of the best.
 _IMPROVEMENT = 1e-3
 #: Noise dominates where the noise scale is so many batches.
-_DOMINATES = 10.0
+_DOMINATES = 3.0
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,10 @@ class FailureSignatures:
                                                                   ``growth_cap``
     ==============  ============================================  ==================================
 
-    Noise dominates where the gradient noise scale is more than ten batches. The loss stands still
-    where its average has not improved by a thousandth within ``patience`` steps. What needs the
-    loss is silent without: pass it to ``BatchController.update``, unless the statistics have it.
+    Noise dominates where the average gradient noise scale is more than three batches. The loss
+    stands still where its average has not improved by a thousandth within ``patience`` steps. What
+    needs the loss is silent without: pass it to ``BatchController.update``, unless the statistics
+    have it.
     Reports are warnings of ``logging.getLogger("adadagrad_kernels")``.
 
     Args:
@@ -90,23 +94,31 @@ class FailureSignatures:
     def __init__(self, *, patience: int = 200, early: int = 5, factor: float = 2.0) -> None:
         self.patience = require_int("patience", patience, at_least=1)
         self.early = require_int("early", early, at_least=1)
-        if not 1.0 < factor < math.inf:
-            raise ValueError(f"factor must be a finite number above 1, got {factor}")
-        self.factor = factor
+        self.factor = require_factor("factor", factor, above=1.0)
         self.findings: list[Finding] = []
         self._loss = self._weight = 0.0
+        self._smoothed = SmoothedStatistics(_BETA)
+        self._noise = 0.0
         self._first: float | None = None
         self._best: float | None = None
         self._improved = self._grown = self._at_cap = 0
         self._size: int | None = None
 
-    def observe(self, controller: BatchController, loss: float | None) -> None:
+    def observe(
+        self,
+        controller: BatchController,
+        loss: float | None = None,
+        statistics: GradientStatistics | None = None,
+    ) -> None:
         """Look at a controller that has just counted a step.
 
         Args:
             controller: as it is after the step.
             loss: mean loss of the step's batch, or None.
+            statistics: of the step, finite and of two samples or more, or None.
         """
+        if statistics is not None:
+            self._noise = self._smoothed(statistics).noise_scale
         steps, size = controller.steps, controller.batch_size
         if self._size is not None and size > self._size:
             self._grown = steps
@@ -160,7 +172,7 @@ class FailureSignatures:
             )
 
     def _observe_standstill(self, controller: BatchController) -> None:
-        noise, size = controller.metrics().get("gns", math.nan), controller.batch_size
+        noise, size = self._noise, controller.batch_size
         for_steps = f"size {size:,} and loss {self._best:.4g} stand still for {self.patience} steps"
         constants = self._constants(controller)
         if noise > _DOMINATES * size:
@@ -172,7 +184,7 @@ class FailureSignatures:
                 f"hysteresis (now {controller.hysteresis:g}), growth_cap (now "
                 f"{controller.growth_cap})",
             )
-        elif noise <= _DOMINATES * size:
+        else:
             self._report(
                 controller,
                 "plateaus",
@@ -199,6 +211,7 @@ class FailureSignatures:
             "loss": [self._loss, self._weight, self._first, self._best],
             "steps": [self._improved, self._grown, self._at_cap],
             "size": self._size,
+            "smoothed": self._smoothed.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -214,6 +227,7 @@ class FailureSignatures:
             raise ValueError(f"saved findings are no findings: {state['findings']!r}") from error
         loss, weight, first, best = state["loss"]
         improved, grown, at_cap = state["steps"]
+        self._smoothed.load_state_dict(state["smoothed"])
         self.findings = findings
         self._loss, self._weight, self._first, self._best = loss, weight, first, best
         self._improved, self._grown, self._at_cap = improved, grown, at_cap

@@ -1,4 +1,4 @@
-"""Learning rates that follow the batch size, beside any scheduler of torch."""
+"""By what the learning rate changes when the batch does."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor
-
 from adadagrad_kernels.batching._sizes import require_factor
-from adadagrad_kernels.batching._validation import require_equal, require_int, require_keys
+from adadagrad_kernels.batching._validation import require_int, require_keys
 
 if TYPE_CHECKING:
-    from torch.optim import Optimizer
-
     from adadagrad_kernels.statistics import GradientStatistics
 
 
@@ -164,115 +159,3 @@ class AdaScale:
         variance = max(self._variance / self._weight, 1e-6)
         signal = max(self._signal / self._weight, 0.0)
         return (variance + signal) / (variance / growth + signal)
-
-
-class BatchSizeLR:
-    """Multiplies an optimizer's learning rates by what a rule says of the batch size.
-
-    The gain is there during ``optimizer.step`` alone: before it, a hook multiplies the rate of every
-    parameter group, after it another puts the very value back. So any scheduler of torch goes on as
-    if nothing happened, whether it computes rates anew or from those before, and checkpoints hold
-    the rates without gain. Tensors as rates (``capturable``) are changed in place.
-
-    Args:
-        optimizer: any torch optimizer. Its rates are those for ``batch_size``.
-        rule: ``"linear"``, ``"sqrt"``, or a rule such as ``per_doubling(0.75)`` or ``AdaScale``.
-        batch_size: the first batch size.
-
-    Attributes:
-        gain: the factor of the next step.
-
-    Raises:
-        ValueError: for another rule or size.
-
-    Example:
-        >>> import torch
-        >>> from adadagrad_kernels.batching import BatchSizeLR
-        >>> weight = torch.zeros(1, requires_grad=True)
-        >>> optimizer = torch.optim.SGD([weight], lr=0.5)
-        >>> rate = BatchSizeLR(optimizer, "linear", batch_size=8)
-        >>> rate.update(16)
-        >>> weight.grad = torch.ones(1)
-        >>> optimizer.step()
-        >>> weight.item(), optimizer.param_groups[0]["lr"]
-        (-1.0, 0.5)
-    """
-
-    def __init__(
-        self, optimizer: Optimizer, rule: str | LearningRateRule, *, batch_size: int
-    ) -> None:
-        named = {"linear": PowerRule(1.0), "sqrt": PowerRule(0.5)}
-        if isinstance(rule, str):
-            if rule not in named:
-                raise ValueError(f"rule must be one of {', '.join(named)} or a rule, got {rule!r}")
-            rule = named[rule]
-        self.optimizer, self.rule = optimizer, rule
-        self.batch_size = require_int("batch_size", batch_size, at_least=1)
-        self.gain = 1.0
-        self._rates: list[Any] = []
-        self._handles = [
-            optimizer.register_step_pre_hook(lambda *_: self._multiply()),
-            optimizer.register_step_post_hook(lambda *_: self._restore()),
-        ]
-
-    def update(self, batch_size: int, statistics: GradientStatistics | None = None) -> None:
-        """Set the gain of the next step.
-
-        Args:
-            batch_size: of the step that comes, such as ``controller.batch_size``.
-            statistics: of the step before, for rules that read them.
-        """
-        batch_size = require_int("batch_size", batch_size, at_least=1)
-        if statistics is not None:
-            self.rule.observe(statistics)
-        self.gain = self.rule.gain(batch_size / self.batch_size)
-
-    def remove(self) -> None:
-        """Leave the optimizer alone from here on."""
-        self._restore()
-        for handle in self._handles:
-            handle.remove()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The gain, and what the rule remembers, as plain JSON types."""
-        state = getattr(self.rule, "state_dict", None)
-        return {
-            "rule": repr(self.rule),
-            "batch_size": self.batch_size,
-            "gain": self.gain,
-            "rule_state": None if state is None else state(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a ``state_dict``.
-
-        Raises:
-            ValueError: if keys are missing, or the rule or the first size is another; nothing has
-                changed then.
-        """
-        require_keys("BatchSizeLR", state, self.state_dict())
-        require_equal("BatchSizeLR", "rule", state["rule"], repr(self.rule))
-        require_equal("BatchSizeLR", "batch_size", state["batch_size"], self.batch_size)
-        if state["rule_state"] is not None:
-            self.rule.load_state_dict(state["rule_state"])  # type: ignore[attr-defined]
-        self.gain = float(state["gain"])
-
-    @torch.no_grad()
-    def _multiply(self) -> None:
-        self._restore()  # of a step that raised, whose hook did not run
-        for group in self.optimizer.param_groups:
-            rate = group["lr"]
-            self._rates.append(rate.clone() if isinstance(rate, Tensor) else rate)
-            if isinstance(rate, Tensor):
-                rate.mul_(self.gain)
-            else:
-                group["lr"] = rate * self.gain
-
-    @torch.no_grad()
-    def _restore(self) -> None:
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=False):
-            if isinstance(rate, Tensor):
-                group["lr"].copy_(rate)
-            else:
-                group["lr"] = rate
-        self._rates = []

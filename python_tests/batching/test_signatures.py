@@ -1,0 +1,142 @@
+"""Each failure signature, provoked by training a noisy quadratic, and silence where all is well."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+
+import pytest
+import torch
+
+from adadagrad_kernels.batching import BatchController, FailureSignatures
+from adadagrad_kernels.criteria import NormTest
+from adadagrad_kernels.ops import batch_moments
+from adadagrad_kernels.statistics import GradientStatistics
+
+DIMENSIONS = 10
+
+
+def controller_of(eta=0.5, patience=40, **options):
+    options = {"batch_size": 8, "max_batch_size": 4096, **options}
+    signatures = FailureSignatures(patience=patience)
+    return BatchController(NormTest(eta), signatures=signatures, **options)
+
+
+def train(controller, *, lr, noise, start=10.0, steps=120):
+    """Minimises the mean of |x - sample|^2 / 2 over samples around 0, by gradients x - sample."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.full((DIMENSIONS,), start, dtype=torch.float64)
+    for _ in range(steps):
+        size = (controller.batch_size, DIMENSIONS)
+        rows = x - noise * torch.randn(size, dtype=torch.float64, generator=generator)
+        statistics = GradientStatistics.from_moments({"x": batch_moments(rows)})
+        loss = 0.5 * rows.square().sum(1).mean().item()
+        x = x - lr * rows.mean(0)
+        controller.update(statistics, loss=loss)
+    return [finding.name for finding in controller.signatures.findings]
+
+
+def test_silence_where_all_is_well():
+    controller = controller_of()
+    assert train(controller, lr=0.1, noise=1.0, steps=60) == []
+    assert controller.batch_size > 8
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "run", "knobs"),
+    [
+        (
+            "diverges",
+            {},
+            {"lr": 2.5, "noise": 0.1, "steps": 20},
+            ["smaller learning rate", "batch_size, now 8"],
+        ),
+        (
+            "cap_at_once",
+            {"eta": 0.003},
+            {"lr": 0.1, "noise": 3.0, "steps": 20},
+            ["a larger constant (eta, now 0.003)", "growth_cap (now None)"],
+        ),
+        (
+            "cap_binds",
+            {"eta": 0.1, "max_batch_size": 32, "growth_cap": 1.1},
+            {"lr": 0.1, "noise": 1.0},
+            ["max_batch_size=32", "a larger max_batch_size"],
+        ),
+        (
+            "plateaus",
+            {},
+            {"lr": 1e-7, "noise": 0.1},
+            ["size 8", "a smaller constant (eta, now 0.5)", "the learning rate"],
+        ),
+        (
+            "growth_lacks",
+            {"eta": 100.0, "test_interval": 2},
+            {"lr": 0.1, "noise": 1.0, "steps": 160},
+            ["the noise scale is", "(eta, now 100.0)", "test_interval (now 2)", "hysteresis"],
+        ),
+    ],
+)
+def test_each_signature(caplog, name, options, run, knobs):
+    controller = controller_of(**options)
+    with caplog.at_level(logging.WARNING, "adadagrad_kernels"):
+        assert train(controller, **run) == [name]
+    (finding,) = controller.signatures.findings
+    assert 1 <= finding.step <= controller.steps
+    assert [record.getMessage() for record in caplog.records] == [
+        f"step {finding.step}: {name}: {finding.text}"
+    ]
+    for knob in knobs:
+        assert knob in finding.text
+
+
+def test_a_loss_that_is_not_finite_diverges_at_once():
+    controller = controller_of()
+    controller.step(8, loss=1.0)
+    controller.step(8, loss=math.nan)
+    (finding,) = controller.signatures.findings
+    assert (finding.name, finding.step) == ("diverges", 2)
+
+
+def test_without_a_loss_nothing_is_said_of_it():
+    controller = controller_of(eta=100.0)
+    for _ in range(100):
+        controller.update(GradientStatistics(8, mean_sq_norm=1e-3, sum_sq_norms=80.0))
+    assert controller.signatures.findings == []
+
+
+def test_a_fixed_batch_is_watched_for_divergence_alone():
+    controller = BatchController(None, batch_size=8, max_batch_size=8)
+    for step in range(300):
+        controller.step(8, loss=1.0 if step < 280 else 100.0)
+    assert [finding.name for finding in controller.signatures.findings] == ["diverges"]
+
+
+def test_what_was_seen_and_counted_is_part_of_the_state():
+    whole, first = controller_of(eta=100.0), controller_of(eta=100.0)
+    train(whole, lr=0.3, noise=1.0, steps=120)
+    train(first, lr=0.3, noise=1.0, steps=120)
+    resumed = controller_of(eta=100.0)
+    resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert resumed.signatures.findings == whole.signatures.findings != []
+    for controller in (whole, resumed):
+        controller.step(8, loss=math.inf)
+    assert resumed.signatures.state_dict() == whole.signatures.state_dict()
+    broken = first.state_dict()
+    broken["signatures"]["findings"] = [{"colour": "red"}]
+    with pytest.raises(ValueError, match="findings are no findings"):
+        controller_of(eta=100.0).load_state_dict(broken)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patience": 0}, "patience must be an integer of at least 1"),
+        ({"early": 0}, "early must be an integer of at least 1"),
+        ({"factor": 1.0}, "factor must be a finite factor above 1"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        FailureSignatures(**options)
