@@ -29,7 +29,8 @@ from adadagrad_kernels.errors import (
     MissingStatisticError,
     UnsupportedModelError,
 )
-from adadagrad_kernels.optim import Adagrad, AdagradNorm
+from adadagrad_kernels.ops import CsrRows
+from adadagrad_kernels.optim import Adagrad, AdagradNorm, EmbeddingMean, SparseSvrg
 from adadagrad_kernels.statistics import (
     GradientStatistics,
     MicroBatchGradients,
@@ -52,8 +53,10 @@ __all__ = [
     "BatchSizeRule",
     "CheckpointError",
     "CoordinateNormTest",
+    "CsrRows",
     "DataFormatError",
     "Decision",
+    "EmbeddingMean",
     "GradientStatistics",
     "InnerProductTest",
     "MicroBatchGradients",
@@ -62,6 +65,7 @@ __all__ = [
     "NormTest",
     "PerSampleGradients",
     "SamplesLR",
+    "SparseSvrg",
     "StatisticsAccumulator",
     "UnsupportedModelError",
     "__version__",
