@@ -103,6 +103,29 @@ def embedding_moments(
     inner_products: int,
     threads: int,
 ) -> None: ...
+def sparse_mean_dense_step(
+    grads: int,
+    type: int,
+    samples: int,
+    features: int,
+    row_stride: int,
+    tensors: tuple[int, int, int, int],
+    scalars: tuple[float, float, float, float],
+    threads: int,
+) -> float: ...
+def sparse_mean_csr_step(
+    row_starts: int,
+    columns: int,
+    wide_indices: bool,
+    values: int,
+    type: int,
+    samples: int,
+    entries: int,
+    features: int,
+    tensors: tuple[int, int, int, int],
+    scalars: tuple[float, float, float, float],
+    threads: int,
+) -> float | None: ...
 def use_tensor_exchange(capsule: object, types: tuple[type, ...]) -> None: ...
 def adagrad_norm_step(
     tensors: list[tuple[int, int, int, int, int, int]],

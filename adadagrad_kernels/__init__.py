@@ -52,7 +52,14 @@ from adadagrad_kernels.errors import (
     MissingStatisticError,
     UnsupportedModelError,
 )
-from adadagrad_kernels.optim import Adagrad, AdagradNorm, DelayedAdagradNorm
+from adadagrad_kernels.ops import CsrRows
+from adadagrad_kernels.optim import (
+    Adagrad,
+    AdagradNorm,
+    DelayedAdagradNorm,
+    EmbeddingMean,
+    SparseSvrg,
+)
 from adadagrad_kernels.statistics import (
     GradientStatistics,
     MicroBatchGradients,
@@ -80,9 +87,11 @@ __all__ = [
     "CheckpointError",
     "CoordinateNormTest",
     "CosineSchedule",
+    "CsrRows",
     "DataFormatError",
     "Decision",
     "DelayedAdagradNorm",
+    "EmbeddingMean",
     "FailureSignatures",
     "GradientDiversity",
     "GradientNoiseScale",
@@ -104,6 +113,7 @@ __all__ = [
     "Schedule",
     "SmallestOf",
     "SmoothedStatistics",
+    "SparseSvrg",
     "StatisticsAccumulator",
     "StepSchedule",
     "UnsupportedModelError",

@@ -157,6 +157,58 @@ def check_grad_outputs(grad_outputs: Tensor, *, variance: bool) -> None:
         )
 
 
+def check_csr(crow_indices: Tensor, col_indices: Tensor, values: Tensor) -> None:
+    """Check types, devices and shapes of sparse rows; ``values`` has passed its own checks."""
+    indices = (("crow_indices", crow_indices), ("col_indices", col_indices))
+    for name, tensor in indices:
+        require_plain(name, tensor)
+    for name, tensor in indices:
+        if tensor.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"{name} has dtype {tensor.dtype}; accepted are int64 and int32")
+        if tensor.device != values.device or tensor.dtype != col_indices.dtype:
+            raise ValueError(
+                f"{name} is {tensor.dtype} on {tensor.device}, with col_indices of "
+                f"{col_indices.dtype} and values on {values.device}; devices and the types of "
+                "indices must agree"
+            )
+    if crow_indices.dim() != 1 or len(crow_indices) == 0 or values.dim() != 1:
+        raise ValueError(
+            f"crow_indices has shape {tuple(crow_indices.shape)} and values "
+            f"{tuple(values.shape)}; accepted are [samples + 1] and [entries]"
+        )
+    if col_indices.shape != values.shape:
+        raise ValueError(
+            f"col_indices has shape {tuple(col_indices.shape)} and values {tuple(values.shape)}; "
+            "there must be one column for each value"
+        )
+
+
+def check_csr_indices(
+    crow_indices: Tensor, col_indices: Tensor, values: Tensor, features: int
+) -> None:
+    """Check that rows and columns are those of ``[samples, features]``, which reads them all."""
+    first, last = crow_indices[0].item(), crow_indices[-1].item()
+    if first != 0 or last != len(values):
+        raise ValueError(
+            f"crow_indices runs from {first} to {last}; accepted is from 0 to {len(values)}, the "
+            "number of entries"
+        )
+    falls = crow_indices[1:] < crow_indices[:-1]
+    if falls.any():
+        row = int(falls.nonzero()[0])
+        raise ValueError(
+            f"crow_indices falls from {int(crow_indices[row])} to {int(crow_indices[row + 1])} "
+            f"after row {row}; accepted are rows that end where they start or after"
+        )
+    if len(values):
+        low, high = (int(bound) for bound in torch.aminmax(col_indices))
+        if low < 0 or high >= features:
+            raise ValueError(
+                f"col_indices run from {low} to {high}; accepted are 0 to {features - 1}, the "
+                "elements of param"
+            )
+
+
 def device_scalar(name: str, value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A number that kernels read where it lies, as ``dtype``; converting does not wait for it.
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from product_calls import PRODUCT_CALLS, product_arguments
 from row_calls import ROW_CALLS, row_arguments
+from sparse_calls import SPARSE_CALLS, sparse_arguments
 from torch import Tensor
 
 from adadagrad_kernels import backends, ops
@@ -86,6 +87,8 @@ def make_call(
         return Call(*product_arguments(name, normal, samples, features))
     if name.startswith(("norm_layer_moments", "embedding_moments")):
         return Call(*row_arguments(name, normal, samples, features))
+    if name.startswith("sparse_mean_step_"):
+        return Call(*sparse_arguments(name, normal, positive, place, samples, features))
     shapes = SHAPES if shapes is None else shapes
     params = [normal(*shape) for shape in shapes]
     read = {"grads": [normal(*shape) for shape in shapes]}
@@ -124,6 +127,7 @@ CALLS = (
     "adagrad_norm_step_ under no_grad by rows",
     *PRODUCT_CALLS,
     *ROW_CALLS,
+    *SPARSE_CALLS,
 )
 
 #: Those that update lists of tensors.

@@ -18,6 +18,7 @@ from torch.autograd.graph import increment_version
 from adadagrad_kernels import _native
 from adadagrad_kernels.backends.cpu_products import conv_moments, linear_moments
 from adadagrad_kernels.backends.cpu_rows import embedding_moments, norm_layer_moments
+from adadagrad_kernels.backends.cpu_sparse import sparse_mean_step_
 from adadagrad_kernels.backends.type_codes import TYPE_CODES
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES, address
 
@@ -32,6 +33,7 @@ __all__ = [
     "norm_layer_moments",
     "quick_adagrad_norm_step_",
     "quick_adagrad_step_",
+    "sparse_mean_step_",
     "unavailable",
 ]
 

@@ -18,6 +18,7 @@ from adadagrad_kernels.backends.reference_layers import (
     linear_moments,
     norm_layer_moments,
 )
+from adadagrad_kernels.backends.reference_sparse import sparse_mean_step_
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "embedding_moments",
     "linear_moments",
     "norm_layer_moments",
+    "sparse_mean_step_",
     "unavailable",
 ]
 

@@ -9,9 +9,11 @@ from adadagrad_kernels.ops.conv_moments import conv_moments
 from adadagrad_kernels.ops.embedding_moments import embedding_moments
 from adadagrad_kernels.ops.linear_moments import linear_moments
 from adadagrad_kernels.ops.norm_layer_moments import norm_layer_moments
+from adadagrad_kernels.ops.sparse_mean_step import CsrRows, sparse_mean_step_
 
 __all__ = [
     "BatchMoments",
+    "CsrRows",
     "LayerMoments",
     "adagrad_norm_step_",
     "adagrad_step_",
@@ -21,4 +23,5 @@ __all__ = [
     "embedding_moments",
     "linear_moments",
     "norm_layer_moments",
+    "sparse_mean_step_",
 ]

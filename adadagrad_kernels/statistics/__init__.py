@@ -2,6 +2,7 @@
 
 from adadagrad_kernels.statistics.accumulator import StatisticsAccumulator
 from adadagrad_kernels.statistics.layer_statistics import layer_statistics
+from adadagrad_kernels.statistics.linear_models import LinearGradients, linear_gradients
 from adadagrad_kernels.statistics.micro_batches import MicroBatchGradients
 from adadagrad_kernels.statistics.per_sample import (
     PerSampleGradients,
@@ -11,9 +12,11 @@ from adadagrad_kernels.statistics.record import GradientStatistics
 
 __all__ = [
     "GradientStatistics",
+    "LinearGradients",
     "MicroBatchGradients",
     "PerSampleGradients",
     "StatisticsAccumulator",
     "backward_with_statistics",
     "layer_statistics",
+    "linear_gradients",
 ]

@@ -15,6 +15,7 @@
 #include "bindings/arguments.h"
 #include "bindings/product_layers_cpu.h"
 #include "bindings/row_layers_cpu.h"
+#include "bindings/sparse_mean_cpu.h"
 #include "bindings/tensor_lists.h"
 #include "kernels.h"
 
@@ -171,6 +172,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("adagrad_norm_step_lists", &adagrad_norm_step_lists);
   adak::bindings::add_product_layers(m);
   adak::bindings::add_row_layers(m);
+  adak::bindings::add_sparse_mean(m);
   m.def("use_tensor_exchange", [](const py::capsule& capsule, const py::tuple& types) {
     tensor_lists().use(capsule, types);
   });

@@ -116,6 +116,29 @@ struct EmbeddingRun {
   double* inner_products;  // [batch], added to, or null
 };
 
+// Adjacent columns of all samples' rows: their sums and counts, and the step along them. Returns
+// the squared norm of the step's direction, as does the next.
+inline constexpr std::int64_t sparse_columns = 1024;  // at most
+struct SparseMeanColumns {
+  Block block;
+  std::int64_t first;  // column of the parameter
+  SparseMeanRule rule;
+};
+
+// Entries of adjacent columns, in the order of their samples. The columns that occur get a slot
+// each, found by hashing.
+inline constexpr std::int64_t sparse_slot_bytes = 24;
+struct SparseMeanEntries {
+  const std::uint64_t* keys;  // [count], the column in the upper half, the entry in the lower
+  std::int64_t count;
+  int column_bits;            // the lower bits of the column, in which they differ
+  const void* values;         // of entry
+  const std::uint32_t* rows;  // sample of entry
+  std::uint32_t* table;       // [4 slots]: scratch
+  void* slots;                // [slots] of sparse_slot_bytes, for columns that may occur: scratch
+  SparseMeanRule rule;
+};
+
 struct KernelTable {
   // The products sweep of one block runs interleaved with the first sweep of another, which hides
   // the memory's latency; either may be null. Blocks have equal numbers of rows.
@@ -133,6 +156,8 @@ struct KernelTable {
   void (*norm_by_feature[element_types])(const NormRows&);
   void (*norm_planes[element_types])(const NormRows&);
   void (*embedding_run[element_types])(const EmbeddingRun&);
+  double (*sparse_mean_columns[element_types])(const SparseMeanColumns&);
+  double (*sparse_mean_entries[element_types])(const SparseMeanEntries&);
 };
 
 const KernelTable& kernels();

@@ -59,6 +59,7 @@ struct Direction {
 #include "cpu/ops/batch_moments.inl"
 #include "cpu/ops/product_tiles.inl"
 #include "cpu/ops/rank_one.inl"
+#include "cpu/ops/sparse_mean_step.inl"
 #include "cpu/ops/stream_read.inl"
 // After the tiles, whose table it makes.
 #include "cpu/ops/product_packing.inl"
@@ -88,5 +89,9 @@ constexpr KernelTable make_table() {
       {norm_planes<float>, norm_planes<BFloat16>, norm_planes<Float16>, norm_planes<double>},
       {embedding_run<float>, embedding_run<BFloat16>, embedding_run<Float16>,
        embedding_run<double>},
+      {sparse_mean_columns<float>, sparse_mean_columns<BFloat16>, sparse_mean_columns<Float16>,
+       sparse_mean_columns<double>},
+      {sparse_mean_entries<float>, sparse_mean_entries<BFloat16>, sparse_mean_entries<Float16>,
+       sparse_mean_entries<double>},
   };
 }

@@ -1,0 +1,154 @@
+"""AdaBatch's aggregate for embeddings: each row's gradient over the samples that looked it up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_PER = ("sample", "occurrence")
+
+
+class EmbeddingMean:
+    r"""Rescales an embedding's gradient from the mean over the batch to the mean over its users.
+
+    The gradient of a loss that is the mean over B samples has for the row of index v the sum of
+    what the samples contribute, over B: a row that one sample of many looked up hardly moves. With
+    :math:`n_v` the number of samples that looked v up,
+
+    .. math:: \nabla_v \leftarrow \frac{B}{n_v} \nabla_v,
+
+    which is AdaBatch's rule (Defossez and Bach 2017, arXiv 1711.01761) for rows, and the
+    optimizer's step follows it. Rows that no sample looked up are left alone.
+
+    Call :meth:`rescale_` after the backward passes of a batch and before clipping and the step.
+    What is counted is what the backward pass reaches, so evaluations in between do not count. Of
+    one backward pass all lookups are of the same samples, the first dimension of the indices; each
+    further one, as in gradient accumulation, brings samples of its own. With it the loss is the
+    mean over all of them: divide that of each micro-batch by their number.
+
+    Not for a weight that another layer uses too, whose part of the gradient is not the samples'.
+
+    Args:
+        embedding: the layer; its gradient may be dense or ``sparse=True``.
+        per: ``sample``, or ``occurrence``: :math:`n_v` counts every position at which v was
+            looked up, so that a row's step is the mean over these.
+
+    Raises:
+        ValueError: for another layer or ``per``.
+
+    Example:
+        >>> import torch
+        >>> from adadagrad_kernels.optim import EmbeddingMean
+        >>> embedding = torch.nn.Embedding(4, 1, _weight=torch.zeros(4, 1))
+        >>> with EmbeddingMean(embedding) as mean:
+        ...     loss = embedding(torch.tensor([[0, 1], [0, 0], [0, 3]])).sum((1, 2)).mean()
+        ...     loss.backward()
+        ...     before = embedding.weight.grad.flatten().clone()
+        ...     mean.rescale_()
+        >>> before, embedding.weight.grad.flatten()
+        (tensor([1.3333, 0.3333, 0.0000, 0.3333]), tensor([1.3333, 1.0000, 0.0000, 1.0000]))
+    """
+
+    def __init__(self, embedding: nn.Embedding, *, per: str = "sample") -> None:
+        if not isinstance(embedding, nn.Embedding):
+            raise ValueError(
+                f"embedding is a {type(embedding).__name__}; accepted is torch.nn.Embedding"
+            )
+        if per not in _PER:
+            raise ValueError(f"per is {per!r}; accepted are {', '.join(_PER)}")
+        self.per = per
+        self._embedding = embedding
+        self._lookups: list[Tensor] = []  # of the backward pass that is running
+        self._batches: list[list[Tensor]] = []  # of those since the last step
+        self._handles: list[Any] = [
+            embedding.register_forward_hook(self._looked_up, with_kwargs=True),
+            embedding.weight.register_post_accumulate_grad_hook(self._arrived),  # type: ignore[no-untyped-call]
+        ]
+
+    def __enter__(self) -> EmbeddingMean:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Take the hooks off the layer, and forget what was counted."""
+        for handle in self._handles:
+            handle.remove()
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew, as after a batch that is not stepped along."""
+        self._lookups.clear()
+        self._batches.clear()
+
+    def rescale_(self) -> None:
+        """Rescale ``embedding.weight.grad`` by the lookups since the last call, and forget them.
+
+        Raises:
+            ValueError: where lookups of one backward pass have different numbers of samples.
+                The gradient is as it was, and nothing is forgotten.
+        """
+        grad = self._embedding.weight.grad
+        if grad is not None and self._batches:
+            samples, rows, counts = self._counted()
+            factors = samples / counts.double()
+            if grad.is_sparse:
+                self._embedding.weight.grad = _scaled_sparse(grad, rows, factors)
+            else:
+                grad[rows] = (grad[rows] * factors[:, None]).to(grad.dtype)
+        self.forget()
+
+    def _looked_up(
+        self, _: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
+    ) -> None:
+        if output.requires_grad:
+            indices: Tensor = (args[0] if args else kwargs["input"]).detach()
+
+            def reached(_: Tensor) -> None:
+                self._lookups.append(indices)
+
+            output.register_hook(reached)  # type: ignore[no-untyped-call]
+
+    def _arrived(self, _: Tensor) -> None:
+        if self._lookups:
+            self._batches.append(self._lookups)
+            self._lookups = []
+
+    def _counted(self) -> tuple[int, Tensor, Tensor]:
+        """Samples in all, the rows that they looked up, and how often by ``per``."""
+        size = self._embedding.num_embeddings
+        samples, users = 0, []
+        for lookups in self._batches:
+            lengths = {indices.shape[0] if indices.dim() else 1 for indices in lookups}
+            if len(lengths) > 1:
+                raise ValueError(
+                    f"lookups of one backward pass are of {sorted(lengths)} samples, the first "
+                    "dimension of their indices; accepted are equal numbers: one layer for each, "
+                    "or per='occurrence' of flattened indices in one lookup"
+                )
+            of_batch = lengths.pop()
+            samples += of_batch
+            flat = torch.cat([indices.reshape(of_batch, -1) for indices in lookups], 1).long()
+            if self.per == "sample":
+                sample = torch.arange(of_batch, device=flat.device)[:, None]
+                flat = torch.unique(sample * size + flat) % size
+            users.append(flat.flatten())
+        rows, counts = torch.unique(torch.cat(users), return_counts=True)
+        return samples, rows, counts
+
+
+def _scaled_sparse(grad: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
+    """The sparse gradient with each of its rows scaled; ``rows`` ascend."""
+    grad = grad.coalesce()
+    of_grad = grad.indices()[0]
+    place = torch.searchsorted(rows, of_grad).clamp_(max=len(rows) - 1)
+    one = torch.ones((), dtype=factors.dtype, device=factors.device)
+    scale = torch.where(rows[place] == of_grad, factors[place], one)
+    values = (grad.values() * scale[:, None]).to(grad.dtype)
+    return torch.sparse_coo_tensor(
+        grad.indices(), values, grad.shape, is_coalesced=True, check_invariants=False
+    )
