@@ -36,8 +36,10 @@ std::int64_t tile_columns(const SparseMeanDenseArgs& args) {
   return std::clamp(round_up(ceil_div(args.features, tasks), line), line, sparse_columns);
 }
 
-// Below this many bytes of gradients, waking threads costs more than they save.
+// Below these, waking threads costs more than they save: bytes of rows with zeros, which are read
+// in order, and stored entries, for which threads are woken three times.
 constexpr std::int64_t serial_bytes = 64 << 10;
+constexpr std::int64_t serial_entries = 1 << 14;
 
 using Key = std::uint64_t;
 
@@ -110,8 +112,7 @@ struct Run {
       : args(arguments),
         cut(arguments),
         parts(arguments, cut),
-        // A key is written and read for each entry.
-        threads(arguments.entries * 16 < serial_bytes ? 1 : arguments.threads),
+        threads(arguments.entries < serial_entries ? 1 : arguments.threads),
         row_starts(static_cast<const Index*>(arguments.row_starts)),
         columns(static_cast<const Index*>(arguments.columns)) {}
 

@@ -1,4 +1,4 @@
-"""`sparse_mean_step_` against its definition, and the properties that AdaBatch is used for."""
+"""`sparse_mean_step_` against its definition, bit by bit where it promises bits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sparse_oracle import assert_step
 from tolerances import accumulation_dtype
 from torch import Tensor
 
+from adadagrad_kernels import _native
 from adadagrad_kernels.ops import CsrRows, adagrad_step_, sparse_mean_step_
 
 # Samples, features, share of what is not zero: around vectors, tiles, buckets and blocks.
@@ -54,10 +55,11 @@ def test_matches_the_definition(
     rows = rows_of(dense) if stored else dense
     param = torch.randn(shape[1]).to(dtype)
     given = options(shape[1], dtype)
-    for mode in MODES:
-        assert_step(param, rows, lr=0.125, mode=mode)
-    assert_step(param, rows, lr=0.125, state_sum=given["state_sum"], eps=1e-3)
     assert_step(param, rows, lr=0.125, **given)
+    if shape[1] < 100:
+        for mode in MODES:
+            assert_step(param, rows, lr=0.125, mode=mode)
+        assert_step(param, rows, lr=0.125, state_sum=given["state_sum"], eps=1e-3)
 
 
 def test_many_entries(backend: str) -> None:
@@ -102,6 +104,21 @@ def test_zeros_and_entries_give_the_same_bits(
     for one, total in results[1:]:
         assert torch.equal(one, results[0][0])
         assert torch.equal(total, results[0][1])
+
+
+def test_instruction_sets_give_the_same_bits(isa: str) -> None:
+    dense = dense_rows(64, 300, 0.3, torch.float32)
+    param, given = torch.randn(300), options(300, torch.float32)
+    active = _native.instruction_sets()["active"]
+    results = []
+    for name in (isa, "scalar"):
+        _native.use_isa(name)
+        one, total = param.clone(), given["state_sum"].clone()
+        sparse_mean_step_(one, rows_of(dense), lr=0.1, **{**given, "state_sum": total})
+        results.append((one, total))
+    _native.use_isa(active)
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
 
 
 def test_one_sample_is_a_step_of_sgd_and_adagrad(backend: str, dtype: torch.dtype) -> None:
@@ -254,37 +271,3 @@ def test_bits_do_not_depend_on_threads(
     for index, result in enumerate(results):
         for name, one, two in zip("wvn", result, results[index % 2], strict=True):
             assert torch.equal(one, two), f"{name} of call {index}"
-
-
-def test_preconditions_by_how_often_a_feature_occurs() -> None:
-    """E d_j = (1 - (1 - p)^B) / p of the gradient's mean p; here of a gradient that is 1."""
-    batch, batches = 50, 20_000
-    probabilities = torch.tensor([0.01, 0.1, 0.5, 1.0], dtype=torch.float64)
-    wanted = (1 - (1 - probabilities) ** batch) / probabilities
-    assert wanted.tolist() == pytest.approx([39.5, 9.95, 2, 1], abs=0.006)
-    # All batches in one: their features side by side.
-    present = torch.rand(batch, batches, 4) < probabilities
-    steps, means = torch.zeros(2, batches, 4)
-    sparse_mean_step_(steps, present.float().flatten(1), lr=-1)
-    sparse_mean_step_(means, present.float().flatten(1), lr=-1, mode="mean")
-    torch.testing.assert_close(means.double().mean(0), probabilities, rtol=0.03, atol=0)
-    factor = steps.double().mean(0) / probabilities
-    error = 4 * (steps.double().var(0) / batches).sqrt() / probabilities
-    assert ((factor - wanted).abs() <= error + 1e-6).all()
-
-
-def test_ridge_is_that_of_the_whole_weight_in_expectation() -> None:
-    batch, batches = 40, 4000
-    probabilities = torch.tensor([0.02, 0.3, 1.0]).repeat(batches, 1)
-    present = (torch.rand(batch, batches, 3) < probabilities).float()
-    # Two samples that cancel leave the ridge alone, but touch.
-    present[1::2] *= -1
-    weight = torch.tensor([2.0, -3.0, 5.0]).repeat(batches, 1)
-    before = weight.clone()
-    sparse_mean_step_(
-        weight, present.flatten(1), lr=-1, mode="mean", ridge=0.1,
-        probabilities=probabilities.flatten(),
-    )  # fmt: skip
-    mean = (weight - before).mean(0)
-    error = 5 * ((weight - before).var(0) / batches).sqrt()
-    assert ((mean - 0.1 * before[0]).abs() <= error + 1e-5).all()
