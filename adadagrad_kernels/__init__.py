@@ -26,6 +26,7 @@ from adadagrad_kernels.errors import (
     BackendUnavailableError,
     CheckpointError,
     DataFormatError,
+    MissingDependencyError,
     MissingStatisticError,
     UnsupportedModelError,
 )
@@ -37,6 +38,14 @@ from adadagrad_kernels.statistics import (
     StatisticsAccumulator,
     backward_with_statistics,
     layer_statistics,
+)
+from adadagrad_kernels.writers import (
+    CsvWriter,
+    JsonlWriter,
+    MetricsWriter,
+    TensorBoardWriter,
+    WandbWriter,
+    Writers,
 )
 
 __version__ = "0.1.0"
@@ -52,18 +61,25 @@ __all__ = [
     "BatchSizeRule",
     "CheckpointError",
     "CoordinateNormTest",
+    "CsvWriter",
     "DataFormatError",
     "Decision",
     "GradientStatistics",
     "InnerProductTest",
+    "JsonlWriter",
+    "MetricsWriter",
     "MicroBatchGradients",
     "MicroBatchPlanner",
+    "MissingDependencyError",
     "MissingStatisticError",
     "NormTest",
     "PerSampleGradients",
     "SamplesLR",
     "StatisticsAccumulator",
+    "TensorBoardWriter",
     "UnsupportedModelError",
+    "WandbWriter",
+    "Writers",
     "__version__",
     "backward_with_statistics",
     "layer_statistics",

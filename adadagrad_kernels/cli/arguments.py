@@ -232,6 +232,14 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         help="a line in metrics.jsonl every N samples, and whenever the batch grows "
         "(default: a thousandth of --samples)",
     )
+    group.add_argument(
+        "--writer",
+        type=lambda text: quantities.names(text, texts.WRITERS),
+        default=[],
+        metavar="W,...",
+        help="where the metrics go beside metrics.jsonl: csv (metrics.csv), tensorboard "
+        "(tensorboard/), wandb (wandb/; WANDB_MODE=offline needs no account), jsonl (nothing more)",
+    )
     _add_printing(group)
 
 

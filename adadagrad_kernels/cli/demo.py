@@ -16,12 +16,12 @@ import torch
 
 from adadagrad_kernels.cli.config import RunConfig
 from adadagrad_kernels.cli.data import Data, load_data
-from adadagrad_kernels.cli.files import replace_file
-from adadagrad_kernels.cli.metrics import MetricsFile, strict
 from adadagrad_kernels.cli.picture import Picture
 from adadagrad_kernels.cli.progress import Progress
 from adadagrad_kernels.cli.table import format_table
 from adadagrad_kernels.cli.trainer import Trainer
+from adadagrad_kernels.files import replace_file
+from adadagrad_kernels.writers.metrics_file import MetricsFile, strict
 
 EPOCHS = 12
 EVALUATIONS = 20

@@ -8,8 +8,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from adadagrad_kernels.cli.files import replace_file
-from adadagrad_kernels.cli.optional import require
+from adadagrad_kernels.files import replace_file
+from adadagrad_kernels.optional import require
 
 # Okabe and Ito's palette, which colour-blind readers tell apart.
 COLORS = ("#D55E00", "#009E73", "#0072B2", "#000000", "#CC79A7")

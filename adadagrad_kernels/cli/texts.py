@@ -1,5 +1,7 @@
 """The longer texts of `--help`."""
 
+WRITERS = ("jsonl", "csv", "tensorboard", "wandb")
+
 DESCRIPTION = """\
 Adaptive batch sizes for PyTorch: what can run here, training on real data, a comparison.
 """
@@ -42,6 +44,8 @@ files in --out:
   checkpoint.adak   the newest checkpoint, replaced atomically, verified when it is read
   model.pt          the final parameters: model.load_state_dict(torch.load("model.pt"))
   summary.json      the table at the end, for machines
+  metrics.csv, tensorboard/, wandb/   the same metrics, where --writer names them. --resume may
+                    name others than the run began with: they get the lines before it too
 
 how the times are measured:
   seconds           training alone: without evaluations, checkpoints and the timing runs below
