@@ -26,10 +26,13 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=_version())
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{info,train,demo}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{info,train,demo,report}"
+    )
     _add_info(commands)
     _add_train(commands)
     _add_demo(commands)
+    _add_report(commands)
     return parser
 
 
@@ -273,6 +276,39 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "(default: %(default)s)",
     )
     _add_printing(demo)
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    report = commands.add_parser(
+        "report",
+        help="make a page and pictures from the metrics of runs",
+        description=texts.REPORT,
+        epilog=texts.REPORT_EPILOG,
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
+    report.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folder in which train or demo wrote, or its metrics.jsonl; NAME=RUN gives it a name",
+    )
+    report.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/report"),
+        metavar="DIR",
+        help="folder for the page and the pictures (default: %(default)s)",
+    )
+    report.add_argument(
+        "--title",
+        default="Adaptive batch sizes",
+        metavar="T",
+        help="heading of the page (default: %(default)s)",
+    )
+    report.add_argument(
+        "--json", action="store_true", help="print the results as JSON instead of a table"
+    )
 
 
 def _add_printing(group: argparse._ActionsContainer) -> None:

@@ -105,6 +105,7 @@ class Trainer:
         controller = self.controller
         return {
             **controller.metrics(),
+            **self.config.constants(),
             "samples_seen": controller.samples_seen,
             "steps": controller.steps,
             "nonfinite_steps": controller.nonfinite_steps,
