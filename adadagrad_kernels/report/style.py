@@ -34,7 +34,7 @@ def line_style(place: int, *, dashed: bool) -> dict[str, Any]:
 
 
 class Canvas:
-    """A figure with a row of panels and one legend below them.
+    """A figure with panels, at most three in a row, and one legend below them.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -43,9 +43,15 @@ class Canvas:
     def __init__(self, panels: int) -> None:
         figure = require("matplotlib.figure", "the picture")
         self._ticker = require("matplotlib.ticker", "the picture")
-        width = max(PANEL[0] * panels, 1.3 * PANEL[0])
-        self._figure = figure.Figure(figsize=(width, PANEL[1] + 0.5), layout="constrained")
-        self.panels: Sequence[Any] = list(self._figure.subplots(1, panels, squeeze=False)[0])
+        rows = -(-panels // 3)
+        columns = -(-panels // rows)
+        self._height = PANEL[1] * rows
+        width = max(PANEL[0] * columns, 1.3 * PANEL[0])
+        self._figure = figure.Figure(figsize=(width, self._height), layout="constrained")
+        grid = self._figure.subplots(rows, columns, squeeze=False).flat
+        self.panels: Sequence[Any] = grid[:panels]
+        for panel in grid[panels:]:
+            panel.set_visible(False)
 
     def decorate(self, panel: Any, title: str, x_label: str) -> None:
         """Writes the titles and draws the frame of a panel."""
@@ -87,8 +93,9 @@ class Canvas:
         axis = panel.xaxis if which == "x" else panel.yaxis
         low, high = sorted(axis.get_view_interval())
         ratio = high / low if low > 0 else 10.0
-        subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if ratio < 8 else (1.0, 2.0, 5.0)
-        subs = subs if ratio < 1000 else (1.0,)
+        subs: tuple[float, ...] = (1.0, 2.0, 5.0) if ratio < 1000 else (1.0,)
+        if ratio < 8:
+            subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
         axis.set_major_locator(self._ticker.LogLocator(subs=subs, numticks=9))
         axis.set_major_formatter(self._ticker.FuncFormatter(short_number))
         axis.set_minor_formatter(self._ticker.NullFormatter())
@@ -105,7 +112,7 @@ class Canvas:
         columns = max(1, int(self._figure.get_figwidth() / inches))
         rows = -(-len(curves) // columns)
         columns = -(-len(curves) // rows)
-        self._figure.set_figheight(PANEL[1] + 0.15 + 0.24 * rows)
+        self._figure.set_figheight(self._height + 0.15 + 0.24 * rows)
         self._figure.legend(
             curves,
             [name.replace("$", r"\$") for name in styles],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import math
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adadagrad_kernels.report import curves
+from adadagrad_kernels.report import curves, style
 from adadagrad_kernels.report.runs import Run, collect, group
 
 
@@ -130,3 +131,7 @@ def test_a_file_of_several_runs_names_them(tmp_path: Path) -> None:
     assert names(one) == [("x", ["0", "1"]), ("y", ["0", "1"])]
     assert names(f"T={one}") == [("T: x", ["0", "1"]), ("T: y", ["0", "1"])]
     assert [name for name, _ in names(one, two)] == ["one: x", "one: y", "two: x", "two: y"]
+
+
+def test_numbers_of_axes() -> None:
+    assert doctest.testmod(style) == (0, 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import doctest
+import importlib
 import json
 import math
 import struct
@@ -304,3 +306,10 @@ def test_several_writers_act_as_one() -> None:
     with pytest.raises(OSError, match="full"):
         Writers(writers).close()
     assert calls == [("b", "closed"), ("a", "closed")]
+
+
+@pytest.mark.parametrize("module", ["csv_writer", "jsonl_writer", "several"])
+def test_examples(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(f"adadagrad_kernels.writers.{module}"))
+    assert results.attempted > 2
+    assert results.failed == 0
