@@ -113,8 +113,9 @@ def _table(rows: Sequence[Row]) -> str:
 def _figure(figure: Figure) -> str:
     title = figure.title[0].upper() + figure.title[1:]
     data = base64.b64encode(figure.png).decode()
+    caption = f"<figcaption>{escape(figure.caption)}</figcaption>" if figure.caption else ""
     return (
         f"<h2>{escape(title)}</h2><figure>"
         f'<img src="data:image/png;base64,{data}" alt="{escape(title)} of every run">'
-        f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
+        f"{caption}</figure>"
     )

@@ -64,8 +64,8 @@ COLUMNS: tuple[tuple[str, str, str, float, str], ...] = (
     ("last loss", "last_loss", ".4f", 1, ""),
     ("best acc.", "best_accuracy", ".2f", 100, " %"),
     ("last acc.", "last_accuracy", ".2f", 100, " %"),
-    ("seconds", "seconds", ",.1f", 1, ""),
-    ("seconds to common acc.", "seconds_to_common_accuracy", ",.1f", 1, ""),
+    ("seconds", "seconds", ",.2f", 1, ""),
+    ("seconds to common acc.", "seconds_to_common_accuracy", ",.2f", 1, ""),
     ("statistics", "statistics_share", ".1f", 100, " %"),
 )
 
