@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
-REQUIREMENTS := $(addprefix requirements/,development.txt cuda.txt models.txt)
+REQUIREMENTS := $(addprefix requirements/,development.txt cuda.txt models.txt writers.txt)
 # Asks for torchvision and another torch, and needs neither: installed without what it asks for.
 PEERS := requirements/peers.txt
 SOURCES := $(NATIVE) $(shell find adadagrad_kernels -name __pycache__ -prune -o -print)

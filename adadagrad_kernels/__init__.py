@@ -49,6 +49,7 @@ from adadagrad_kernels.errors import (
     BackendUnavailableError,
     CheckpointError,
     DataFormatError,
+    MissingDependencyError,
     MissingStatisticError,
     UnsupportedModelError,
 )
@@ -67,6 +68,14 @@ from adadagrad_kernels.statistics import (
     StatisticsAccumulator,
     backward_with_statistics,
     layer_statistics,
+)
+from adadagrad_kernels.writers import (
+    CsvWriter,
+    JsonlWriter,
+    MetricsWriter,
+    TensorBoardWriter,
+    WandbWriter,
+    Writers,
 )
 
 __version__ = "0.1.0"
@@ -88,6 +97,7 @@ __all__ = [
     "CoordinateNormTest",
     "CosineSchedule",
     "CsrRows",
+    "CsvWriter",
     "DataFormatError",
     "Decision",
     "DelayedAdagradNorm",
@@ -98,11 +108,14 @@ __all__ = [
     "GradientSimilarity",
     "GradientStatistics",
     "InnerProductTest",
+    "JsonlWriter",
     "LinearSchedule",
     "MetricNormTest",
+    "MetricsWriter",
     "MicroBatchGradients",
     "MicroBatchPlanner",
     "MilestoneSchedule",
+    "MissingDependencyError",
     "MissingStatisticError",
     "NormTest",
     "PerSampleGradients",
@@ -116,7 +129,10 @@ __all__ = [
     "SparseSvrg",
     "StatisticsAccumulator",
     "StepSchedule",
+    "TensorBoardWriter",
     "UnsupportedModelError",
+    "WandbWriter",
+    "Writers",
     "__version__",
     "backward_with_statistics",
     "layer_statistics",

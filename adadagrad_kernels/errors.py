@@ -21,3 +21,7 @@ class DataFormatError(ValueError):
 
 class CheckpointError(RuntimeError):
     """A checkpoint is damaged, of another run or of another version."""
+
+
+class MissingDependencyError(RuntimeError):
+    """A module of an optional extra is not installed."""

@@ -20,6 +20,7 @@ PACKAGE = Path(adadagrad_kernels.__file__).parent
 # From the top; a layer imports from those below it, and the parts of one layer not each other.
 LAYERS = [
     ("cli",),
+    ("report", "writers"),
     ("batching",),
     ("criteria", "optim"),
     ("statistics",),
@@ -27,6 +28,7 @@ LAYERS = [
     ("backends",),
     ("checks",),
     ("_native",),
+    ("files", "optional"),
     ("errors",),
     ("_C", "_C_cuda"),
 ]

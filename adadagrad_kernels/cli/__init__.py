@@ -1,4 +1,4 @@
-"""The command line: `adadagrad-kernels info | train | demo`."""
+"""The command line: `adadagrad-kernels info | train | demo | report`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import sys
 from collections.abc import Sequence
 
 from adadagrad_kernels.cli.arguments import build_parser
-from adadagrad_kernels.cli.errors import (
-    Interrupted,
+from adadagrad_kernels.cli.errors import Interrupted, StoppedError, UsageError
+from adadagrad_kernels.errors import (
+    BackendUnavailableError,
+    CheckpointError,
     MissingDependencyError,
-    StoppedError,
-    UsageError,
 )
-from adadagrad_kernels.errors import BackendUnavailableError, CheckpointError
 
 __all__ = ["main"]
 

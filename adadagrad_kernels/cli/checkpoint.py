@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from adadagrad_kernels.cli.files import replace_file
 from adadagrad_kernels.errors import CheckpointError
+from adadagrad_kernels.files import replace_file
 
 MAGIC = b"ADAKCKPT"
 VERSION = 1

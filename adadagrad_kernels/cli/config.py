@@ -58,6 +58,10 @@ class RunConfig:
     memory: int | None = None
     seed: int = 0
 
+    def constants(self) -> dict[str, float]:
+        """Returns the constants of the test under the names that metrics have for them."""
+        return {f"test/{name}": getattr(self, name) for name in TEST_CONSTANTS[self.test]}
+
     def options(self) -> dict[str, object]:
         """Returns the values under the names of the options that set them."""
         return {f"--{name.replace('_', '-')}": value for name, value in asdict(self).items()}

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from adadagrad_kernels.cli.idx import read_idx
-from adadagrad_kernels.cli.optional import require
 from adadagrad_kernels.errors import DataFormatError
+from adadagrad_kernels.optional import require
 
 CLASSES = 10
 DIGITS_TEST_SAMPLES = 360

@@ -16,12 +16,14 @@ import torch
 
 from adadagrad_kernels.cli.config import RunConfig
 from adadagrad_kernels.cli.data import Data, load_data
-from adadagrad_kernels.cli.files import replace_file
-from adadagrad_kernels.cli.metrics import MetricsFile, strict
-from adadagrad_kernels.cli.picture import Picture
 from adadagrad_kernels.cli.progress import Progress
 from adadagrad_kernels.cli.table import format_table
 from adadagrad_kernels.cli.trainer import Trainer
+from adadagrad_kernels.files import replace_file
+from adadagrad_kernels.optional import require
+from adadagrad_kernels.report.figures import overview
+from adadagrad_kernels.report.runs import Run, group
+from adadagrad_kernels.writers.metrics_file import MetricsFile, strict
 
 EPOCHS = 12
 EVALUATIONS = 20
@@ -75,24 +77,25 @@ METHODS = (
 def run(arguments: argparse.Namespace) -> int:
     """Runs every method with every seed, draws the picture and prints the table."""
     out: Path = arguments.out
-    picture = Picture(dashed=[method.name for method in METHODS if not method.adaptive])
+    require("matplotlib.figure", "the picture")  # said before any training
     data = load_data("digits", None)
     samples = arguments.samples or EPOCHS * len(data.train)
     out.mkdir(parents=True, exist_ok=True)
-    results = []
-    with MetricsFile(out / "metrics.jsonl") as metrics:
+    results, runs = [], []
+    with MetricsFile(out / "metrics.jsonl") as metrics, _one_thread():
+        _warm_up(data)
+        for seed in range(arguments.seeds):
+            for method in METHODS:
+                run = Run(method.name, str(seed))
+                runs.append(run)
+                trainer = Trainer(method.config(samples, seed), data)
 
-        def record(line: dict[str, Any]) -> None:
-            metrics.write(line)
-            picture.add(line)
+                def record(line: dict[str, Any], run: Run = run) -> None:
+                    metrics.write(line)
+                    run.add(line)
 
-        with _one_thread():
-            _warm_up(data)
-            for seed in range(arguments.seeds):
-                for method in METHODS:
-                    trainer = Trainer(method.config(samples, seed), data)
-                    results.append(_train(method, trainer, record, quiet=arguments.quiet))
-    picture.save(out / "demo.png")
+                results.append(_train(method, trainer, record, quiet=arguments.quiet))
+    replace_file(out / "demo.png", [overview(group(runs))])
     rows = [_mean(method, results) for method in METHODS]
     text = json.dumps(strict({"methods": rows, "runs": results}), indent=2) + "\n"
     replace_file(out / "summary.json", [text.encode()])
@@ -130,7 +133,9 @@ def _train(
     for _ in trainer.run(lambda line: record({**label, **line}), progress):
         pass
     progress.close()
-    return {**label, "lr": method.lr, **trainer.summary()}
+    summary = trainer.summary()
+    record({**label, **summary, "end": True})
+    return {**label, "lr": method.lr, **summary}
 
 
 def _mean(method: Method, results: list[dict[str, Any]]) -> dict[str, Any]:

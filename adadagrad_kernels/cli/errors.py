@@ -7,10 +7,6 @@ class UsageError(ValueError):
     """Options that parse one by one but make no sense together or here."""
 
 
-class MissingDependencyError(RuntimeError):
-    """A module of the optional `cli` extra is not installed."""
-
-
 class StoppedError(RuntimeError):
     """A run stopped because a file could not be written; its last checkpoint is good."""
 

@@ -15,11 +15,11 @@ import adadagrad_kernels
 from adadagrad_kernels import backends
 from adadagrad_kernels.cli.checkpoint import check_same_run, load_checkpoint, save_checkpoint
 from adadagrad_kernels.cli.errors import UsageError
-from adadagrad_kernels.cli.files import replace_file
-from adadagrad_kernels.cli.metrics import MetricsFile, strict
 from adadagrad_kernels.cli.progress import warn
 from adadagrad_kernels.cli.quantities import Interval
 from adadagrad_kernels.cli.trainer import Trainer
+from adadagrad_kernels.files import replace_file
+from adadagrad_kernels.writers.metrics_file import MetricsFile, strict
 
 
 class RunFolder:
@@ -37,6 +37,7 @@ class RunFolder:
     def __init__(self, path: Path, fingerprint: Mapping[str, object], every: Interval) -> None:
         self.path = path
         self.checkpoint = path / "checkpoint.adak"
+        self.metrics = path / "metrics.jsonl"
         self.saved_samples: int | None = None
         self._fingerprint = dict(fingerprint)
         self._every = every
@@ -61,7 +62,7 @@ class RunFolder:
         for name in present:
             (self.path / name).unlink()
         self._schedule(0)
-        return MetricsFile(self.path / "metrics.jsonl")
+        return MetricsFile(self.metrics)
 
     def resume(self, trainer: Trainer) -> MetricsFile:
         """Puts a trainer where the checkpoint left it; without a checkpoint, begins.
@@ -80,7 +81,7 @@ class RunFolder:
         trainer.load_state_dict(state["trainer"])
         self._schedule(trainer.controller.samples_seen)
         self.saved_samples = trainer.controller.samples_seen
-        return MetricsFile(self.path / "metrics.jsonl", state["metrics_bytes"])
+        return MetricsFile(self.metrics, state["metrics_bytes"])
 
     def save_if_due(self, trainer: Trainer, metrics: MetricsFile) -> None:
         """Writes a checkpoint when it is time; where that fails, warns, and keeps the last one."""

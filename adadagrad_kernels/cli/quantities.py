@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -36,6 +37,16 @@ def interval(text: str) -> Interval:
         raise argparse.ArgumentTypeError(
             f"expected samples like 1M, or seconds like 300s, not {text!r}"
         ) from None
+
+
+def names(text: str, accepted: Sequence[str]) -> list[str]:
+    """Reads names separated by commas, each once."""
+    found = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    if unknown := [name for name in found if name not in accepted]:
+        raise argparse.ArgumentTypeError(
+            f"expected names among {', '.join(accepted)}, separated by commas, not {unknown[0]!r}"
+        )
+    return found
 
 
 def positive(text: str) -> float:

@@ -1,7 +1,10 @@
 """The longer texts of `--help`."""
 
+WRITERS = ("jsonl", "csv", "tensorboard", "wandb")
+
 DESCRIPTION = """\
-Adaptive batch sizes for PyTorch: what can run here, training on real data, a comparison.
+Adaptive batch sizes for PyTorch: what can run here, training on real data, a comparison,
+a report of runs.
 """
 
 EPILOG = """\
@@ -9,6 +12,7 @@ examples:
   adadagrad-kernels info
   adadagrad-kernels demo
   adadagrad-kernels train --data digits --test norm --eta 0.5 --out runs/digits
+  adadagrad-kernels report runs/digits
   adadagrad-kernels train --help
 
 exit codes: 0 done, 1 error, 2 wrong usage, 130 interrupted
@@ -42,6 +46,8 @@ files in --out:
   checkpoint.adak   the newest checkpoint, replaced atomically, verified when it is read
   model.pt          the final parameters: model.load_state_dict(torch.load("model.pt"))
   summary.json      the table at the end, for machines
+  metrics.csv, tensorboard/, wandb/   the same metrics, where --writer names them. --resume may
+                    name others than the run began with: they get the lines before it too
 
 how the times are measured:
   seconds           training alone: without evaluations, checkpoints and the timing runs below
@@ -71,4 +77,40 @@ and AdaGrad at the smallest and at the largest batch.
 Each learning rate is the best of a short search. One thread, so that times compare.
 
 Writes metrics.jsonl, summary.json and demo.png into --out and prints a table.
+"""
+
+REPORT = """\
+Makes one HTML page from the metrics of runs, and its pictures as PNG files: loss and accuracy
+against samples, steps and seconds, the batch size, the tests, the gradient noise scale, and a table
+of results. The page holds everything it shows; it can be sent as one file.
+"""
+
+REPORT_EPILOG = """\
+names and seeds:
+  Each RUN is a curve in every picture. Runs of one name are seeds of one curve, which is their
+  mean, with a band of one standard error to each side, as far as all of them reach.
+  runs/cnn                      is called cnn
+  runs/cnn-seed0, runs/cnn/seed1  are seeds 0 and 1 of cnn
+  "AdAdaGrad=runs/a" "AdAdaGrad=runs/b"   are two seeds of AdAdaGrad
+  a file of demo names its runs and seeds itself
+Dashed curves are of batches of a fixed size.
+
+the table:
+  last loss         of the training set, where the run evaluated it, otherwise of the last batch
+  seconds           training alone, without evaluations and checkpoints
+  seconds to common acc.  to the best accuracy that every finished run reached
+  statistics        the share of the seconds that statistics and tests took
+  ±                 one standard error of the mean over the seeds
+
+A run whose metrics do not end with their last line is shown as far as it came, and called
+unfinished. A file that is damaged is refused, with the line.
+
+examples:
+  adadagrad-kernels report runs/demo --out runs/demo/report
+  adadagrad-kernels report runs/cnn-seed0 runs/cnn-seed1 "batch 64=runs/fixed" --title "MNIST, CNN"
+  what is being trained, so far:
+    adadagrad-kernels report runs/train
+
+files in --out: report.html, and loss.png, accuracy.png, test_loss.png, batch_size.png, tests.png,
+noise_scale.png where the metrics have what they show
 """

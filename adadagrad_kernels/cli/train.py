@@ -13,10 +13,11 @@ from adadagrad_kernels.cli.data import load_data
 from adadagrad_kernels.cli.errors import Interrupted, StoppedError
 from adadagrad_kernels.cli.folder import RunFolder
 from adadagrad_kernels.cli.interrupt import SignalWatch
-from adadagrad_kernels.cli.metrics import MetricsFile, strict
 from adadagrad_kernels.cli.progress import Progress
+from adadagrad_kernels.cli.recorder import Recorder, require_writers
 from adadagrad_kernels.cli.table import format_pairs
 from adadagrad_kernels.cli.trainer import Trainer
+from adadagrad_kernels.writers.metrics_file import MetricsFile, strict
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -26,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
         Interrupted: On SIGINT or SIGTERM, after a checkpoint.
         StoppedError: When the disk is full.
     """
+    require_writers(arguments.writer)
     data = load_data(arguments.data, arguments.data_dir)
     config = resolve(arguments, len(data.train))
     fingerprint = {**config.options(), "the data (CRC-32)": data.checksum}
@@ -40,8 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
         else folder.begin(overwrite=arguments.overwrite) as metrics
     ):
         try:
-            _train(trainer, folder, metrics, quiet=arguments.quiet)
-            summary = _finish(trainer, folder, metrics)
+            with Recorder(metrics, folder.metrics, arguments.writer, config.options()) as recorder:
+                _train(trainer, folder, metrics, recorder, quiet=arguments.quiet)
+                summary = _finish(trainer, folder, metrics, recorder)
         except OSError as error:
             if folder.saved_samples is None:
                 raise
@@ -53,7 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _train(trainer: Trainer, folder: RunFolder, metrics: MetricsFile, *, quiet: bool) -> None:
+def _train(
+    trainer: Trainer, folder: RunFolder, metrics: MetricsFile, recorder: Recorder, *, quiet: bool
+) -> None:
     progress = Progress(
         f"{trainer.config.optimizer}, {trainer.config.test}",
         trainer.config.samples,
@@ -62,7 +67,7 @@ def _train(trainer: Trainer, folder: RunFolder, metrics: MetricsFile, *, quiet: 
     )
     with SignalWatch() as watch:
         try:
-            for _ in trainer.run(metrics.write, progress):
+            for _ in trainer.run(recorder.write, progress):
                 if watch.received is not None:
                     folder.save(trainer, metrics)
                     raise Interrupted(
@@ -75,12 +80,14 @@ def _train(trainer: Trainer, folder: RunFolder, metrics: MetricsFile, *, quiet: 
             progress.close()
 
 
-def _finish(trainer: Trainer, folder: RunFolder, metrics: MetricsFile) -> dict[str, Any]:
+def _finish(
+    trainer: Trainer, folder: RunFolder, metrics: MetricsFile, recorder: Recorder
+) -> dict[str, Any]:
     # The checkpoint comes before the last line, so that resuming a finished run writes that line
     # again and nothing twice.
     folder.save(trainer, metrics)
     results = trainer.summary()
-    metrics.write({**results, "end": True})
+    recorder.write({**results, "end": True})
     metrics.sync()
     summary = {
         "options": trainer.config.options(),

@@ -106,6 +106,7 @@ class Trainer:
         controller = self.controller
         return {
             **controller.metrics(),
+            **self.config.constants(),
             "samples_seen": controller.samples_seen,
             "steps": controller.steps,
             "nonfinite_steps": controller.nonfinite_steps,
@@ -178,10 +179,10 @@ class Trainer:
         measured = time.perf_counter() - started
         self.optimizer.step()
         if statistics is None:
-            self.controller.step(len(targets))
+            self.controller.step(len(targets), loss=loss)
             return loss, None
         started = time.perf_counter()
-        self.controller.update(statistics)
+        self.controller.update(statistics, loss=loss)
         return loss, measured + time.perf_counter() - started
 
     def _backward(self, inputs: Tensor, targets: Tensor) -> tuple[float, GradientStatistics | None]:

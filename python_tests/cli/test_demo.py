@@ -15,7 +15,9 @@ from matplotlib.image import imread
 
 from adadagrad_kernels.cli import demo, main
 from adadagrad_kernels.cli.demo import METHODS
-from adadagrad_kernels.cli.picture import COLORS, Picture
+from adadagrad_kernels.report.figures import overview
+from adadagrad_kernels.report.runs import Run, collect, group
+from adadagrad_kernels.report.style import COLORS
 
 SEEDS = 2
 SAMPLES = 400
@@ -94,31 +96,39 @@ def test_metrics_of_every_run(out: Path, summary: dict[str, Any]) -> None:
         assert own[-1]["samples_seen"] == SAMPLES
         evaluated = [line for line in own if "test_accuracy" in line]
         assert evaluated[-1]["test_accuracy"] == run["test_accuracy"]
-        sizes = [line["batch/used"] for line in own[:-2]]
+        assert own[-1]["end"]
+        sizes = [line["batch/used"] for line in own[:-3]]
         assert sizes == sorted(sizes), "the batch never shrinks but at the end of the budget"
+
+
+def test_metrics_can_be_reported(out: Path, summary: dict[str, Any]) -> None:
+    groups = group(collect([str(out)]))
+    assert list(groups) == [method.name for method in METHODS]
+    assert all(run.finished for runs in groups.values() for run in runs)
+    assert (out / "demo.png").read_bytes() == overview(groups), "the picture is of that file"
 
 
 def test_picture_shows_every_curve(tmp_path: Path) -> None:
     names = [method.name for method in METHODS]
-    picture = Picture(dashed=names[3:])
+    runs = []
     for place, name in enumerate(names):
+        runs.append(Run(name))
         for step in range(10):
-            picture.add(
+            runs[-1].add(
                 {
-                    "run": name,
-                    "seed": 0,
                     "samples_seen": 100 * step,
                     "train_loss": 2 / (1 + step + place),
                     "test_accuracy": 0.9 + 0.005 * step + 0.005 * place,
                     "batch/used": 8 * 2**place + step,
+                    **({"batch/suggested": 1.0} if place < 3 else {}),
                 }
             )
-    picture.save(tmp_path / "picture.png")
+    (tmp_path / "picture.png").write_bytes(overview(group(runs)))
     pixels = imread(tmp_path / "picture.png")[:, :, :3]
     height, width, _ = pixels.shape
     assert height > 500
     assert width > 1500
-    for color in COLORS:
+    for color in COLORS[: len(names)]:
         close = abs(pixels - to_rgb(color)).max(2) < 0.02
         for panel in range(3):
             part = close[: int(height * 0.88), panel * width // 3 : (panel + 1) * width // 3]
@@ -126,13 +136,12 @@ def test_picture_shows_every_curve(tmp_path: Path) -> None:
         assert close[int(height * 0.88) :].sum() > 20, f"{color} is missing in the legend"
 
 
-def test_picture_of_a_short_run(tmp_path: Path) -> None:
-    picture = Picture()
-    line = {"run": "a", "seed": 0, "train_loss": 2.3, "test_accuracy": 0.03, "batch/used": 8}
+def test_picture_of_a_short_run() -> None:
+    run = Run("a")
     for samples in (0, 8):
-        picture.add({**line, "samples_seen": samples})
-    picture.save(tmp_path / "short.png")
-    assert (tmp_path / "short.png").stat().st_size > 10_000
+        line = {"train_loss": 2.3, "test_accuracy": 0.03, "batch/used": 8}
+        run.add({**line, "samples_seen": samples})
+    assert len(overview(group([run]))) > 10_000
 
 
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,7 +84,7 @@ def test_info_without_compiled_code() -> None:
     assert "instruction sets  none" in format_information(information)
 
 
-@pytest.mark.parametrize("command", ["", "info", "train", "demo"])
+@pytest.mark.parametrize("command", ["", "info", "train", "demo", "report"])
 def test_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*command.split(), "--help"])
@@ -101,6 +101,9 @@ def test_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
             assert optimizer in told
             assert str(lr) in told
         assert "adadagrad-kernels train --data mnist" in text
+    if command == "report":
+        assert "adadagrad-kernels report runs/demo" in text
+        assert "seeds of one curve" in text
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,6 +125,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["train", "--resume", "--overwrite"],
         ["train", "--sampl", "3"],
         ["demo", "--seeds", "0"],
+        ["report"],
     ],
 )
 def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:

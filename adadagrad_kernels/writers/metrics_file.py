@@ -57,6 +57,10 @@ class MetricsFile:
         os.fsync(self._file.fileno())
         return self._file.tell()
 
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
     def __enter__(self) -> MetricsFile:
         return self
 
@@ -66,4 +70,4 @@ class MetricsFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        self.close()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from adadagrad_kernels.cli.metrics import MetricsFile
 from adadagrad_kernels.errors import CheckpointError
+from adadagrad_kernels.writers.metrics_file import MetricsFile
 
 
 def lines(path: Path) -> list[object]:

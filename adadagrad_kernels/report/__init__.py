@@ -1,0 +1,1 @@
+"""From metrics files to what people look at: curves, figures, a table, a page."""
