@@ -22,6 +22,8 @@ _logger = logging.getLogger("adadagrad_kernels")
 _BETA = 0.9
 #: The loss improves where its average falls by this share of the best.
 _IMPROVEMENT = 1e-3
+#: A loss that is far up for fewer steps has not diverged.
+_MOMENT = 5
 #: Noise dominates where the noise scale is so many batches.
 _DOMINATES = 3.0
 
@@ -69,7 +71,8 @@ class FailureSignatures:
     Args:
         patience: steps of standing still that are no failure yet.
         early: steps within which the largest size comes too soon.
-        factor: how far above its best and its beginning the average loss diverges.
+        factor: how far above its best average and its beginning the loss diverges, if it stays
+            there for a tenth of ``patience``.
 
     Attributes:
         findings: what was seen so far.
@@ -101,7 +104,7 @@ class FailureSignatures:
         self._noise = 0.0
         self._first: float | None = None
         self._best: float | None = None
-        self._improved = self._grown = self._at_cap = 0
+        self._improved = self._grown = self._at_cap = self._far = 0
         self._size: int | None = None
 
     def observe(
@@ -163,12 +166,15 @@ class FailureSignatures:
         self._first = average if self._first is None else self._first
         if self._best is None or average < self._best - _IMPROVEMENT * abs(self._best):
             self._best, self._improved = average, controller.steps
-        far = self.factor * max(abs(self._first), abs(self._best))
-        if average - self._best > far:
+        far = loss - self._best > self.factor * max(abs(self._first), abs(self._best))
+        # A first step of full length, as AdaGrad's, may throw the loss up for a moment.
+        self._far = self._far + 1 if far else 0
+        if self._far >= max(_MOMENT, self.patience // 10):
             self._report(
                 controller,
                 "diverges",
-                f"the average loss is {average:.4g}, its best was {self._best:.4g}. {rate}",
+                f"the loss is {loss:.4g}, and has been far above its best average, "
+                f"{self._best:.4g}, for {self._far} steps. {rate}",
             )
 
     def _observe_standstill(self, controller: BatchController) -> None:
@@ -209,7 +215,7 @@ class FailureSignatures:
         return {
             "findings": [asdict(finding) for finding in self.findings],
             "loss": [self._loss, self._weight, self._first, self._best],
-            "steps": [self._improved, self._grown, self._at_cap],
+            "steps": [self._improved, self._grown, self._at_cap, self._far],
             "size": self._size,
             "smoothed": self._smoothed.state_dict(),
         }
@@ -226,9 +232,9 @@ class FailureSignatures:
         except TypeError as error:
             raise ValueError(f"saved findings are no findings: {state['findings']!r}") from error
         loss, weight, first, best = state["loss"]
-        improved, grown, at_cap = state["steps"]
+        improved, grown, at_cap, far = state["steps"]
         self._smoothed.load_state_dict(state["smoothed"])
         self.findings = findings
         self._loss, self._weight, self._first, self._best = loss, weight, first, best
-        self._improved, self._grown, self._at_cap = improved, grown, at_cap
+        self._improved, self._grown, self._at_cap, self._far = improved, grown, at_cap, far
         self._size = state["size"]

@@ -99,6 +99,13 @@ def test_a_loss_that_is_not_finite_diverges_at_once():
     assert (finding.name, finding.step) == ("diverges", 2)
 
 
+def test_a_loss_that_is_thrown_up_for_a_moment_does_not_diverge():
+    controller = controller_of()
+    for loss in [1.0, 200.0, *[0.5] * 60]:
+        controller.step(8, loss=loss)
+    assert controller.signatures.findings == []
+
+
 def test_without_a_loss_nothing_is_said_of_it():
     controller = controller_of(eta=100.0)
     for _ in range(100):
@@ -109,7 +116,7 @@ def test_without_a_loss_nothing_is_said_of_it():
 def test_a_fixed_batch_is_watched_for_divergence_alone():
     controller = BatchController(None, batch_size=8, max_batch_size=8)
     for step in range(300):
-        controller.step(8, loss=1.0 if step < 280 else 100.0)
+        controller.step(8, loss=1.0 if step < 270 else 100.0)
     assert [finding.name for finding in controller.signatures.findings] == ["diverges"]
 
 
