@@ -1,0 +1,344 @@
+"""The papers' experiments: the harness against trainings written out by hand, and every script."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+FOLDER = Path(__file__).parent.parent / "benchmarks" / "reproduce"
+if not FOLDER.is_dir():
+    pytest.skip(
+        "no benchmarks here: these tests run outside the source tree", allow_module_level=True
+    )
+sys.path.insert(0, str(FOLDER))
+
+import commands  # noqa: E402
+import harness  # noqa: E402
+import page  # noqa: E402
+import papers  # noqa: E402
+import results  # noqa: E402
+import tables  # noqa: E402
+from plan import Plan, size_of  # noqa: E402
+from targets import Targets, at  # noqa: E402
+
+from adadagrad_kernels import BatchController, NormTest, PerSampleGradients, criteria  # noqa: E402
+from adadagrad_kernels.cli.progress import Progress  # noqa: E402
+from adadagrad_kernels.errors import DataFormatError  # noqa: E402
+
+QUIET = Progress("", 1, quiet=True)
+ADAPTIVE = {"growth": {"rule": "norm", "eta": 0.5}, "max_batch": 24}
+
+
+def regression(seed: int = 0) -> harness.Task:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(40, 3, generator=generator)
+    targets = inputs @ torch.tensor([[1.0], [-2.0], [0.5]])
+    targets += torch.randn(40, 1, generator=generator)
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (outputs - targets).square().sum()
+
+    def metrics(model: nn.Module) -> dict[str, float]:
+        with torch.no_grad():
+            return {"train_loss": F.mse_loss(model(inputs), targets).item()}
+
+    return harness.Task(inputs, targets, partial(nn.Linear, 3, 1), loss, metrics)
+
+
+def plan(**changes) -> Plan:
+    settings = {
+        "method": "SGD",
+        "optimizer": {"kind": "sgd", "lr": 0.05},
+        "batch_size": 4,
+        "samples": 200,
+        "evaluate_every": 20,
+        "targets": {"train_loss": [3.0, 1.5, 1e-9]},
+        "micro_batch": 5,
+    }
+    return Plan(**{**settings, **changes})
+
+
+def train(plan: Plan, task: harness.Task | None = None, seed: int = 3) -> harness.Training:
+    training = harness.Training(task or regression(), plan, seed, QUIET)
+    training.result = training.run()
+    return training
+
+
+def test_a_training_takes_the_steps_that_are_written_out_here() -> None:
+    """Batches, norm test and momentum, with whole batches in place of micro-batches."""
+    optimizer = {"kind": "sgd", "lr": 0.05, "momentum": 0.5}
+    found = train(plan(optimizer=optimizer, **ADAPTIVE))
+    task = regression()
+    torch.manual_seed(3)
+    model = task.build()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.5)
+    controller = BatchController(NormTest(0.5), batch_size=4, max_batch_size=24)
+    source = PerSampleGradients(model, F.mse_loss)
+    order = iter([i for batch in replace_sampler(found) for i in batch])
+    left = 200
+    while left:
+        size = controller.batch_size
+        size = (left + 1) // 2 if size < left < 2 * size else min(size, left)
+        rows = torch.tensor([next(order) for _ in range(size)])
+        sgd.zero_grad()
+        statistics = source.backward(task.inputs[rows], task.targets[rows])
+        controller.update(statistics)
+        sgd.step()
+        left -= size
+    assert controller.batch_size == found.controller.batch_size == 24
+    assert controller.steps == found.result["steps"]
+    torch.testing.assert_close(list(model.parameters()), list(found.model.parameters()))
+
+
+def replace_sampler(training: harness.Training):
+    """All indices of the budget in the sampler's order, which no batch size changes."""
+    from adadagrad_kernels import AdaptiveBatchSampler
+
+    return AdaptiveBatchSampler(40, 1, seed=training.sampler.seed, total_samples=200)
+
+
+def test_targets_are_those_of_the_trajectory() -> None:
+    """Steps, samples and the first evaluation that met a target, from the whole curve."""
+    result = train(plan()).result
+    curve = result["curve"]
+    assert [point["samples"] for point in curve] == list(range(0, 201, 20))
+    for value in (3.0, 1.5):
+        first = next(point for point in curve if point["train_loss"] <= value)
+        reached = at(result, "train_loss", value)
+        assert (reached["steps"], reached["samples"]) == (first["steps"], first["samples"])
+        assert reached["seconds"] == pytest.approx(first["seconds"], rel=1e-4)
+    assert at(result, "train_loss", 1e-9) is None
+    assert not result["diverged"]
+    assert result["final"] == pytest.approx(curve[-1], rel=1e-4)
+
+
+def test_the_first_of_several_evaluations_counts() -> None:
+    targets = Targets({"test_accuracy": [0.5, 0.9], "test_loss": [1.0]})
+    for step, accuracy, loss in [(1, 0.4, 2.0), (2, 0.5, math.nan), (3, 0.45, 1.0), (4, 0.8, 0.5)]:
+        targets.see({"test_accuracy": accuracy, "test_loss": loss}, {"steps": step})
+    assert targets.reached == {
+        "test_accuracy 0.5": {"steps": 2},
+        "test_accuracy 0.9": None,
+        "test_loss 1": {"steps": 3},
+    }
+
+
+def test_fixed_sizes_cost_no_statistics_and_tested_ones_are_counted() -> None:
+    assert train(plan()).result["statistics_seconds"] == 0.0
+    adaptive = train(plan(**ADAPTIVE)).result
+    assert 0.0 < adaptive["statistics_seconds"] < adaptive["seconds"]
+
+
+def test_a_loss_that_is_no_number_ends_a_run() -> None:
+    result = train(plan(optimizer={"kind": "sgd", "lr": 1e9}, **ADAPTIVE)).result
+    assert result["diverged"]
+    assert result["samples"] < 200
+
+
+def test_doubling_and_what_is_left_of_a_budget() -> None:
+    doubling = plan(growth={"rule": "doubling", "every": 50}, max_batch=16)
+    controller = BatchController(None, batch_size=4, max_batch_size=16)
+    sizes = []
+    while controller.samples_seen < 200:
+        sizes.append(min(size_of(doubling, controller), 200 - controller.samples_seen))
+        controller.step(sizes[-1])
+    # 52 samples in fours, 48 in eights, 96 in sixteens, and the rest in two halves.
+    assert sizes == [4] * 13 + [8] * 6 + [16] * 5 + [10, 10]
+
+
+def test_the_rate_of_a_cosine() -> None:
+    cosine = plan(shape="cosine", warmup=0.1, floor=0.2)
+    rates = [cosine.rate(samples) for samples in (0, 10, 20, 110, 200)]
+    assert rates == pytest.approx([0.0, 0.5, 1.0, 0.6, 0.2])
+
+
+def test_a_rate_follows_a_batch_that_grows() -> None:
+    """The last step's rate is the first one's, times the growth."""
+    training = train(plan(on_growth=0.5, **ADAPTIVE))
+    grown = training.controller.batch_size / 4
+    assert grown == 6
+    assert training.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * grown**0.5)
+
+
+def options(folder: Path, **changes) -> results.Options:
+    return results.Options(**{"size": "smoke", "quiet": True, "out": folder, **changes})
+
+
+def counting(calls: list[str], **settings) -> results.Experiment:
+    """An experiment of two runs that say when they are made."""
+
+    def runs(options: results.Options) -> list[results.Run]:
+        return [
+            results.Run("task", method, 0, {"threads": 1, **settings}, partial(made, method))
+            for method in ("first", "second")
+        ]
+
+    def made(method: str) -> dict[str, float]:
+        calls.append(method)
+        return {"loss": math.inf if method == "first" else 2.0}
+
+    def section(figures: results.Stored) -> list[str]:
+        return [f"{run['method']}: {run['result']['loss']}" for run in figures.runs]
+
+    return results.Experiment("counting", "Counting", 1, runs, section)
+
+
+def test_what_is_kept_is_not_made_again(tmp_path: Path) -> None:
+    calls: list[str] = []
+    assert commands.run(counting(calls), options(tmp_path, only="second"))
+    assert calls == ["second"]
+    commands.run(counting(calls), options(tmp_path))
+    assert calls == ["second", "first"]
+    commands.run(counting(calls), options(tmp_path))
+    assert calls == ["second", "first"]
+    kept = json.loads((tmp_path / "counting_smoke.json").read_text())
+    assert [run["method"] for run in kept["runs"]] == ["first", "second"]
+    assert [run["result"]["loss"] for run in kept["runs"]] == [None, 2.0]
+    commands.run(counting(calls, lr=0.1), options(tmp_path, only="first"))
+    assert calls == ["second", "first", "first"], "other settings make a run anew"
+    kept = json.loads((tmp_path / "counting_smoke.json").read_text())
+    assert [run["settings"].get("lr") for run in kept["runs"]] == [None, 0.1]
+
+
+def test_a_run_that_fails_leaves_what_is_kept(tmp_path: Path) -> None:
+    calls: list[str] = []
+    commands.run(counting(calls), options(tmp_path, only="first"))
+    before = (tmp_path / "counting_smoke.json").read_bytes()
+
+    def fails(options: results.Options) -> list[results.Run]:
+        def measure() -> dict[str, float]:
+            raise DataFormatError("--data-dir is needed")
+
+        return [replace(run, measure=measure) for run in counting(calls).runs(options)]
+
+    assert not commands.run(replace(counting(calls), runs=fails), options(tmp_path))
+    assert (tmp_path / "counting_smoke.json").read_bytes() == before
+
+
+def test_the_page_is_written_from_the_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "DOCUMENT", tmp_path / "page.md")
+    monkeypatch.setattr(page, "FOLDER", tmp_path)
+    calls: list[str] = []
+    experiment = counting(calls)
+    assert "No figures yet: `--only counting`" in page.write([experiment], tmp_path).read_text()
+    commands.run(experiment, options(tmp_path))
+    calls.clear()
+    text = page.write([experiment], tmp_path).read_text()
+    assert not calls
+    assert "## Counting" in text
+    assert "Size: smoke. Script: `benchmarks/reproduce/counting.py`. Threads: 1." in text
+    assert "first: None\nsecond: 2.0" in text
+    stored = tmp_path / "counting_machine.json"
+    stored.write_text((tmp_path / "counting_smoke.json").read_text().replace("2.0", "3.0"))
+    assert "second: 3.0" in page.write([experiment], tmp_path).read_text(), "the largest size"
+
+
+def run_with(loss: float | None, seconds: float, steps: int | None, **growth) -> dict:
+    reached = None if steps is None else {"steps": steps, "samples": 10 * steps, "seconds": 1.0}
+    return {
+        "task": "task",
+        "method": "method",
+        "settings": {"plan": {"growth": growth}},
+        "result": {
+            "steps": 100,
+            "samples": 1000,
+            "seconds": seconds,
+            "statistics_seconds": 1.0,
+            "diverged": loss is None,
+            "final": {"train_loss": loss},
+            "targets": {"train_loss 0.5": reached},
+        },
+    }
+
+
+def test_a_table_of_two_seeds() -> None:
+    """Means 0.2 and 3, standard errors 0.1 and 1: half the difference of the two values."""
+    runs = [run_with(0.1, 2.0, 20, rule="norm"), run_with(0.3, 4.0, 30, rule="norm")]
+    finals = [("loss", "train_loss", tables.short)]
+    *_, row, _ = tables.training_table(runs, "train_loss", 0.5, finals)
+    assert row == (
+        "| method | 2 | 100 ± 0 | 10 ± 0 | 3.00 ± 1.00 | 33 % | 25 ± 5 | 250 ± 50 | 1.00 ± 0.00 "
+        "| 0.200 ± 0.100 |"
+    )
+    runs[1] = run_with(None, 4.0, None)
+    *_, row, _ = tables.training_table(runs[1:], "train_loss", 0.5, finals)
+    assert row == "| method | 1 | 100 | 10 | 4.00 | – | not reached | – | – | – |"
+    *_, row, _ = tables.training_table(runs, "train_loss", 0.5, finals)
+    assert "| 20 (1 of 2) | 200 | 1.00 | – |" in row
+
+
+#: What a script needs beyond what is always there.
+NEEDS: dict[str, str] = {}
+
+
+@pytest.mark.parametrize("name", papers.NAMES)
+def test_every_script_at_smoke_size(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It runs, is finished the second time, and its section says nothing of missing figures."""
+    missing = [each for each in NEEDS.get(name, "").split() if not hasattr(criteria, each)]
+    if missing:
+        pytest.skip(f"adadagrad_kernels.criteria lacks {', '.join(missing)}")
+    experiment = importlib.import_module(name).EXPERIMENT
+    assert experiment.name == name
+    given = ["--size", "smoke", "--out", str(tmp_path), "--seeds", "1"]
+    assert commands.main(experiment, given) == 0
+    told = capsys.readouterr().out
+    figures = results.stored(name, "smoke", tmp_path)
+    assert len(figures.runs) == len(experiment.runs(options(tmp_path, seeds=1)))
+    assert commands.main(experiment, given) == 0
+    again = capsys.readouterr().out
+    assert again
+    assert told.endswith(again)
+    assert "nan" not in again
+    for _, method, _ in results.groups(figures.runs):
+        assert method in again
+
+
+def test_data_that_are_missing_are_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert papers.main(["--only", "mnist_adadagrad/cnn", "--out", str(tmp_path)]) == 1
+    assert "--data-dir" in capsys.readouterr().err
+
+
+def test_the_exact_laws_of_a_batch() -> None:
+    """The descent with a fixed batch of noise-free samples is AdaGrad-Norm on F."""
+    import numpy as np
+    import rate
+
+    found = rate.Descent(3, 40, 2, None, noise=0.0).run(rate.double_well, 0)
+    generator = np.random.default_rng(0)
+    x = generator.choice([-1.0, 1.0], 3) * generator.uniform(1.2, 1.8, 3)
+    total, smallest = 1e-2, math.inf
+    for _ in range(40):
+        gradient = x * (x**2 - 1) / np.arange(1, 4) ** 1.5
+        smallest = min(smallest, float(gradient @ gradient))
+        total += float(gradient @ gradient)
+        x = x - gradient / np.sqrt(total)
+    assert found["line"][-1][1] == pytest.approx(smallest, rel=1e-9)
+    line = [[k, 7 * k**-1.5] for k in (10, 20, 40, 80)]
+    assert rate.slope(line, 1) == pytest.approx(-1.5)
+
+
+def test_the_budget_of_the_published_run() -> None:
+    """At the cap every further step takes 60,000 samples; below it nobody knows."""
+    import mnist_adadagrad
+
+    ended = {"samples": 6_000_000, "steps": 366, "batch": 20_000}
+    assert mnist_adadagrad.budget_steps(ended) == 366
+    capped = {"samples": 3_070_000, "steps": 100, "batch": 60_000}
+    assert mnist_adadagrad.budget_steps(capped) == 149
+    assert mnist_adadagrad.budget_steps({**capped, "batch": 59_999}) is None
