@@ -12,8 +12,14 @@ from results import Experiment
 #: The scripts, in the order of the page.
 NAMES = (
     "mnist_adadagrad",
+    "cifar_adadagrad",
     "rate",
-)  # fmt: skip
+    "divebatch",
+    "large_batch_adagrad",
+    "gpt_adadam",
+    "generalization",
+    "metric_tests",
+)
 
 
 def experiments() -> list[Experiment]:

@@ -98,14 +98,18 @@ def controller_of(
 
 
 def size_of(plan: Plan, controller: batching.BatchController) -> int:
+    """The size that the plan has come to."""
+    size = controller.batch_size
+    if plan.growth.get("rule") == "doubling":
+        size = plan.batch_size * 2 ** (controller.samples_seen // plan.growth["every"])
+    return min(size, plan.max_batch or size)
+
+
+def next_batch(plan: Plan, controller: batching.BatchController) -> int:
     """The size of the next batch.
 
     The last two batches share what is left of the budget: a last step of a few samples would
     undo what was reached.
     """
-    size = controller.batch_size
-    if plan.growth.get("rule") == "doubling":
-        size = plan.batch_size * 2 ** (controller.samples_seen // plan.growth["every"])
-        size = min(size, plan.max_batch or size)
-    left = plan.samples - controller.samples_seen
+    size, left = size_of(plan, controller), plan.samples - controller.samples_seen
     return (left + 1) // 2 if size < left < 2 * size else size

@@ -83,8 +83,13 @@ def share(runs: Sequence[dict[str, Any]]) -> str:
 TESTED = ("norm", "diversity", "metric")
 
 
-def spent_to(runs: Sequence[dict[str, Any]], metric: str, value: float) -> list[str]:
-    """Steps, samples and seconds to a target; how many seeds reached it, where not all did."""
+def spent_to(
+    runs: Sequence[dict[str, Any]], metric: str, value: float, tokens: int = 1
+) -> list[str]:
+    """Steps, samples or tokens, and seconds to a target.
+
+    Where not all seeds reached it, the means are of those that did, and their number is said.
+    """
     found = [targets.at(run["result"], metric, value) for run in runs]
     reached = [counts for counts in found if counts is not None]
     if not reached:
@@ -93,7 +98,8 @@ def spent_to(runs: Sequence[dict[str, Any]], metric: str, value: float) -> list[
     steps, samples, seconds = (
         [counts[name] for counts in reached] for name in ("steps", "samples", "seconds")
     )
-    return [cell(steps, whole) + some, cell(samples, whole), cell(seconds, short)]
+    drawn = [tokens * count for count in samples]
+    return [cell(steps, whole) + some, cell(drawn, whole), cell(seconds, short)]
 
 
 def final(runs: Sequence[dict[str, Any]], metric: str) -> list[float | None]:
@@ -106,6 +112,8 @@ def training_table(
     metric: str,
     value: float,
     finals: Sequence[tuple[str, str, Style]],
+    *,
+    tokens: int | None = None,
 ) -> list[str]:
     """A row for each method: what the budget and what a target took, and where it ended.
 
@@ -114,10 +122,11 @@ def training_table(
         metric: of the target.
         value: the target.
         finals: head of the column, metric and style of what is shown of the end.
+        tokens: of a sample, to count them in place of samples.
     """
     text = f"{100 * value:g} %" if metric.endswith("accuracy") else f"{value:g}"
     header = ["", "seeds", "steps", "average batch", "seconds", "of it statistics"]
-    header += [f"steps to {text}", "samples to it", "seconds to it"]
+    header += [f"steps to {text}", f"{'tokens' if tokens else 'samples'} to it", "seconds to it"]
     header += [head for head, _, _ in finals]
     rows = []
     for _, method, members in groups(runs):
@@ -130,7 +139,7 @@ def training_table(
                 cell([r["samples"] / r["steps"] for r in results], whole),
                 cell([r["seconds"] for r in results], short),
                 share(members),
-                *spent_to(members, metric, value),
+                *spent_to(members, metric, value, tokens or 1),
                 *(cell(final(members, name), style) for _, name, style in finals),
             ]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import sys
 from collections.abc import Callable
 from functools import cache, partial
@@ -10,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import Task
 from results import Options
 from torch import Tensor, nn
 from torch.nn import functional as F
+from training import Task
 
 from adadagrad_kernels.cli.data import CLASSES, Data, Samples, load_data
 from adadagrad_kernels.cli.evaluation import evaluate
@@ -30,13 +31,17 @@ TRAIN_SAMPLES = 2000
 
 def images(model: str, options: Options) -> Callable[[], Task]:
     """MNIST, or scikit-learn's digits at smoke size, with one of the paper's two models."""
-    name = "digits" if options.size == "smoke" else "mnist"
 
     def make() -> Task:
-        data = _loaded(name, options.data_dir)
+        data = load_images(options)
         return classification(data, partial(MODELS[model], data.train.images.shape[1:], CLASSES))
 
     return make
+
+
+def load_images(options: Options) -> Data:
+    """MNIST, or scikit-learn's digits at smoke size; read once."""
+    return _loaded("digits" if options.size == "smoke" else "mnist", options.data_dir)
 
 
 @cache
@@ -94,7 +99,7 @@ def made_up_images() -> Data:
         noise = torch.randn(count, 3, 32, 32, generator=generator)
         return Samples(0.3 * patterns[labels] + noise, labels)
 
-    return Data(samples(128), samples(64), checksum=0)
+    return Data(samples(100), samples(20), checksum=0)
 
 
 def text(options: Options, *, tokens: int, layers: int, width: int) -> Callable[[], Task]:
@@ -106,10 +111,21 @@ def text(options: Options, *, tokens: int, layers: int, width: int) -> Callable[
     return make
 
 
-def _text(content: str, tokens: int, layers: int, width: int) -> Task:
-    characters = sorted(set(content))
-    numbers = {character: number for number, character in enumerate(characters)}
-    codes = torch.tensor([numbers[character] for character in content])
+def fine_tuning(options: Options, tokens: int, layers: int, width: int) -> tuple[Task, Task]:
+    """Austen's novels and Shakespeare's plays, by one alphabet."""
+    plays = _read_text(options)
+    novels = (
+        plays[::-1] if options.size == "smoke" else _decompressed(options, "austen")[:1_000_000]
+    )
+    letters = "".join(sorted({*plays, *novels}))
+    before, after = (_text(part, tokens, layers, width, letters) for part in (novels, plays))
+    return before, after
+
+
+def _text(content: str, tokens: int, layers: int, width: int, letters: str = "") -> Task:
+    letters = letters or "".join(sorted(set(content)))
+    numbers = {letter: number for number, letter in enumerate(letters)}
+    codes = torch.tensor([numbers[letter] for letter in content])
     inputs = codes[: (len(codes) - 1) // tokens * tokens].view(-1, tokens)
     targets = codes[1 : inputs.numel() + 1].view(-1, tokens)
     border = len(inputs) * 9 // 10
@@ -129,7 +145,7 @@ def _text(content: str, tokens: int, layers: int, width: int) -> Task:
             "test_loss": mean_loss(model, slice(border, border + 512)),
         }
 
-    build = partial(Decoder, len(characters), tokens, layers, width)
+    build = partial(Decoder, len(letters), tokens, layers, width)
     return Task(inputs[:border], targets[:border], build, loss, metrics)
 
 
@@ -138,9 +154,11 @@ def _read_text(options: Options) -> str:
         generator = np.random.default_rng(0)
         words = generator.choice(["to be", "or not", "that is", "the question"], 1000)
         return " ".join(words)
-    import bz2
+    return _decompressed(options, "tinyshakespeare")
 
-    path = required(options.data_dir, "text/tinyshakespeare.txt.bz2")
+
+def _decompressed(options: Options, name: str) -> str:
+    path = required(options.data_dir, f"text/{name}.txt.bz2")
     return bz2.decompress(path.read_bytes()).decode("utf-8")
 
 
