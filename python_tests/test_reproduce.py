@@ -32,7 +32,7 @@ from plan import Plan, next_batch  # noqa: E402
 from targets import Targets, at  # noqa: E402
 from training import Task, Training  # noqa: E402
 
-from adadagrad_kernels import BatchController, NormTest, PerSampleGradients, criteria  # noqa: E402
+from adadagrad_kernels import BatchController, NormTest, PerSampleGradients, criteria, ops  # noqa: E402
 from adadagrad_kernels.cli.progress import Progress  # noqa: E402
 from adadagrad_kernels.errors import DataFormatError  # noqa: E402
 
@@ -283,7 +283,11 @@ def test_a_table_of_two_seeds() -> None:
 
 
 #: What a script needs beyond what is always there.
-NEEDS = {"divebatch": "GradientDiversity", "metric_tests": "MetricNormTest"}
+NEEDS = {
+    "divebatch": (criteria, "GradientDiversity"),
+    "metric_tests": (criteria, "MetricNormTest"),
+    "sparse_adabatch": (ops, "sparse_mean_step_"),
+}
 
 
 @pytest.mark.parametrize("name", papers.NAMES)
@@ -291,9 +295,9 @@ def test_every_script_at_smoke_size(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It runs, is finished the second time, and its section says nothing of missing figures."""
-    missing = [each for each in NEEDS.get(name, "").split() if not hasattr(criteria, each)]
-    if missing:
-        pytest.skip(f"adadagrad_kernels.criteria lacks {', '.join(missing)}")
+    module, needed = NEEDS.get(name, (criteria, "NormTest"))
+    if not hasattr(module, needed):
+        pytest.skip(f"{module.__name__} lacks {needed}")
     experiment = importlib.import_module(name).EXPERIMENT
     assert experiment.name == name
     given = ["--size", "smoke", "--out", str(tmp_path), "--seeds", "1"]

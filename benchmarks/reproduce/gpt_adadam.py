@@ -72,7 +72,7 @@ def plans(size: Size) -> list[Plan]:
     common: dict[str, Any] = {
         "optimizer": size.adam,
         "samples": size.samples,
-        "evaluate_every": max(1, size.samples // 40),
+        "evaluate_every": max(1, size.samples // 20),
         "warmup": 0.05,
         "targets": {"test_loss": [size.target]},
         "micro_batch": 32,

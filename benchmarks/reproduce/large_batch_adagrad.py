@@ -50,7 +50,7 @@ class Size:
 SIZES = {
     "smoke": Size({"a4a": 1, "news20": 1}, (16, 64), (0.1, 1.0), 1, 1, 16, 16, 32, 32, (8,),
                   (0.1,)),
-    "machine": Size({"a4a": 10, "a9a": 5, "w8a": 3, "news20": 3}, (16, 64, 256, 1024, 4096),
+    "machine": Size({"a4a": 10, "a9a": 5, "w8a": 3, "news20": 5}, (16, 64, 256, 1024, 4096),
                     (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0), 2, 2, 64, 64, 8_000, 4_096,
                     (8, 64, 512), (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
     "paper": Size({"a4a": 100, "a9a": 50, "w8a": 50, "news20": 50}, (16, 64, 256, 1024, 4096),
@@ -140,11 +140,11 @@ TEXT = """\
 Liu, Pan, Zhang, arXiv 2406.15244, whose conclusion is that AdaGrad is consistently better than
 SGD across batch sizes; their figures were not available to compare with. Training loss after
 equal samples, constant learning rate, the best of the grid {rates} for each cell, chosen by that
-same loss. Of the paper's data sets real-sim and rcv1 are replaced by w8a and news20 (20 classes).
-Nine tenths of each data set are trained on. The fine-tuning is of a character model of two layers
-that has learnt from Austen's novels and goes on with Shakespeare's dialogues, in the place of
-GPT-2 and Alpaca. Batches are fixed, so no statistics are measured, and seconds are those of all
-samples: that is the target here.
+same loss. Of the paper's data sets real-sim and rcv1 are replaced by w8a and news20 (its 20
+classes, ten against ten). Nine tenths of each data set are trained on. The fine-tuning is of a
+character model of two layers that has learnt from Austen's novels and goes on with Shakespeare's
+dialogues, in the place of GPT-2 and Alpaca. Batches are fixed, so no statistics are measured, and
+seconds are those of all samples: that is the target here.
 """
 
 
@@ -171,7 +171,7 @@ def _row(runs: list[dict[str, Any]], batch: int) -> list[str]:
     row = [f"{batch:,}"]
     for found in best.values():
         if not found:
-            row += ["diverged", NONE, NONE]
+            row += [NONE] * 3
             continue
         rate = found[0]["settings"]["plan"]["optimizer"]["lr"]
         seconds = [run["result"]["seconds"] for run in found]
@@ -184,7 +184,7 @@ def _row(runs: list[dict[str, Any]], batch: int) -> list[str]:
 
 
 def _best(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The seeds of the learning rate with the smallest mean loss; empty where all diverged."""
+    """The seeds of the learning rate with the smallest mean loss; empty where none has one."""
     by_rate: dict[float, list[dict[str, Any]]] = {}
     for run in runs:
         by_rate.setdefault(run["settings"]["plan"]["optimizer"]["lr"], []).append(run)
@@ -196,7 +196,7 @@ def _best(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return by_rate[min(losses, key=losses.__getitem__)] if losses else []
 
 
-EXPERIMENT = Experiment(NAME, "AdaGrad against SGD at large batches", 15, runs, section)
+EXPERIMENT = Experiment(NAME, "AdaGrad against SGD at large batches", 16, runs, section)
 
 if __name__ == "__main__":
     sys.exit(commands.main(EXPERIMENT))

@@ -60,9 +60,9 @@ MODELS = {
         Model("cnn", 8, {"AdAdaGrad": (0.5,)}, (), 1_000, 1, 1, 0.5),
     ],
     "machine": [
-        Model("logistic", 2, GRID, (64, 4096), 1_200_000, 3, 1, 0.9),
+        Model("logistic", 2, GRID, (64, 4096), 1_200_000, 2, 1, 0.9),
         Model("cnn", 8, {"AdAdaGrad": (0.1,), "AdaSGD": (0.1,)}, (), 3_000_000, 1, 2),
-        Model("cnn, 480,000 samples", 8, {m: (0.5,) for m in OPTIMIZERS}, (512,), 480_000, 1, 2,
+        Model("cnn, 240,000 samples", 8, {m: (0.5,) for m in OPTIMIZERS}, (512,), 240_000, 1, 2,
               0.94, ("AdaGrad",)),
     ],
     "paper": [

@@ -18,6 +18,7 @@ NAMES = (
     "large_batch_adagrad",
     "gpt_adadam",
     "generalization",
+    "sparse_adabatch",
     "metric_tests",
 )
 

@@ -13,35 +13,31 @@ from results import Options
 from sklearn.datasets import load_svmlight_file
 from tasks import linear, required
 from torch import Tensor, nn
-from torch.nn import functional as F
 from training import Task
 
-#: Features of each data set; above this share of zeros the rows stay sparse.
+#: Features of each data set; rows of more than ``DENSE_FEATURES`` stay sparse.
 FEATURES = {"a4a": 123, "a9a": 123, "w8a": 300, "mushrooms": 112, "news20": 62_061}
 DENSE_FEATURES = 1000
 
 
 class DataSet(NamedTuple):
-    """Rows ``[samples, features]``, CSR float32, and labels from 0."""
+    """Rows ``[samples, features]``, CSR float32, and labels 0 and 1."""
 
     rows: scipy.sparse.csr_matrix
     labels: np.ndarray
 
-    @property
-    def classes(self) -> int:
-        return int(self.labels.max()) + 1
-
 
 def read(path: Path, features: int) -> DataSet:
-    """Read a file; whatever its labels are, they become 0, 1, ... in ascending order."""
+    """Read a file. Of more than two classes the first half become 0 and the others 1."""
     rows, labels = load_svmlight_file(str(path), n_features=features, dtype=np.float32)
-    return DataSet(rows, np.unique(labels, return_inverse=True)[1])
+    classes, places = np.unique(labels, return_inverse=True)
+    return DataSet(rows, (places >= len(classes) // 2).astype(np.float32))
 
 
 def data_set(name: str, options: Options) -> DataSet:
     """A data set by name; a made-up one of the same kind at smoke size."""
     if options.size == "smoke":
-        return _made_up(5 if name == "news20" else 2)
+        return _made_up(name)
     return _read(required(options.data_dir, f"libsvm/{name}.bz2"), FEATURES[name])
 
 
@@ -50,13 +46,14 @@ def _read(path: Path, features: int) -> DataSet:
     return read(path, features)
 
 
-def _made_up(classes: int, samples: int = 200, features: int = 40) -> DataSet:
+def _made_up(name: str, samples: int = 200) -> DataSet:
     generator = np.random.default_rng(0)
+    features = 2 * DENSE_FEATURES if FEATURES[name] > DENSE_FEATURES else 40
     # Frequent features first, as words are.
     frequency = 1.0 / np.arange(1, features + 1) ** 0.7
     dense = (generator.random((samples, features)) < frequency).astype(np.float32)
-    scores = dense @ generator.standard_normal((features, classes))
-    return DataSet(scipy.sparse.csr_matrix(dense), scores.argmax(1))
+    scores = dense @ generator.standard_normal(features)
+    return DataSet(scipy.sparse.csr_matrix(dense), (scores > np.median(scores)).astype(np.float32))
 
 
 def split(data: DataSet) -> tuple[DataSet, DataSet]:
@@ -100,35 +97,19 @@ class SparseLinear(nn.Linear):
 
 
 def regression(train: DataSet, held_out: DataSet) -> Task:
-    """Logistic regression from zero: two classes by one output, more by as many outputs."""
+    """Logistic regression from zero; many features stay sparse."""
     features = train.rows.shape[1]
-    if features > DENSE_FEATURES or train.classes > 2:
-        return _multinomial(train, held_out)
-    inputs, held = (torch.from_numpy(part.rows.toarray()) for part in (train, held_out))
-    targets, held_targets = (torch.from_numpy(p.labels).float() for p in (train, held_out))
-    return linear(inputs, targets, (held, held_targets), partial(_zero, nn.Linear, features, 1))
-
-
-def _multinomial(train: DataSet, held_out: DataSet) -> Task:
-    inputs, held = Rows(train.rows), Rows(held_out.rows).all()
-    everything = inputs.all()
     targets, held_targets = (torch.from_numpy(part.labels) for part in (train, held_out))
-
-    def metrics(model: nn.Module) -> dict[str, float]:
-        with torch.no_grad():
-            found, scores = model(everything), model(held)
-        return {
-            "train_loss": F.cross_entropy(found, targets).item(),
-            "test_loss": F.cross_entropy(scores, held_targets).item(),
-            "test_accuracy": (scores.argmax(1) == held_targets).float().mean().item(),
-        }
-
-    build = partial(_zero, SparseLinear, train.rows.shape[1], train.classes)
-    return Task(inputs, targets, build, partial(F.cross_entropy, reduction="sum"), metrics)
+    if features > DENSE_FEATURES:
+        inputs, held = Rows(train.rows), Rows(held_out.rows).all()
+        build = partial(_zero, SparseLinear, features)
+        return linear(inputs, targets, (held, held_targets), build, whole=inputs.all())
+    dense, held = (torch.from_numpy(part.rows.toarray()) for part in (train, held_out))
+    return linear(dense, targets, (held, held_targets), partial(_zero, nn.Linear, features))
 
 
-def _zero(kind: type[nn.Linear], features: int, outputs: int) -> nn.Linear:
-    layer = kind(features, outputs)
+def _zero(kind: type[nn.Linear], features: int) -> nn.Linear:
+    layer = kind(features, 1)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

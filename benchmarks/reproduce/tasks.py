@@ -176,16 +176,25 @@ def required(folder: Path | None, name: str) -> Path:
 
 
 def linear(
-    inputs: Any, targets: Tensor, held_out: tuple[Any, Tensor], build: Callable[[], nn.Module]
+    inputs: Any,
+    targets: Tensor,
+    held_out: tuple[Any, Tensor],
+    build: Callable[[], nn.Module],
+    whole: Any = None,
 ) -> Task:
-    """Logistic regression, or any model with one output and labels 0 and 1."""
+    """Logistic regression, or any model with one output, and labels 0 and 1.
+
+    Args:
+        whole: all inputs at once, where ``inputs`` can only be picked from.
+    """
+    everything = inputs if whole is None else whole
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(outputs.squeeze(1), targets, reduction="sum")
 
     def metrics(model: nn.Module) -> dict[str, float]:
         with torch.no_grad():
-            found, held = model(inputs).squeeze(1), model(held_out[0]).squeeze(1)
+            found, held = model(everything).squeeze(1), model(held_out[0]).squeeze(1)
         return {
             "train_loss": F.binary_cross_entropy_with_logits(found, targets).item(),
             "test_loss": F.binary_cross_entropy_with_logits(held, held_out[1]).item(),
