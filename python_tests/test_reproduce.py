@@ -350,3 +350,45 @@ def test_the_budget_of_the_published_run() -> None:
     capped = {"samples": 3_070_000, "steps": 100, "batch": 60_000}
     assert mnist_adadagrad.budget_steps(capped) == 149
     assert mnist_adadagrad.budget_steps({**capped, "batch": 59_999}) is None
+
+
+def test_the_papers_models() -> None:
+    """As many parameters as the published code's; GroupNorm has as many as its BatchNorm."""
+    import cifar_adadagrad
+
+    def parameters(model: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    assert parameters(cifar_adadagrad.cnn()) == 541_094
+    assert parameters(cifar_adadagrad.resnet18(64)) == 11_173_962
+
+
+def test_sparse_rows_are_the_dense_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training on sparse rows, and one on the same rows written out."""
+    import numpy as np
+    import sparse_data
+    from scipy.sparse import csr_matrix
+
+    generator = np.random.default_rng(0)
+    dense = generator.standard_normal((30, 6)) * (generator.random((30, 6)) < 0.4)
+    rows = csr_matrix(dense.astype(np.float32))
+    labels = (generator.random(30) < 0.5).astype(np.float32)
+    data = sparse_data.DataSet(rows, labels)
+    found = []
+    for limit in (1000, 3):
+        monkeypatch.setattr(sparse_data, "DENSE_FEATURES", limit)
+        task = sparse_data.regression(data, data)
+        training = train(plan(samples=90, targets={}, evaluate_every=90), task)
+        found.append((list(training.model.parameters()), training.result["final"]["train_loss"]))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_labels_of_many_classes_become_two(tmp_path: Path) -> None:
+    import sparse_data
+
+    path = tmp_path / "rows"
+    path.write_text("3 1:0.5 4:2\n1 2:1\n7 1:1\n9 3:1\n")
+    data = sparse_data.read(path, 4)
+    rows = [[0.5, 0, 0, 2], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]]
+    assert data.rows.toarray().tolist() == rows
+    assert data.labels.tolist() == [0, 0, 1, 1]

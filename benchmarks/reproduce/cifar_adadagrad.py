@@ -107,8 +107,8 @@ SIZES = {
     ],
     "machine": [
         Model("3-layer CNN", cnn, 50_000, BOTH, (0.25, 0.5), (32, 512), 8, 5000, 0.45, 2, {}),
-        Model("ResNet-18, width 16", partial(resnet18, 16), 15_000, BOTH, (0.5, 1.0), (32,), 8,
-              5000, 0.4, 1, COSINE),
+        Model("ResNet-18, width 16", partial(resnet18, 16), 15_000, BOTH, (0.5, 0.9), (32,), 8,
+              5000, 0.4, 1, COSINE, evaluations=10),
     ],
     "paper": [
         Model("3-layer CNN", cnn, 1_000_000, BOTH, (0.1, 0.25, 0.5), (32, 512), 8, 5000, 0.55, 3,

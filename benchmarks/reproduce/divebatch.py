@@ -65,8 +65,8 @@ SIZES = {
         Problem("cnn", 1437, 2, 64, 256, 0.1, 0.6, {"kind": "sgd", "lr": 0.1}, 1),
     ],
     "machine": [
-        Problem(CONVEX, 14_000, 20, 128, 2048, 0.1, 0.9, {"kind": "sgd", "lr": 0.1}, 5),
-        Problem(NON_CONVEX, 14_000, 20, 128, 2048, 0.1, 0.75, {"kind": "sgd", "lr": 0.1}, 5),
+        Problem(CONVEX, 14_000, 20, 128, 2048, 0.1, 0.94, {"kind": "sgd", "lr": 0.1}, 5),
+        Problem(NON_CONVEX, 14_000, 20, 128, 2048, 0.1, 0.87, {"kind": "sgd", "lr": 0.1}, 5),
         Problem("cnn", 60_000, 4, 128, 2048, 0.01, 0.97,
                 {"kind": "sgd", "lr": 0.05, "momentum": 0.9}, 1, threads=2),
     ],
@@ -204,7 +204,7 @@ def section(figures: Stored) -> list[str]:
     return lines + table(["", "after 50 epochs", "after 200 epochs"], rows)
 
 
-EXPERIMENT = Experiment(NAME, "DiveBatch", 10, runs, section)
+EXPERIMENT = Experiment(NAME, "DiveBatch", 8, runs, section)
 
 if __name__ == "__main__":
     sys.exit(commands.main(EXPERIMENT))

@@ -48,8 +48,8 @@ class Size:
 
 SIZES = {
     "smoke": Size(200, 2, 8, 32, 1.0, 0.5, 0.1, 1, 1),
-    "machine": Size(10_000, 8, 16, 1024, 1.0, 0.97, 0.1, 3, 2),
-    "paper": Size(60_000, 60, 16, 4096, 1.0, 0.985, 0.1, 10, 2),
+    "machine": Size(10_000, 8, 16, 1024, 0.9, 0.97, 0.1, 3, 2),
+    "paper": Size(60_000, 60, 16, 4096, 0.9, 0.985, 0.1, 10, 2),
 }
 
 
@@ -169,7 +169,7 @@ def _along(runs: list[dict[str, Any]], share: float, name: str) -> list[float | 
     return found
 
 
-EXPERIMENT = Experiment(NAME, "Batch schedules and generalization", 8, runs, section)
+EXPERIMENT = Experiment(NAME, "Batch schedules and generalization", 9, runs, section)
 
 if __name__ == "__main__":
     sys.exit(commands.main(EXPERIMENT))

@@ -180,7 +180,7 @@ def budget_steps(result: dict[str, Any]) -> float | None:
     return float(result["steps"] + -(-left // TRAINING_SET))
 
 
-EXPERIMENT = Experiment(NAME, "AdAdaGrad on MNIST", 25, runs, section)
+EXPERIMENT = Experiment(NAME, "AdAdaGrad on MNIST", 28, runs, section)
 
 if __name__ == "__main__":
     sys.exit(commands.main(EXPERIMENT))

@@ -12,7 +12,7 @@ DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs" / "reproductio
 HEAD = """\
 # The papers' experiments, again
 
-This page is written by a command from the figures in `benchmarks/results/reproduce`:
+This page is written by a command from the figures in benchmarks/results/reproduce:
 
 ```sh
 make reproduce DATA_DIR=folder                        # the size for two cores, then this page

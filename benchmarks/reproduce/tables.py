@@ -76,7 +76,8 @@ def share(runs: Sequence[dict[str, Any]]) -> str:
     spent = sum(run["result"]["statistics_seconds"] for run in runs)
     if not any(run["settings"]["plan"]["growth"].get("rule") in TESTED for run in runs):
         return NONE
-    return f"{spent / seconds:.0%}".replace("%", " %")
+    # A difference of timings, whose noise may put it below zero.
+    return "≈ 0 %" if spent < 0.005 * seconds else f"{100 * spent / seconds:.0f} %"
 
 
 #: The rules of growth that need statistics.
