@@ -235,7 +235,7 @@ def test_the_page_is_written_from_the_files_alone(
     monkeypatch.setattr(page, "FOLDER", tmp_path)
     calls: list[str] = []
     experiment = counting(calls)
-    assert "No figures yet: `--only counting`" in page.write([experiment], tmp_path).read_text()
+    assert "No figures yet: `--only counting/`" in page.write([experiment], tmp_path).read_text()
     commands.run(experiment, options(tmp_path))
     calls.clear()
     text = page.write([experiment], tmp_path).read_text()

@@ -16,31 +16,36 @@ This page is written by a command from the figures in benchmarks/results/reprodu
 
 ```sh
 make reproduce DATA_DIR=folder                        # the size for two cores, then this page
-make reproduce DATA_DIR=folder ARGS="--only rate"     # one experiment, then this page
+make reproduce DATA_DIR=folder ARGS="--only rate/"    # one experiment, then this page
 make reproduce ARGS=--page-only                       # this page alone
 make reproduce DATA_DIR=folder ARGS="--size paper"    # the published size
 ```
 
-`folder` holds `mnist/`, `libsvm/`, `text/` and `cifar10_subset.npz`. Every run is kept as soon as
-it is done, and is not made again while its settings are the same.
+All of them take about {hours:.1f} hours on two cores; `folder` holds `mnist/`, `libsvm/`, `text/`
+and `cifar10_subset.npz`. Every run is kept as soon as it is done, and is not made again while its
+settings are the same.
 
 How to read the tables: means over seeds, ± their standard error. Steps, samples and seconds to a
-target are those at the first evaluation that meets it; evaluations are not timed. Seconds are those
-of the training steps, with the cost of the statistics in them; "of it statistics" is the share that
-a run without tests would have saved, by timings of the same backward pass without statistics. Rules
-whose sizes need no statistics have none.
+target are those at the first evaluation that meets it; evaluations are not timed. Seconds are
+those of the training steps, with the cost of the statistics in them; "of it statistics" is the
+share that a run without tests would have saved, by timings of the same backward pass without
+statistics. Rules whose sizes need no statistics have none.
 """
 
 
 def write(experiments: Sequence[Experiment], folder: Path = FOLDER) -> Path:
     """Write the page of a folder: the documentation's, or one beside the figures elsewhere."""
     path = DOCUMENT if folder == FOLDER else folder / "reproduction.md"
-    lines = HEAD.splitlines()
+    hours = sum(experiment.minutes for experiment in experiments) / 60
+    lines = HEAD.format(hours=hours).splitlines()
     for experiment in experiments:
         lines += ["", f"## {experiment.title}", ""]
         figures = largest(experiment, folder)
         if figures is None:
-            lines.append(f"No figures yet: `--only {experiment.name}` makes them.")
+            lines.append(
+                f"No figures yet: `--only {experiment.name}/` makes them, on two cores in about "
+                f"{experiment.minutes:g} minutes."
+            )
             continue
         lines += [_made(experiment, figures), "", *experiment.section(figures)]
     text = "\n".join(lines).rstrip() + "\n"
