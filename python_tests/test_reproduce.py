@@ -228,6 +228,20 @@ def test_a_run_that_fails_leaves_what_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "counting_smoke.json").read_bytes() == before
 
 
+def test_an_interrupted_run_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(options: results.Options) -> list[results.Run]:
+        def measure() -> dict[str, float]:
+            raise KeyboardInterrupt
+
+        return [replace(run, measure=measure) for run in counting([]).runs(options)]
+
+    with pytest.raises(SystemExit, match="130"):
+        commands.run(replace(counting([]), runs=stopped), options(tmp_path))
+    assert "goes on" in capsys.readouterr().err
+
+
 def test_the_page_is_written_from_the_files_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,9 @@ def run(experiment: Experiment, options: Options) -> bool:
         started = time.monotonic()
         try:
             result = each.measure()
+        except KeyboardInterrupt:
+            print(f"{experiment.name}: stopped; the same command goes on here", file=sys.stderr)
+            raise SystemExit(130) from None
         except DataFormatError as error:
             print(f"{experiment.name}: left out, {error}", file=sys.stderr)
             return False
