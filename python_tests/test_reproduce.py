@@ -137,7 +137,9 @@ def test_the_first_of_several_evaluations_counts() -> None:
 def test_fixed_sizes_cost_no_statistics_and_tested_ones_are_counted() -> None:
     assert train(plan()).result["statistics_seconds"] == 0.0
     adaptive = train(plan(**ADAPTIVE)).result
-    assert 0.0 < adaptive["statistics_seconds"] < adaptive["seconds"]
+    # A difference of timings: on a busy machine it may be below zero.
+    assert adaptive["statistics_seconds"] != 0.0
+    assert adaptive["statistics_seconds"] < adaptive["seconds"]
 
 
 def test_a_loss_that_is_no_number_ends_a_run() -> None:
@@ -353,6 +355,26 @@ def test_the_exact_laws_of_a_batch() -> None:
     assert found["line"][-1][1] == pytest.approx(smallest, rel=1e-9)
     line = [[k, 7 * k**-1.5] for k in (10, 20, 40, 80)]
     assert rate.slope(line, 1) == pytest.approx(-1.5)
+
+
+def test_the_noise_of_a_drawn_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a point that stays, N has the mean |grad F|² + tr(Sigma) / b, and V_norm tr(Sigma)."""
+    import rate
+
+    records = []
+
+    class Keeping(BatchController):
+        def update(self, statistics, samples=None) -> int:
+            records.append(statistics)
+            return super().update(statistics, samples)
+
+    monkeypatch.setattr(rate, "BatchController", Keeping)
+    descent = rate.Descent(50, 2000, 4, eta=99.0, noise=3.0, lr=0.0)
+    exact = descent.run(rate.bounded, 0)["line"][-1][1]
+    assert len(records) == 2000
+    means = [sum(r.mean_sq_norm for r in records), sum(r.variance_norm for r in records)]
+    assert means[0] / 2000 == pytest.approx(exact + 3.0 / 4, rel=0.05)
+    assert means[1] / 2000 == pytest.approx(3.0, rel=0.05)
 
 
 def test_the_budget_of_the_published_run() -> None:

@@ -28,7 +28,7 @@ from adadagrad_kernels.cli.models import MODELS
 NAME = "generalization"
 #: Samples by whose gradients the noise is measured at every evaluation.
 NOISE_SAMPLES = 1024
-SHARES = (0.1, 0.25, 0.5, 1.0)
+SHARES = (0.1, 0.3, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Size:
 
 SIZES = {
     "smoke": Size(200, 2, 8, 32, 1.0, 0.5, 0.1, 1, 1),
-    "machine": Size(10_000, 8, 16, 1024, 0.9, 0.97, 0.1, 3, 2),
+    "machine": Size(10_000, 8, 16, 1024, 0.9, 0.95, 0.1, 3, 2),
     "paper": Size(60_000, 60, 16, 4096, 0.9, 0.985, 0.1, 10, 2),
 }
 
@@ -77,7 +77,7 @@ def plans(size: Size) -> list[Plan]:
     common: dict[str, Any] = {
         "optimizer": {"kind": "sgd", "lr": size.lr},
         "samples": samples,
-        "evaluate_every": samples // 20,
+        "evaluate_every": samples // 10,
         "targets": {"test_accuracy": [size.target]},
     }
     small, large = size.smallest, size.largest
@@ -169,7 +169,7 @@ def _along(runs: list[dict[str, Any]], share: float, name: str) -> list[float | 
     return found
 
 
-EXPERIMENT = Experiment(NAME, "Batch schedules and generalization", 9, runs, section)
+EXPERIMENT = Experiment(NAME, "Batch schedules and generalization", 10, runs, section)
 
 if __name__ == "__main__":
     sys.exit(commands.main(EXPERIMENT))
