@@ -126,9 +126,9 @@ Lau, Liu, Kolar, arXiv 2402.11215, and the authors' code. The paper: 96 % valida
 (CNN). 6,000,000 samples in 149 steps are an average batch of 40,268, and in 366 steps of 16,393:
 the published steps are those of the whole budget. So the table has the steps to the accuracy and
 those of the budget. Where a run ends below the paper's budget at its cap of 60,000, every further
-step would take 60,000 samples, and the length of the whole budget follows from its end. AdaGrad's
-learning rate is the published one, 0.008; those of the other optimizers and the other
-hyper-parameters of their runs are not stated and are ours.
+step would take 60,000 samples, and the length of the whole budget follows from its end, to within
+a step. AdaGrad's learning rate is the published one, 0.008; those of the other optimizers and the
+other hyper-parameters of their runs are not stated and are ours.
 """
 
 
