@@ -42,7 +42,7 @@ class Size:
 
 SIZES = {
     "smoke": Size(16, 1, 16, 64, 3.0, 4, 16, (1.0,), (8,), 1, 1),
-    "machine": Size(64, 4, 128, 12_800, 2.5, 8, 256, (0.25, 0.5, 0.9), (8, 32, 128), 2, 2),
+    "machine": Size(64, 4, 128, 9_600, 2.6, 8, 256, (0.25, 0.5, 0.9), (8, 32, 128), 2, 2),
     "paper": Size(256, 6, 384, 400_000, 1.6, 8, 1024, (0.15, 0.25, 0.5, 0.9), (8, 32, 128, 512),
                   3, 2),
 }  # fmt: skip
@@ -109,7 +109,7 @@ def section(figures: Stored) -> list[str]:
     return lines + training_table(figures.runs, "test_loss", target, finals, tokens=tokens)
 
 
-EXPERIMENT = Experiment(NAME, "A small GPT with AdAdam", 20, runs, section)
+EXPERIMENT = Experiment(NAME, "A small GPT with AdAdam", 18, runs, section)
 
 if __name__ == "__main__":
     sys.exit(commands.main(EXPERIMENT))

@@ -142,7 +142,7 @@ def _text(content: str, tokens: int, layers: int, width: int, letters: str = "")
     def metrics(model: nn.Module) -> dict[str, float]:
         return {
             "train_loss": mean_loss(model, slice(256)),
-            "test_loss": mean_loss(model, slice(border, border + 512)),
+            "test_loss": mean_loss(model, slice(border, border + 256)),
         }
 
     build = partial(Decoder, len(letters), tokens, layers, width)
