@@ -64,6 +64,10 @@ bench: install ## Benchmark every op with pytest-benchmark [ARGS="-k batch_momen
 limits: install ## Measure every op against its goal, in one run: a table and benchmarks/results/
 	$(BIN)/python benchmarks/limits.py $(ARGS)
 
+.PHONY: reproduce
+reproduce: install ## Run the papers' experiments, two hours on two cores; write docs/reproduction.md [DATA_DIR=folder] [ARGS=...]
+	$(BIN)/python benchmarks/reproduce $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
+
 .PHONY: gpu-static
 gpu-static: environment ## Compile every GPU kernel for every architecture; write docs/gpu_kernels.md, or --check it
 	$(BIN)/python -m gpu_ladder.static $(ARGS)

@@ -27,6 +27,9 @@ class BatchSizeSchedule(ABC):
     """
 
     name: ClassVar[str] = "schedule"
+    # For loops that ask their criterion what to measure.
+    needs_variance: ClassVar[bool] = False
+    needs_inner_products: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, samples_seen: int) -> float:

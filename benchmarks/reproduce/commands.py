@@ -1,0 +1,108 @@
+"""The command line that all experiments share."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from results import SIZES, Experiment, Options, stored
+
+from adadagrad_kernels.cli.quantities import count
+from adadagrad_kernels.errors import DataFormatError
+
+DESCRIPTION = """\
+Runs experiments of the papers on adaptive batch sizes and keeps their figures.
+
+Every run is kept as soon as it is done: what was stopped goes on where it stood, and a run whose
+settings have not changed is not made again. `python benchmarks/reproduce` runs all of them and
+then writes docs/reproduction.md from the figures that are kept.
+"""
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The options of every script."""
+    result = argparse.ArgumentParser(
+        prog=prog,
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = result.add_argument
+    add("--size", choices=SIZES, default="machine",
+        help="smoke: seconds, on made-up data; machine: minutes on two cores; paper: the "
+        "published size (default: %(default)s)")  # fmt: skip
+    add("--seeds", type=count, metavar="K", help="seeds 0 to K-1 (default: by experiment and size)")
+    add("--out", type=Path, metavar="DIR",
+        help="folder of the figures (default: benchmarks/results/reproduce; for smoke, "
+        "runs/reproduce-smoke)")  # fmt: skip
+    add("--data-dir", type=Path, metavar="DIR",
+        help="folder with mnist/, libsvm/, text/ and cifar10_subset.npz")  # fmt: skip
+    add("--threads", type=count, metavar="N",
+        help="threads of torch (default: by experiment, 1 where steps are short)")  # fmt: skip
+    add("--quiet", action="store_true", help="no progress")
+    add("--only", default="", metavar="TEXT",
+        help="runs whose experiment/task/method contains this text")  # fmt: skip
+    return result
+
+
+def options_of(arguments: argparse.Namespace) -> Options:
+    """The options as the experiments take them."""
+    return Options(
+        arguments.size,
+        arguments.seeds,
+        arguments.out,
+        arguments.data_dir,
+        arguments.threads,
+        arguments.quiet,
+        arguments.only,
+    )
+
+
+def run(experiment: Experiment, options: Options) -> bool:
+    """Make the runs that are not there yet; whether all of them are there now.
+
+    A run that lacks its data is left out, and said so.
+    """
+    # How sizes fail is what the experiments are about: they need not be told.
+    logging.getLogger("adadagrad_kernels").setLevel(logging.ERROR)
+    runs = experiment.runs(options)
+    figures = stored(experiment.name, options.size, options.folder)
+    wanted = [run for run in runs if options.only in f"{experiment.name}/{run.task}/{run.method}"]
+    for place, each in enumerate(wanted, start=1):
+        if figures.has(each):
+            continue
+        started = time.monotonic()
+        try:
+            result = each.measure()
+        except KeyboardInterrupt:
+            print(f"{experiment.name}: stopped; the same command goes on here", file=sys.stderr)
+            raise SystemExit(130) from None
+        except DataFormatError as error:
+            print(f"{experiment.name}: left out, {error}", file=sys.stderr)
+            return False
+        figures.add(each, result)
+        if not options.quiet:
+            seconds = time.monotonic() - started
+            print(
+                f"{experiment.name} {place}/{len(wanted)}  {each.task}, {each.method}, "
+                f"seed {each.seed}  {seconds:.1f} s",
+                flush=True,
+            )
+    # With fewer seeds or another size of the grid, old figures would stay in the means.
+    if not options.only:
+        figures.order(runs)
+    return True
+
+
+def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
+    """One experiment as a script: its runs, and its section of the page on stdout."""
+    options = options_of(parser(experiment.name).parse_args(arguments))
+    complete = run(experiment, options)
+    figures = stored(experiment.name, options.size, options.folder)
+    if figures.runs and not options.quiet:
+        print("\n".join(experiment.section(figures)))
+    return 0 if complete else 1

@@ -1,0 +1,175 @@
+"""Do large batches generalize worse? The same samples by four schedules, the noise measured.
+
+A controlled study of its own: 10,000 of MNIST's images, so that there is something to overfit.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any
+
+import commands
+from harness import training_run
+from plan import Plan
+from results import Experiment, Options, Run, Stored, groups
+from tables import LOSS_AND_ACCURACY, cell, paragraph, percent, table, training_table, whole
+from tasks import classification, load_images
+from torch import nn
+from training import Task
+
+from adadagrad_kernels import layer_statistics
+from adadagrad_kernels.cli.data import CLASSES
+from adadagrad_kernels.cli.models import MODELS
+
+NAME = "generalization"
+#: Samples by whose gradients the noise is measured at every evaluation.
+NOISE_SAMPLES = 1024
+SHARES = (0.1, 0.3, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Training set, epochs, and the smallest and the largest batch."""
+
+    training_set: int
+    epochs: int
+    smallest: int
+    largest: int
+    eta: float
+    target: float
+    lr: float
+    seeds: int
+    threads: int
+
+
+SIZES = {
+    "smoke": Size(200, 2, 8, 32, 1.0, 0.5, 0.1, 1, 1),
+    "machine": Size(10_000, 8, 16, 1024, 0.9, 0.95, 0.1, 3, 2),
+    "paper": Size(60_000, 60, 16, 4096, 0.9, 0.985, 0.1, 10, 2),
+}
+
+
+def runs(options: Options) -> list[Run]:
+    """Every schedule and seed."""
+    size = SIZES[options.size]
+    return [
+        training_run(
+            "CNN on a part of MNIST",
+            partial(_task, size, options),
+            plan,
+            seed,
+            options,
+            threads=size.threads,
+            data=f"the first {size.training_set:,} images",
+        )
+        for plan in plans(size)
+        for seed in range(options.seeds or size.seeds)
+    ]
+
+
+def plans(size: Size) -> list[Plan]:
+    """Fixed small, fixed large with two learning rates, doubling, adaptive."""
+    samples = size.epochs * size.training_set
+    common: dict[str, Any] = {
+        "optimizer": {"kind": "sgd", "lr": size.lr},
+        "samples": samples,
+        "evaluate_every": samples // 10,
+        "targets": {"test_accuracy": [size.target]},
+    }
+    small, large = size.smallest, size.largest
+    scaled = {"kind": "sgd", "lr": size.lr * (large / small) ** 0.5}
+    doublings = (large // small).bit_length()
+    return [
+        Plan(f"fixed small, {small}", batch_size=small, **common),
+        Plan(f"fixed large, {large:,}", batch_size=large, **common),
+        Plan(f"fixed large, {large:,}, lr × √({large // small})", batch_size=large,
+             **{**common, "optimizer": scaled}),
+        Plan(f"doubling, {small} to {large:,}", batch_size=small, max_batch=large,
+             growth={"rule": "doubling", "every": samples // doublings}, **common),
+        Plan(f"norm test, η = {size.eta:g}, {small} to at most {large:,}", batch_size=small,
+             max_batch=large, growth={"rule": "norm", "eta": size.eta}, **common),
+    ]  # fmt: skip
+
+
+@cache
+def _task(size: Size, options: Options) -> Task:
+    data = load_images(options)
+    data = replace(data, train=data.train.first(size.training_set))
+    build = partial(MODELS["cnn"], data.train.images.shape[1:], CLASSES)
+    task = classification(data, build)
+    return replace(task, evaluate=_with_noise(task))
+
+
+def _with_noise(task: Task) -> Callable[[nn.Module], dict[str, float]]:
+    """The evaluation, and the noise scale tr(Sigma) / |G|² on the same samples every time."""
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        metrics = task.evaluate(model)
+        apart = copy.deepcopy(model)
+        apart.zero_grad()
+        samples = min(NOISE_SAMPLES, len(task.targets))
+        with layer_statistics(apart, on_nonfinite="record") as recorder:
+            for start in range(0, samples, 512):
+                part = slice(start, min(start + 512, samples))
+                outputs = apart(task.inputs[part])
+                (task.loss(outputs, task.targets[part]) / samples).backward()
+            statistics = recorder.statistics()
+        assert statistics is not None
+        return {
+            **metrics,
+            "noise": statistics.noise_scale,
+            "smallest_eta": (statistics.variance_norm / statistics.mean_sq_norm / samples) ** 0.5,
+        }
+
+    return evaluate
+
+
+TEXT = """\
+A study of our own: every schedule takes the same {samples:,} samples of {data}, by SGD with lr
+{lr:g} and, for the fixed large batch, also with lr times the root of the ratio of the batches.
+Test accuracy is on MNIST's whole test set. The noise scale is tr(Σ) / |G|² by its unbiased parts
+on the same {noise:,} training samples at every evaluation; it is infinite (–) where the estimate
+of |G|² is not positive.
+"""
+
+
+def section(figures: Stored) -> list[str]:
+    """The end of every schedule, then accuracy and noise along the way."""
+    settings = figures.runs[0]["settings"]
+    plan = settings["plan"]
+    (target,) = plan["targets"]["test_accuracy"]
+    lines = paragraph(TEXT, samples=plan["samples"], data=settings["data"],
+                      lr=plan["optimizer"]["lr"], noise=NOISE_SAMPLES)  # fmt: skip
+    lines += training_table(figures.runs, "test_accuracy", target, LOSS_AND_ACCURACY)
+    header = ["at this share of the samples", *(f"{share:.0%}" for share in SHARES)]
+    for title, name, style in (
+        ("test accuracy", "test_accuracy", percent),
+        ("noise scale", "noise", whole),
+        ("batch", "batch", whole),
+    ):
+        rows = [
+            [f"{title}: {method}", *(cell(_along(members, share, name), style) for share in SHARES)]
+            for _, method, members in groups(figures.runs)
+        ]
+        lines += table(header, rows)
+    return lines
+
+
+def _along(runs: list[dict[str, Any]], share: float, name: str) -> list[float | None]:
+    """A metric at the evaluation nearest to a share of the budget."""
+    found = []
+    for run in runs:
+        wanted = share * run["settings"]["plan"]["samples"]
+        curve = run["result"]["curve"]
+        found.append(min(curve, key=lambda point: abs(point["samples"] - wanted))[name])
+    return found
+
+
+EXPERIMENT = Experiment(NAME, "Batch schedules and generalization", 10, runs, section)
+
+if __name__ == "__main__":
+    sys.exit(commands.main(EXPERIMENT))
