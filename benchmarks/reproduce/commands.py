@@ -6,7 +6,8 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from results import SIZES, Experiment, Options, stored
@@ -62,13 +63,24 @@ def options_of(arguments: argparse.Namespace) -> Options:
     )
 
 
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """How sizes fail is what the experiments are about: they need not be told."""
+    logger = logging.getLogger("adadagrad_kernels")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@_without_warnings()
 def run(experiment: Experiment, options: Options) -> bool:
     """Make the runs that are not there yet; whether all of them are there now.
 
     A run that lacks its data is left out, and said so.
     """
-    # How sizes fail is what the experiments are about: they need not be told.
-    logging.getLogger("adadagrad_kernels").setLevel(logging.ERROR)
     runs = experiment.runs(options)
     figures = stored(experiment.name, options.size, options.folder)
     wanted = [run for run in runs if options.only in f"{experiment.name}/{run.task}/{run.method}"]
