@@ -6,6 +6,9 @@ import math
 
 from adadagrad_kernels.batching._validation import require_int
 
+#: Relative error that arithmetic in floating point may have left in a size.
+_ROUNDING = 1e-12
+
 
 def require_multiple(name: str, value: object, of: int) -> int:
     """Returns ``value`` as an int.
@@ -34,8 +37,8 @@ def require_factor(name: str, value: float, *, above: float, inclusive: bool = F
 
 
 def round_up(size: float, to: int) -> int:
-    """The least multiple that is not below a size."""
-    return -(-math.ceil(size) // to) * to
+    """The least multiple that is not below a size, but for the rounding of the size itself."""
+    return -(-math.ceil(size - _ROUNDING * size) // to) * to
 
 
 def next_size(

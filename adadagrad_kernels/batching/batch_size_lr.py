@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from adadagrad_kernels.batching._validation import require_equal, require_int, require_keys
 from adadagrad_kernels.batching.learning_rate_rules import LearningRateRule, PowerRule
 
 if TYPE_CHECKING:
-    from torch.optim import Optimizer
-
     from adadagrad_kernels.statistics import GradientStatistics
+
+
+#: Optimizers whose rates are followed now.
+_FOLLOWING: WeakSet[Optimizer] = WeakSet()
 
 
 class BatchSizeLR:
@@ -35,7 +39,7 @@ class BatchSizeLR:
         gain: the factor of the next step.
 
     Raises:
-        ValueError: for another rule or size.
+        ValueError: for another rule or size, and an optimizer that has a ``BatchSizeLR`` already.
 
     Example:
         >>> import torch
@@ -60,11 +64,19 @@ class BatchSizeLR:
             rule = named[rule]
         self.optimizer, self.rule = optimizer, rule
         self.batch_size = require_int("batch_size", batch_size, at_least=1)
+        if optimizer in _FOLLOWING:
+            raise ValueError(
+                "the optimizer's rates follow the batch size already, and two gains would undo "
+                "each other: call remove() on the first BatchSizeLR"
+            )
+        _FOLLOWING.add(optimizer)
         self.gain = 1.0
-        self._rates: list[Any] = []
+        # Of each group, the rate that it had before the step.
+        self._rates: list[tuple[dict[str, Any], Any]] = []
         self._handles = [
             optimizer.register_step_pre_hook(lambda *_: self._multiply()),
             optimizer.register_step_post_hook(lambda *_: self._restore()),
+            optimizer.register_load_state_dict_pre_hook(lambda *_: self._rates.clear()),
         ]
 
     def update(self, batch_size: int, statistics: GradientStatistics | None = None) -> None:
@@ -83,6 +95,7 @@ class BatchSizeLR:
     def remove(self) -> None:
         """Leave the optimizer alone from here on."""
         self._restore()
+        _FOLLOWING.discard(self.optimizer)
         for handle in self._handles:
             handle.remove()
 
@@ -113,19 +126,22 @@ class BatchSizeLR:
     @torch.no_grad()
     def _multiply(self) -> None:
         self._restore()
+        multiplied: set[int] = set()
         for group in self.optimizer.param_groups:
             rate = group["lr"]
-            self._rates.append(rate.clone() if isinstance(rate, Tensor) else rate)
-            if isinstance(rate, Tensor):
-                rate.mul_(self.gain)
-            else:
+            if not isinstance(rate, Tensor):
+                self._rates.append((group, rate))
                 group["lr"] = rate * self.gain
+            elif id(rate) not in multiplied:  # groups may share a tensor
+                multiplied.add(id(rate))
+                self._rates.append((group, rate.clone()))
+                rate.mul_(self.gain)
 
     @torch.no_grad()
     def _restore(self) -> None:
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=False):
+        for group, rate in self._rates:
             if isinstance(rate, Tensor):
                 group["lr"].copy_(rate)
             else:
                 group["lr"] = rate
-        self._rates = []
+        self._rates.clear()

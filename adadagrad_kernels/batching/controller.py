@@ -7,6 +7,8 @@ import math
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from adadagrad_kernels.batching._sizes import (
     next_size,
     require_factor,
@@ -64,7 +66,8 @@ class BatchController:
         growth_cap: the largest factor by which one decision may enlarge the batch (None: no
             bound). One more multiple of ``round_to`` is always allowed, or small sizes would stick.
         allow_shrink: lets a T below the current size make the batch smaller again.
-        hysteresis: the size changes only where T is beyond it by more than this factor, at least 1.
+        hysteresis: the size changes only where T is beyond it by more than this factor, at least 1;
+            not for schedules.
         cooldown: steps after a change in which nothing is tested.
         smoothing: weight of the past in a running average of the statistics, of which the criterion
             gets the averages (``SmoothedStatistics``); 0: none. Not for criteria that read the
@@ -111,11 +114,13 @@ class BatchController:
         self.batch_size = require_multiple(
             "batch_size", self._first_size(batch_size), self.round_to
         )
-        self.min_batch_size = self.batch_size
+        # A schedule that may shrink has no floor: it says every size itself.
+        free = allow_shrink and isinstance(criterion, BatchSizeSchedule)
+        self.min_batch_size = self.round_to if free else self.batch_size
         self.max_batch_size = require_multiple("max_batch_size", max_batch_size, self.round_to)
         if self.batch_size > self.max_batch_size:
             raise ValueError(
-                f"batch_size {batch_size} is above max_batch_size {max_batch_size}: "
+                f"batch_size {self.batch_size} is above max_batch_size {max_batch_size}: "
                 "start at or below the cap"
             )
         if growth_cap is not None:
@@ -125,11 +130,12 @@ class BatchController:
         self.hysteresis = require_factor("hysteresis", hysteresis, above=1.0, inclusive=True)
         self.cooldown = require_int("cooldown", cooldown, at_least=0)
         self.smoothing = SmoothedStatistics(smoothing)
-        if smoothing and getattr(criterion, "needs_variance", False):
-            raise ValueError(
-                f"smoothing does not average the variance of every coordinate, which "
-                f"{criterion.name if criterion else ''} reads: use smoothing=0"
-            )
+        for attribute, what in (("needs_variance", "coordinate"), ("layerwise", "parameter")):
+            if smoothing and criterion is not None and getattr(criterion, attribute, False):
+                raise ValueError(
+                    f"smoothing does not average the statistics of every {what}, which "
+                    f"{criterion.name} reads: use smoothing=0"
+                )
         self.signatures = FailureSignatures() if signatures is None else signatures
         self.samples_seen = 0
         self.steps = 0
@@ -172,7 +178,7 @@ class BatchController:
         statistics: GradientStatistics,
         samples: int | None = None,
         *,
-        loss: float | None = None,
+        loss: float | Tensor | None = None,
     ) -> int:
         """Counts an optimizer step and decides from its statistics.
 
@@ -182,14 +188,24 @@ class BatchController:
         Args:
             statistics: of the step's gradients, taken before the parameters moved.
             samples: samples in the step, where not ``statistics.batch_size``.
-            loss: mean loss of the batch, for ``signatures``; None takes that of the statistics.
+            loss: mean loss of the batch, a number or a tensor with one element, for ``signatures``;
+                None takes that of the statistics.
 
         Returns:
             The size of the next batch.
         """
+        if statistics is None:
+            raise ValueError(
+                "there are no statistics: the step was not measured; count it with step(samples)"
+            )
         samples = require_int(
             "samples", statistics.batch_size if samples is None else samples, at_least=1
         )
+        if samples != statistics.batch_size and isinstance(self.criterion, BatchSizeRule):
+            raise ValueError(
+                f"{self.criterion.name} counts samples by the record, which has "
+                f"{statistics.batch_size} of the step's {samples}: measure the whole step"
+            )
         if not statistics.is_finite:
             self._count_nonfinite("statistics")
             self._tell_rule(samples)
@@ -209,7 +225,9 @@ class BatchController:
             }
         else:
             self._tell_rule(samples)
-            if self.criterion is not None and self.batch_size == 1 < self.max_batch_size:
+            tested = self.criterion is not None
+            tested = tested and not isinstance(self.criterion, BatchSizeSchedule)
+            if tested and self.batch_size == 1 < self.max_batch_size:
                 self._warn_once(
                     "batch of one",
                     "a batch of one sample has no variance, so the batch size stays 1: "
@@ -219,7 +237,7 @@ class BatchController:
         loss = statistics.loss if loss is None else loss
         return self._count(samples, loss, statistics if usable else None)
 
-    def step(self, samples: int, *, loss: float | None = None) -> int:
+    def step(self, samples: int, *, loss: float | Tensor | None = None) -> int:
         """Counts an optimizer step of ``samples`` samples without statistics.
 
         Args:
@@ -339,19 +357,26 @@ class BatchController:
             high=self.max_batch_size,
             round_to=self.round_to,
             growth_cap=self.growth_cap,
-            hysteresis=self.hysteresis,
+            hysteresis=1.0 if isinstance(self.criterion, BatchSizeSchedule) else self.hysteresis,
         )
 
     def _count(
-        self, samples: int, loss: float | None, statistics: GradientStatistics | None = None
+        self,
+        samples: int,
+        loss: float | Tensor | None,
+        statistics: GradientStatistics | None = None,
     ) -> int:
         if isinstance(self.criterion, BatchSizeSchedule):
             least = 0 if self.allow_shrink else self.batch_size
             seen = self.samples_seen + samples
             size = scheduled_size(self.criterion, seen, least, self.round_to)
             self._change(self._next_size(size))
+            if isinstance(self.criterion, PlateauSchedule):
+                self.criterion.hold(self.max_batch_size)
         self.samples_seen += samples
         self.steps += 1
+        # A tensor would keep the graph of its step.
+        loss = loss.item() if isinstance(loss, Tensor) else loss
         self.signatures.observe(self, loss, statistics)
         return self.batch_size
 

@@ -10,6 +10,9 @@ from adadagrad_kernels.batching._sizes import require_factor
 from adadagrad_kernels.batching._validation import require_equal, require_int, require_keys
 from adadagrad_kernels.batching.schedules import BatchSizeSchedule
 
+#: Integers are exact up to here.
+_LARGEST = 2.0**53
+
 
 class PlateauSchedule(BatchSizeSchedule):
     """Multiplies the size when a metric has stopped improving.
@@ -93,8 +96,12 @@ class PlateauSchedule(BatchSizeSchedule):
             self.cooling -= 1
             self.bad = 0
         if self.bad > self.patience:
-            self.size *= self.factor
+            self.size = min(self.size * self.factor, _LARGEST)
             self.bad, self.cooling = 0, self.cooldown
+
+    def hold(self, largest: int) -> None:
+        """Go no further than a size, the controller's cap: plateaus there change nothing."""
+        self.size = min(self.size, float(largest))
 
     def state_dict(self) -> dict[str, Any]:
         """All that it remembers, as plain JSON types."""

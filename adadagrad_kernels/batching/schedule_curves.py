@@ -55,7 +55,8 @@ class StepSchedule(BatchSizeSchedule):
         """The size after so many samples."""
         steps = samples_seen // self.step_size
         try:
-            size = float(math.floor(self.initial * self.gamma**steps))
+            # 100 times 1.15 is 114.99999999999999 in floating point.
+            size = float(math.floor(self.initial * self.gamma**steps * (1.0 + 1e-12)))
         except OverflowError:
             size = float(2**53)
         return size if self.last is None else min(size, float(self.last))

@@ -95,6 +95,8 @@ class MilestoneSchedule(BatchSizeSchedule):
     name: ClassVar[str] = "milestone_schedule"
 
     def __post_init__(self) -> None:
+        for samples in self.milestones:
+            require_int("a milestone", samples, at_least=0)
         ordered = dict(sorted(self.milestones.items()))
         if 0 not in ordered:
             raise ValueError(
@@ -103,7 +105,6 @@ class MilestoneSchedule(BatchSizeSchedule):
             )
         before = 0
         for samples, size in ordered.items():
-            require_int("a milestone", samples, at_least=0)
             require_int(f"the size at {samples:,} samples", size, at_least=1)
             if size < before:
                 raise ValueError(

@@ -218,6 +218,7 @@ class FailureSignatures:
             "steps": [self._improved, self._grown, self._at_cap, self._far],
             "size": self._size,
             "smoothed": self._smoothed.state_dict(),
+            "noise": self._noise if math.isfinite(self._noise) else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -238,3 +239,4 @@ class FailureSignatures:
         self._loss, self._weight, self._first, self._best = loss, weight, first, best
         self._improved, self._grown, self._at_cap, self._far = improved, grown, at_cap, far
         self._size = state["size"]
+        self._noise = math.inf if state["noise"] is None else state["noise"]

@@ -23,8 +23,9 @@ class SmoothedStatistics:
 
     whose expectations do not depend on the batch size b; N does, as its noise falls with b. The
     record of a step then holds :math:`N = |G|^2 + V_{\mathrm{norm}} / b` for its own b, with the
-    averages in the place of its own values, and is as consistent as a measured one. Its mean
-    gradient and loss stay its own; the values of single samples and coordinates are left out.
+    averages in the place of its own values (an average :math:`|G|^2` below 0 counts as 0), and is
+    as consistent as a measured one. Its mean gradient and loss stay its own; the values of single
+    samples, coordinates, parameters and halves are left out.
 
     Args:
         beta: weight of the past, at least 0 and below 1; 0 changes nothing.
@@ -60,11 +61,13 @@ class SmoothedStatistics:
         samples = statistics.batch_size
         variance = self._average("variance", statistics.variance_norm)
         signal = statistics.mean_sq_norm - statistics.variance_norm / samples
-        mean_sq_norm = max(0.0, self._average("signal", signal) + variance / samples)
+        mean_sq_norm = max(0.0, self._average("signal", signal)) + variance / samples
         products = None
-        if statistics.sum_sq_inner_products is not None and statistics.mean_sq_norm:
-            along = statistics.inner_product_variance / statistics.mean_sq_norm
-            along = self._average("along", along) * mean_sq_norm
+        if statistics.sum_sq_inner_products is not None:
+            if statistics.mean_sq_norm:
+                along = statistics.inner_product_variance / statistics.mean_sq_norm
+                self._average("along", along)
+            along = self._mean("along") * mean_sq_norm
             products = (samples - 1) * along + samples * mean_sq_norm**2
         return replace(
             statistics,
@@ -74,6 +77,8 @@ class SmoothedStatistics:
             inner_products=None,
             sum_sq_inner_products=products,
             variance=None,
+            by_parameter=None,
+            halves_cosine=None,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -100,4 +105,8 @@ class SmoothedStatistics:
         keep, add = self.beta, 1.0 - self.beta
         self._averages[name] = keep * self._averages.get(name, 0.0) + add * value
         self._weights[name] = keep * self._weights.get(name, 0.0) + add
-        return self._averages[name] / self._weights[name]
+        return self._mean(name)
+
+    def _mean(self, name: str) -> float:
+        weight = self._weights.get(name, 0.0)
+        return self._averages[name] / weight if weight else 0.0

@@ -33,7 +33,8 @@ class CABS:
 
     Attributes:
         lr: the learning rate, finite and greater than 0, or the optimizer: the rate of its first
-            group is read at every decision, and may be 0 then.
+            group is read at every decision, and may be 0 then. The gain of a ``BatchSizeLR`` is
+            not in it.
         c: finite and greater than 0. A larger one makes larger batches.
         beta: factor of both averages, from 0 (none) up, below 1.
         eps: finite and greater than 0.

@@ -79,7 +79,10 @@ class SmallestOf:
         size, constants = decision.batch_size, decision.smallest_constants
         if math.isnan(size):
             return Decision(self.name, size, False, constants)
-        self._suggestions.append(size)
+        # A criterion that remembers may not decide yet; then it suggests the size it has seen.
+        undecided = isinstance(self.criterion, BatchSizeRule) and size == statistics.batch_size
+        if not undecided:
+            self._suggestions.append(size)
         if len(self._suggestions) < self.steps:
             kept = keep_size(self.name, statistics)
             return Decision(kept.criterion, kept.batch_size, kept.passed, constants)

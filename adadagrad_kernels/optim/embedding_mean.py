@@ -61,6 +61,7 @@ class EmbeddingMean:
             raise ValueError(f"per is {per!r}; accepted are {', '.join(_PER)}")
         self.per = per
         self._embedding = embedding
+        self._called = False  # since the last step, where gradients are recorded
         self._lookups: list[Tensor] = []  # of the backward pass that is running
         self._batches: list[list[Tensor]] = []  # of those since the last step
         self._handles: list[Any] = [
@@ -82,6 +83,7 @@ class EmbeddingMean:
 
     def forget(self) -> None:
         """Start anew, as after a batch that is not stepped along."""
+        self._called = False
         self._lookups.clear()
         self._batches.clear()
 
@@ -89,10 +91,18 @@ class EmbeddingMean:
         """Rescale ``embedding.weight.grad`` by the lookups since the last call, and forget them.
 
         Raises:
-            ValueError: where lookups of one backward pass have different numbers of samples.
-                The gradient is as it was, and nothing is forgotten.
+            ValueError: where lookups of one backward pass have different numbers of samples, and
+                where rows were looked up, but no backward pass brought the gradient. It is as it
+                was then, and nothing is forgotten.
         """
         grad = self._embedding.weight.grad
+        if grad is not None and self._called and not self._batches:
+            raise ValueError(
+                "the embedding looked rows up, but no backward pass brought its gradient, which "
+                "was written into .grad, as backward_with_statistics does, or is that of an "
+                "earlier step. Way out: loss.backward(), with layer_statistics around it where "
+                "statistics are needed"
+            )
         if grad is not None and self._batches:
             samples, rows, counts = self._counted()
             factors = samples / counts.double()
@@ -105,6 +115,7 @@ class EmbeddingMean:
     def _looked_up(
         self, _: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
     ) -> None:
+        self._called |= torch.is_grad_enabled()
         if output.requires_grad:
             indices: Tensor = (args[0] if args else kwargs["input"]).detach()
 

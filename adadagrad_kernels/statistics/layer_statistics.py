@@ -133,7 +133,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
 
         Settled by the step's first forward pass, or by whoever asks first.
         """
-        return self._recorder.measures
+        return self._recorder.measured
 
     def _wants(self) -> bool:
         on_turn = (self._step + 1) % self.interval == 0

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from adadagrad_kernels.files import replace_file
+from adadagrad_kernels.writers.metrics_file import plain
 from adadagrad_kernels.writers.protocol import ClosingWriter, Value, with_place
 
 _ROWS_AT_ONCE = 1000
@@ -91,7 +92,7 @@ class CsvWriter(ClosingWriter):
 
 def _cell(value: Value) -> str:
     # The shortest text that reads back as the same number.
-    return "nan" if value is None else str(value)
+    return "nan" if value is None else str(plain(value))
 
 
 def _encode(rows: Sequence[Sequence[str]]) -> bytes:

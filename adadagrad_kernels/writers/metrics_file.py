@@ -19,7 +19,13 @@ def strict(value: Any) -> Any:
         return {key: strict(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [strict(inner) for inner in value]
+    value = plain(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def plain(value: Any) -> Any:
+    """Makes Python's number of a scalar of numpy or torch; the rest stays as it is."""
+    return value.item() if hasattr(value, "item") else value
 
 
 class MetricsFile:

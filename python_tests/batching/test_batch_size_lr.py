@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 
@@ -84,6 +85,41 @@ def test_the_rate_comes_back_after_a_step_that_raised():
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
+def test_a_tensor_that_groups_share_is_multiplied_once():
+    parameters, lr = weights(), torch.tensor(0.1, dtype=torch.float64)
+    groups = [{"params": [parameter]} for parameter in parameters]
+    optimizer = torch.optim.Adagrad(groups, lr=lr, eps=0.0)
+    BatchSizeLR(optimizer, "linear", batch_size=8).update(16)
+    assert advance(optimizer, parameters) == pytest.approx([0.2, 0.2])
+    assert [group["lr"].item() for group in optimizer.param_groups] == [0.1, 0.1]
+
+
+def test_an_optimizer_has_one_gain():
+    optimizer = torch.optim.SGD(weights(1), lr=0.5)
+    first = BatchSizeLR(optimizer, "linear", batch_size=8)
+    with pytest.raises(ValueError, match=r"call remove\(\) on the first BatchSizeLR"):
+        BatchSizeLR(optimizer, "sqrt", batch_size=8)
+    first.remove()
+    BatchSizeLR(optimizer, "sqrt", batch_size=8)
+
+
+def test_a_loaded_rate_is_not_overwritten_by_that_of_a_step_that_raised():
+    (weight,) = weights(1)
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    BatchSizeLR(optimizer, "linear", batch_size=8).update(16)
+    state = copy.deepcopy(optimizer.state_dict())
+    state["param_groups"][0]["lr"] = 0.125
+
+    def closure():
+        raise RuntimeError("no data")
+
+    with pytest.raises(RuntimeError, match="no data"):
+        optimizer.step(closure)
+    optimizer.load_state_dict(state)
+    assert advance(optimizer, [weight]) == [0.25]
+    assert optimizer.param_groups[0]["lr"] == 0.125
+
+
 def test_after_remove_the_optimizer_is_on_its_own():
     (weight,) = weights(1)
     optimizer = torch.optim.SGD([weight], lr=0.5)
@@ -142,12 +178,14 @@ def test_a_resumed_run_goes_on_with_the_same_gain():
     optimizer = torch.optim.SGD(weights(1), lr=0.5)
     rate = BatchSizeLR(optimizer, AdaScale(batch_size=8, beta=0.9), batch_size=8)
     rate.update(16, batch(8, 40.0, 2.0))
+    rate.remove()
     resumed = BatchSizeLR(optimizer, AdaScale(batch_size=8, beta=0.9), batch_size=8)
     resumed.load_state_dict(json.loads(json.dumps(rate.state_dict())))
     assert resumed.gain == rate.gain > 1.0
     for each in (rate, resumed):
         each.update(32, batch(16, 10.0, 1.0))
     assert resumed.gain == rate.gain
+    resumed.remove()
     other = BatchSizeLR(optimizer, AdaScale(batch_size=4), batch_size=8)
     with pytest.raises(ValueError, match="rule"):
         other.load_state_dict(rate.state_dict())

@@ -6,10 +6,17 @@ import json
 import math
 
 import pytest
+import torch
 from test_controller import KNOWN, Scripted
 
 from adadagrad_kernels.batching import BatchController, SmoothedStatistics
-from adadagrad_kernels.criteria import AugmentedInnerProductTest, CoordinateNormTest, NormTest
+from adadagrad_kernels.criteria import (
+    AugmentedInnerProductTest,
+    CoordinateNormTest,
+    GradientDiversity,
+    InnerProductTest,
+    NormTest,
+)
 from adadagrad_kernels.statistics import GradientStatistics
 
 
@@ -77,7 +84,25 @@ def test_no_smoothing_is_the_record_itself():
 
 def test_an_average_signal_below_zero_counts_as_none():
     smoothed = SmoothedStatistics(0.5)(GradientStatistics(4, mean_sq_norm=0.0, sum_sq_norms=12.0))
-    assert moments(smoothed) == (4.0, 0.0)
+    assert moments(smoothed) == (4.0, 1.0)
+
+
+def test_overwhelming_noise_is_no_vanishing_gradient():
+    """Averages from before the batch grew say too little signal, never that all is well."""
+    controller = BatchController(NormTest(0.5), batch_size=8, max_batch_size=4096, smoothing=0.9)
+    controller.update(GradientStatistics(8, 1.0, 8 + 7 * 16.0))  # V = 16, |G|^2 = -1
+    noisy = GradientStatistics(64, 0.2, 64 * 0.2 + 63 * 16.0)
+    assert controller.update(noisy) == 256  # 16 / (0.25 * 16 / 64)
+    assert not controller.last_decision.passed
+
+
+def test_a_vanishing_gradient_has_inner_products_too():
+    controller = BatchController(
+        InnerProductTest(0.5), batch_size=8, max_batch_size=64, smoothing=0.9
+    )
+    controller.update(GradientStatistics(8, 1.0, 20.0, sum_sq_inner_products=9.0))
+    controller.update(GradientStatistics(8, 0.0, 0.0, sum_sq_inner_products=0.0))
+    assert controller.last_decision.criterion == "inner_product_test"
 
 
 def test_smoothing_decides_by_the_averages():
@@ -142,9 +167,33 @@ def test_options_out_of_range_are_refused(options, message):
         scripted([], **options)
 
 
-def test_smoothing_refuses_what_it_does_not_average():
-    with pytest.raises(ValueError, match="coordinate_norm_test reads: use smoothing=0"):
-        BatchController(CoordinateNormTest(0.5), batch_size=8, max_batch_size=64, smoothing=0.5)
+@pytest.mark.parametrize(
+    "criterion", [CoordinateNormTest(0.5), InnerProductTest(0.5, layerwise=True)]
+)
+def test_smoothing_refuses_what_it_does_not_average(criterion):
+    with pytest.raises(ValueError, match=f"{criterion.name} reads: use smoothing=0"):
+        BatchController(criterion, batch_size=8, max_batch_size=64, smoothing=0.5)
+
+
+def test_no_statistics_are_a_step():
+    with pytest.raises(ValueError, match=r"was not measured; count it with step\(samples\)"):
+        scripted([]).update(None)
+
+
+def test_a_loss_with_a_graph_is_a_number():
+    controller, weight = scripted([16.0]), torch.ones(1, requires_grad=True)
+    controller.update(statistics_of(16), loss=(2 * weight).sum())
+    controller.step(16, loss=(2 * weight).sum())
+    loss, weight, *_ = json.loads(json.dumps(controller.state_dict()))["signatures"]["loss"]
+    assert loss / weight == pytest.approx(2.0)
+
+
+def test_a_rule_is_told_of_samples_that_were_measured_alone():
+    rule = GradientDiversity(1.0, dataset_size=64)
+    controller = BatchController(rule, batch_size=8, max_batch_size=64)
+    with pytest.raises(ValueError, match="which has 8 of the step's 32: measure the whole step"):
+        controller.update(statistics_of(8), samples=32)
+    assert controller.steps == 0
 
 
 def test_a_criterion_that_does_not_decide_keeps_the_size_whatever_the_step_had():

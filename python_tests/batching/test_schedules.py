@@ -107,6 +107,7 @@ def test_megatrons_ramp_is_its_calculator_written_out():
         (lambda: megatron_rampup(16, 8, 1, 32), "2 increments do not fit into samples=1"),
         (lambda: MilestoneSchedule({0: 16, 100: 8}), "at 100 samples, 8, is below 16 before it"),
         (lambda: MilestoneSchedule({5: 16}), "must say the size at 0 samples"),
+        (lambda: MilestoneSchedule({"0": 16}), "a milestone must be an integer .* got '0'"),
         (lambda: StepSchedule(8, step_size=0), "step_size must be an integer of at least 1"),
         (lambda: StepSchedule(8, step_size=5, gamma=0.5), "gamma .* above 1, got 0.5"),
         (lambda: StepSchedule(8, step_size=5, last=4), "last must be an integer of at least 8"),
@@ -131,7 +132,7 @@ def test_what_cannot_be_a_schedule_is_refused(make, message):
             "size at 100 samples, 24 is not a multiple of round_to 16; nearest: 16 or 32",
         ),
         (StepSchedule(16, step_size=5), {"batch_size": 8}, "is not the schedule's first size, 16"),
-        (StepSchedule(128, step_size=5), {}, "is above max_batch_size 64"),
+        (StepSchedule(128, step_size=5), {}, "batch_size 128 is above max_batch_size 64"),
         (Schedule(lambda samples: math.nan), {}, "gave nan at 0 samples"),
         (None, {}, "batch_size is missing"),
     ],
@@ -152,6 +153,39 @@ def test_a_schedule_that_shrinks_is_refused_at_the_step_and_nothing_moves():
         Schedule(lambda samples: 32 if samples else 8), max_batch_size=64, allow_shrink=True
     )
     assert sizes_of(allowed, 2) == [32, 32]
+
+
+def test_a_function_may_shrink_where_it_is_allowed():
+    falling = Schedule(lambda samples: max(8, 64 - samples))
+    controller = BatchController(falling, max_batch_size=64, allow_shrink=True, round_to=2)
+    assert [controller.step(16) for _ in range(5)] == [48, 32, 16, 8, 8]
+    resumed = BatchController(falling, max_batch_size=64, allow_shrink=True, round_to=2)
+    resumed.load_state_dict(controller.state_dict())
+    assert resumed.batch_size == 8
+
+
+def test_rounding_errors_add_no_multiple():
+    assert StepSchedule(100, step_size=1, gamma=1.15)(1) == 115
+    line = BatchController(LinearSchedule(192, 3392, 60_000), max_batch_size=4096, round_to=64)
+    assert line.step(33_600) == 1984
+
+
+def test_hysteresis_is_not_for_schedules():
+    schedule = MilestoneSchedule({0: 256, 1000: 300})
+    controller = BatchController(schedule, max_batch_size=512, hysteresis=1.5)
+    assert controller.step(1000) == 300
+
+
+def test_plateaus_at_the_cap_change_nothing():
+    schedule = PlateauSchedule(64, patience=0)
+    controller = BatchController(schedule, max_batch_size=128)
+    for _ in range(2000):
+        schedule.observe(1.0)
+        controller.step(64)
+    assert schedule.size == 128
+    for _ in range(2000):
+        schedule.observe(1.0)
+    assert controller.step(64) == 128
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])

@@ -136,6 +136,26 @@ def test_what_was_seen_and_counted_is_part_of_the_state():
         controller_of(eta=100.0).load_state_dict(broken)
 
 
+def test_a_resumed_run_finds_what_it_would_have_found():
+    def fresh():
+        return controller_of(eta=10.0, patience=20, test_interval=10, max_batch_size=64)
+
+    findings = []
+    for resume in (False, True):
+        controller = fresh()
+        for step in range(30):
+            if resume and step == 20:
+                state = json.loads(json.dumps(controller.state_dict()))
+                controller = fresh()
+                controller.load_state_dict(state)
+            if controller.wants_test():
+                controller.update(GradientStatistics(8, 1.0, 200.0), loss=1.0)
+            else:
+                controller.step(8, loss=1.0)
+        findings.append(controller.signatures.findings)
+    assert findings[0] == findings[1] != []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -16,6 +16,7 @@ from adadagrad_kernels.criteria import (
     BatchSizeRule,
     CoordinateNormTest,
     Decision,
+    GradientDiversity,
     GradientNoiseScale,
     NormTest,
     SmallestOf,
@@ -153,3 +154,12 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="fewer than steps=2"):
         rule.load_state_dict({"suggestions": [1.0, 2.0], "criterion": None})
     assert rule.state_dict() == {"suggestions": [20.0], "criterion": None}
+
+
+def test_steps_that_decide_nothing_suggest_nothing() -> None:
+    """DiveBatch decides at the end of an epoch; in between it names the size that it has seen."""
+    rule = SmallestOf(GradientDiversity(1.0, dataset_size=16), steps=2)
+    record = GradientStatistics(8, 1.0, 200.0, mean_gradient={"w": torch.ones(1)})
+    sizes = [rule(record).batch_size for _ in range(4)]
+    # Two epochs of two steps: each suggests 16 * 400 / 16^2 = 25.
+    assert sizes == [8.0, 8.0, 8.0, 25.0]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from adadagrad_kernels.optim import EmbeddingMean
+from adadagrad_kernels.statistics import backward_with_statistics
 
 ROWS, FEATURES = 9, 5
 
@@ -165,3 +166,17 @@ def test_refusals(indices: Tensor) -> None:
     mean.forget()
     mean.rescale_()
     assert torch.equal(dense(embedding), before)
+
+
+def test_a_gradient_that_no_backward_pass_brought_is_refused() -> None:
+    embedding = torch.nn.Embedding(6, 2)
+    model = torch.nn.Sequential(embedding, torch.nn.Flatten(), torch.nn.Linear(6, 2))
+    indices, targets = torch.randint(6, (4, 3)), torch.randint(2, (4,))
+    with EmbeddingMean(embedding) as mean:
+        backward_with_statistics(model, torch.nn.functional.cross_entropy, indices, targets)
+        before = embedding.weight.grad.clone()
+        with pytest.raises(ValueError, match="as backward_with_statistics does"):
+            mean.rescale_()
+        assert torch.equal(embedding.weight.grad, before)
+        model.zero_grad()
+        mean.rescale_()  # nothing to rescale, nothing to refuse

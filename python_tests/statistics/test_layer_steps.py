@@ -173,9 +173,10 @@ def test_a_penalty_before_the_forward_pass(layer: str) -> None:
 def test_the_steps_to_measure_are_asked_for_one_by_one() -> None:
     """Asked at the first forward pass of each, with one answer for all of its micro-batches."""
     model, x = network(), normal(B, 4)
-    expected, answers = of_one_step(model, x), [True, False, True]
-    with layer_statistics(model, when=lambda: answers.pop(0)) as recorder:
-        for measured in list(answers):
+    expected, wanted = of_one_step(model, x), True
+    with layer_statistics(model, when=lambda: wanted) as recorder:
+        for measured in [True, False, True]:
+            wanted = measured
             model.zero_grad()
             for part in x.split(2):
                 model(part).square().sum().backward()
@@ -184,7 +185,6 @@ def test_the_steps_to_measure_are_asked_for_one_by_one() -> None:
             assert (record is not None) is measured
             if record is not None:
                 torch.testing.assert_close(record.sq_norms, expected)
-    assert not answers
 
 
 def test_an_evaluation_does_not_settle_whether_a_step_is_measured() -> None:
@@ -227,3 +227,27 @@ def test_a_controller_says_which_steps_it_wants() -> None:
     assert sizes[0] == sizes[1]
     assert sizes[0][0] == 4
     assert sizes[0][-1] == 48
+
+
+def test_a_step_that_is_not_measured_may_end_without_being_asked_for_statistics() -> None:
+    model, x = network(), normal(B, 4)
+    expected, wanted = of_one_step(model, x), False
+    with layer_statistics(model, when=lambda: wanted) as recorder:
+        for _ in range(3):
+            model.zero_grad()
+            model(x).square().sum().backward()
+        wanted = True
+        model.zero_grad()
+        model(x).square().sum().backward()
+        torch.testing.assert_close(recorder.statistics().sq_norms, expected)
+
+
+def test_a_measured_step_stays_one_whatever_is_wanted_later() -> None:
+    model, x = network(), normal(B, 4)
+    expected, wanted = of_one_step(model, x), True
+    with layer_statistics(model, when=lambda: wanted) as recorder:
+        model(x[:2]).square().sum().backward()
+        wanted = False
+        model(x[2:]).square().sum().backward()
+        torch.testing.assert_close(recorder.statistics().sq_norms, expected)
+        assert not recorder.measures

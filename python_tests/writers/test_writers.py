@@ -10,7 +10,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from adadagrad_kernels.writers import (
     CsvWriter,
@@ -167,3 +169,16 @@ def test_examples(module: str) -> None:
     results = doctest.testmod(importlib.import_module(f"adadagrad_kernels.writers.{module}"))
     assert results.attempted > 2
     assert results.failed == 0
+
+
+def test_scalars_of_numpy_and_torch_are_numbers(tmp_path: Path) -> None:
+    metrics = {"a": torch.tensor(0.5), "b": np.float32(0.25), "c": np.int64(3)}
+    paths = tmp_path / "metrics.jsonl", tmp_path / "metrics.csv"
+    for writer in (JsonlWriter(paths[0]), CsvWriter(paths[1])):
+        with writer:
+            writer.write(metrics, samples=8, step=1)
+    line = json.loads(paths[0].read_text())
+    assert [line[name] for name in "abc"] == [0.5, 0.25, 3]
+    with paths[1].open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert [row[name] for name in "abc"] == ["0.5", "0.25", "3"]

@@ -62,6 +62,7 @@ class Recorder:
         self.wanted: Callable[[], bool] = lambda: True
         self.asked = Inputs()
         self._measured: bool | None = None
+        self._passed = False  # a backward pass of a step that is not measured
         self._paused = False
         self._variance = variance
         self._inner_products = inner_products
@@ -81,21 +82,30 @@ class Recorder:
 
     @property
     def measures(self) -> bool:
-        """Whether layers called now are measured: the same answer for all of a step."""
+        """Whether layers called now are measured: the same answer for all of a step.
+
+        A step that is not measured may end unnoticed, without ``next_step``. So the question is
+        repeated after its backward pass: only another step can have changed the answer.
+        """
         if self._paused:
             return False
-        if self._measured is not None:
-            return self._measured
-        wanted = self.wanted()
-        # A forward pass without gradients, say an evaluation, belongs to no step.
-        if torch.is_grad_enabled():
-            self._measured = wanted
-        return wanted
+        if self._measured is None or (self._passed and not self._measured):
+            wanted = self.wanted()
+            # A forward pass without gradients, say an evaluation, belongs to no step.
+            if torch.is_grad_enabled() and not in_backward():
+                self._measured, self._passed = wanted, False
+            return wanted
+        return self._measured
+
+    @property
+    def measured(self) -> bool:
+        """Whether the step was measured; where it has not begun, whether it would be."""
+        return self.wanted() if self._measured is None else self._measured
 
     def next_step(self) -> None:
         """Forget the step, and whether it was measured."""
         self.reset()
-        self._measured = None
+        self._measured, self._passed = None, False
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -220,6 +230,7 @@ class Recorder:
 
     def heard(self, parameter: nn.Parameter, name: str, grad: Tensor) -> None:
         """See the whole gradient of a parameter on its way into ``.grad``."""
+        self._passed |= self._measured is False
         if self.micro_batches:
             self.micro_batches[-1].reached.add(id(parameter))
             earlier = self.micro_batches[:-1]
