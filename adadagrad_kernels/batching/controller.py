@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from adadagrad_kernels.batching._controller_state import load_state, saved_state
 from adadagrad_kernels.batching._sizes import (
     next_size,
     require_factor,
     require_multiple,
 )
-from adadagrad_kernels.batching._validation import require_equal, require_int, require_keys
+from adadagrad_kernels.batching._validation import require_int
 from adadagrad_kernels.batching.plateau_schedule import PlateauSchedule
 from adadagrad_kernels.batching.schedules import (
     BatchSizeSchedule,
@@ -278,20 +278,7 @@ class BatchController:
 
         A criterion that keeps tensors (``BatchSizeRule``) puts them under ``criterion_state``.
         """
-        return {
-            "criterion": self._criterion_text(),
-            "criterion_state": self._rule_state(),
-            "batch_size": self.batch_size,
-            "min_batch_size": self.min_batch_size,
-            "samples_seen": self.samples_seen,
-            "steps": self.steps,
-            "nonfinite_steps": self.nonfinite_steps,
-            "last_decision": None if self.last_decision is None else asdict(self.last_decision),
-            "gradient": dict(self._gradient),
-            "changed": self._changed,
-            "smoothing": self.smoothing.state_dict(),
-            "signatures": self.signatures.state_dict(),
-        }
+        return saved_state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a ``state_dict``.
@@ -302,52 +289,7 @@ class BatchController:
             ValueError: if keys are missing, the criterion is another one or the size does not
                 fit this controller; nothing has changed then.
         """
-        require_keys("BatchController", state, self.state_dict())
-        require_equal("BatchController", "criterion", state["criterion"], self._criterion_text())
-        batch_size = require_multiple("saved batch_size", state["batch_size"], self.round_to)
-        floor = require_multiple("saved min_batch_size", state["min_batch_size"], self.round_to)
-        if not floor <= batch_size <= self.max_batch_size:
-            raise ValueError(
-                f"saved batch_size {batch_size} must lie between the saved min_batch_size {floor} "
-                f"and this controller's max_batch_size {self.max_batch_size}"
-            )
-        counters = {
-            name: require_int(f"saved {name}", state[name], at_least=0)
-            for name in ("samples_seen", "steps", "nonfinite_steps")
-        }
-        saved = state["last_decision"]
-        try:
-            decision = None if saved is None else Decision(**saved)
-        except TypeError as error:
-            raise ValueError(f"saved last_decision is not a Decision: {saved!r}") from error
-        gradient = {str(name): float(value) for name, value in state["gradient"].items()}
-        changed = state["changed"]
-        if changed is not None:
-            changed = require_int("saved changed", changed, at_least=1)
-        parts = [
-            (self.smoothing, state["smoothing"]),
-            (self.signatures, state["signatures"]),
-        ]
-        if isinstance(self.criterion, BatchSizeRule | PlateauSchedule):
-            parts.append((self.criterion, state["criterion_state"]))
-        self._load_parts(parts)
-        self.batch_size, self.min_batch_size = batch_size, floor
-        self.samples_seen = counters["samples_seen"]
-        self.steps = counters["steps"]
-        self.nonfinite_steps = counters["nonfinite_steps"]
-        self.last_decision, self._gradient = decision, gradient
-        self._changed = changed
-
-    def _load_parts(self, parts: list[tuple[Any, Any]]) -> None:
-        """Loads all of them, or none."""
-        before = [part.state_dict() for part, _ in parts]
-        try:
-            for part, state in parts:
-                part.load_state_dict(state)
-        except BaseException:
-            for (part, _), state in zip(parts, before, strict=True):
-                part.load_state_dict(state)
-            raise
+        load_state(self, state)
 
     def _next_size(self, suggestion: float) -> int:
         return next_size(
@@ -395,17 +337,6 @@ class BatchController:
     def _tell_rule(self, samples: int) -> None:
         if isinstance(self.criterion, BatchSizeRule):
             self.criterion.count(samples)
-
-    def _rule_state(self) -> dict[str, Any] | None:
-        if isinstance(self.criterion, BatchSizeRule | PlateauSchedule):
-            return self.criterion.state_dict()
-        return None
-
-    def _criterion_text(self) -> str | None:
-        # The constants matter too; only a dataclass promises them in its repr, without addresses.
-        if self.criterion is None or not is_dataclass(self.criterion):
-            return None if self.criterion is None else self.criterion.name
-        return repr(self.criterion)
 
     def _count_nonfinite(self, what: str) -> None:
         self.nonfinite_steps += 1
