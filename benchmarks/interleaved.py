@@ -79,7 +79,8 @@ def peak_bytes(call: Callable[[], object]) -> float:
 
     Read from Linux's ``VmHWM``, which ``clear_refs`` resets, so that memory which kernels take
     without torch's knowledge counts too. What earlier calls have freed goes back to the system
-    first, or it would serve this one unseen.
+    first, or it would serve this one unseen. At least a page, the finest that can be told: small
+    calls may find room in what the process holds.
     """
     call()
     ctypes.CDLL(None).malloc_trim(0)
@@ -88,7 +89,7 @@ def peak_bytes(call: Callable[[], object]) -> float:
     result = call()
     peak = _resident("VmHWM")
     del result
-    return max(0.0, peak - before)
+    return max(float(os.sysconf("SC_PAGE_SIZE")), peak - before)
 
 
 def allocated_bytes(call: Callable[[], object]) -> float:
