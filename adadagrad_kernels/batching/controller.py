@@ -111,9 +111,7 @@ class BatchController:
         self.criterion = criterion
         self.round_to = require_int("round_to", round_to, at_least=1)
         self.test_interval = require_int("test_interval", test_interval, at_least=1)
-        self.batch_size = require_multiple(
-            "batch_size", self._first_size(batch_size), self.round_to
-        )
+        self.batch_size = self._first_size(batch_size)
         # A schedule that may shrink has no floor: it says every size itself.
         free = allow_shrink and isinstance(criterion, BatchSizeSchedule)
         self.min_batch_size = self.round_to if free else self.batch_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -44,12 +45,12 @@ class MetricsWriter(Protocol):
     ) -> None: ...
 
 
-class ClosingWriter:
+class ClosingWriter(ABC):
     """The context manager of the writers here: they differ in ``write`` and ``close`` alone."""
 
+    @abstractmethod
     def close(self) -> None:
         """Finishes what was written; a second call does nothing."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self

@@ -169,7 +169,7 @@ def _along(runs: list[dict[str, Any]], share: float, name: str) -> list[float | 
     return found
 
 
-EXPERIMENT = Experiment(NAME, "Batch schedules and generalization", 10, runs, section)
+EXPERIMENT = Experiment(NAME, "Batch schedules and generalization", 25, runs, section)
 
 if __name__ == "__main__":
     sys.exit(commands.main(EXPERIMENT))

@@ -21,8 +21,8 @@ make reproduce ARGS=--page-only                       # this page alone
 make reproduce DATA_DIR=folder ARGS="--size paper"    # the published size
 ```
 
-All of them take about {hours:.1f} hours on two cores; `folder` holds `mnist/`, `libsvm/`, `text/`
-and `cifar10_subset.npz`. Every run is kept as soon as it is done, and is not made again while its
+Short runs let expect some {hours:.1f} hours for all of them on two cores. `folder` holds `mnist/`,
+`libsvm/`, `text/` and `cifar10_subset.npz`. Every run is kept as soon as it is done, and is not made again while its
 settings are the same.
 
 How to read the tables: means over seeds, ± their standard error. Steps, samples and seconds to a

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = commands.parser("reproduce")
     everything = experiments()
     minutes = ", ".join(f"{each.name} {each.minutes:g}" for each in everything)
-    parser.epilog = f"minutes at machine size, on two cores: {minutes}"
+    parser.epilog = f"expected minutes at machine size, on two cores: {minutes}"
     parser.add_argument("--page-only", action="store_true", help="write the page, run nothing")
     given = parser.parse_args(arguments)
     options = commands.options_of(given)

@@ -209,7 +209,7 @@ def _slope(value: float, like: float) -> str:
     return f"{value:.3f}"
 
 
-EXPERIMENT = Experiment(NAME, "The rate of AdAdaGrad-Norm", 5, runs, section)
+EXPERIMENT = Experiment(NAME, "The rate of AdAdaGrad-Norm", 3, runs, section)
 
 if __name__ == "__main__":
     sys.exit(commands.main(EXPERIMENT))

@@ -73,7 +73,7 @@ class Experiment:
     Attributes:
         name: of its script and its files.
         title: of its section in the page.
-        minutes: how long the size for a machine of two cores takes.
+        minutes: how long it should take at the size for a machine of two cores.
         runs: the runs for a command line. The data are read when the first is made.
         section: the section's lines, from the stored file alone.
     """

@@ -157,7 +157,7 @@ def _row(
     ]
 
 
-EXPERIMENT = Experiment(NAME, "AdaBatch's aggregation of sparse gradients", 6, runs, section)
+EXPERIMENT = Experiment(NAME, "AdaBatch's aggregation of sparse gradients", 4, runs, section)
 
 if __name__ == "__main__":
     sys.exit(commands.main(EXPERIMENT))
