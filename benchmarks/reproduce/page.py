@@ -21,9 +21,9 @@ make reproduce ARGS=--page-only                       # this page alone
 make reproduce DATA_DIR=folder ARGS="--size paper"    # the published size
 ```
 
-Short runs let expect some {hours:.1f} hours for all of them on two cores. `folder` holds `mnist/`,
-`libsvm/`, `text/` and `cifar10_subset.npz`. Every run is kept as soon as it is done, and is not made again while its
-settings are the same.
+Short runs let expect some {hours:.1f} hours for all of them on two cores. `folder` holds
+`mnist/`, `libsvm/`, `text/` and `cifar10_subset.npz`. Every run is kept as soon as it is done, and
+is not made again while its settings are the same.
 
 How to read the tables: means over seeds, ± their standard error. Steps, samples and seconds to a
 target are those at the first evaluation that meets it; evaluations are not timed. Seconds are

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from refusals import refused
 from shares import Shares
-from test_layer_statistics_refusals import refused
 from torch import Tensor, nn
 
 from adadagrad_kernels.errors import UnsupportedModelError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import pytest
@@ -241,72 +240,6 @@ def test_loss_scaling_is_taken_out() -> None:
         torch.testing.assert_close(records[1].variance[name], value)
 
 
-class Mixed(nn.Module):
-    """Every kind of layer that autocast treats in its own way."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.group = nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8)
-        self.embedding = nn.Embedding(7, 8)
-        self.norm, self.rms = nn.LayerNorm(8), nn.RMSNorm(8)
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-        self.linear, self.twice = nn.Linear(8, 8), nn.Linear(8, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pixels = self.group(self.conv(x)).relu().flatten(2).mT
-        tokens = pixels + self.embedding(torch.arange(7).expand(len(x), 7)).mean(1, keepdim=True)
-        tokens = self.norm(tokens)
-        tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
-        tokens = self.twice(self.twice(self.rms(tokens)).tanh())
-        return self.linear(tokens).float().mean(1)
-
-
-def test_autocast_to_bfloat16() -> None:
-    """Gradients are no farther from the exact ones than those of a plain backward."""
-    model, x, y = Mixed(), torch.randn(B, 3, 4, 4), torch.randint(8, (B,))
-
-    def share(rows: slice) -> Tensor:
-        return F.cross_entropy(model(x[rows]), y[rows], reduction="sum") / B
-
-    exact = Shares(model, lambda i: share(slice(i, i + 1)), B)
-
-    def cast(rows: slice) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return share(rows)
-
-    off = {}
-    for measured in (False, True):
-        model.zero_grad()
-        if measured:
-            with layer_statistics(model, variance=True, inner_products=True) as recorder:
-                cast(slice(0, B)).backward()
-                record = recorder.statistics()
-        else:
-            cast(slice(0, B)).backward()
-        flat = torch.cat([p.grad.flatten() for p in model.parameters()]).double()
-        assert all(p.grad.dtype == p.dtype for p in model.parameters())
-        off[measured] = float((flat - exact.rows.mean(0)).norm() / exact.rows.mean(0).norm())
-    assert off[True] < 1.2 * off[False] + 1e-3
-    assert off[False] < 0.05
-    relative = record.sq_norms / exact.rows.square().sum(1) - 1
-    assert float(relative.abs().max()) < 0.05
-    mean_product = float(record.inner_products.mean())
-    assert mean_product == pytest.approx(record.mean_sq_norm, rel=0.01)
-    total = sum(float(value.double().sum()) for value in record.variance.values())
-    assert total == pytest.approx(record.variance_norm, rel=0.01)
-
-
-def test_parameters_in_bfloat16() -> None:
-    model = network().bfloat16()
-    x = torch.randn(B, 4, dtype=torch.bfloat16)
-    with layer_statistics(model, variance=True) as recorder:
-        model(x).float().square().mean().backward()
-        record = recorder.statistics()
-    assert all(p.grad.dtype == torch.bfloat16 for p in model.parameters())
-    total = sum(float(value.double().sum()) for value in record.variance.values())
-    assert total == pytest.approx(record.variance_norm, rel=0.05)
-
-
 def test_measures_every_so_many_steps() -> None:
     model, x = network(), normal(4)
     found = []
@@ -391,22 +324,3 @@ def test_compiled_models(compile_: str) -> None:
             record = recorder.statistics()
         expected.check(model, record, TOLERANCE)
     torch._dynamo.reset()
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("autocast", [False, True])
-def test_rms_norm_without_eps_of_small_inputs(dtype: torch.dtype, autocast: bool) -> None:
-    """torch takes the eps of the dtype of sums, not that of 16-bit inputs."""
-    x = (1e-2 * torch.randn(B, 8)).to(dtype)
-    model = nn.Sequential(nn.RMSNorm(8)).to(torch.float32 if autocast else dtype)
-    grads = []
-    with torch.autocast("cpu", dtype, enabled=autocast), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says that it has no fused kernel for mixed dtypes
-        model(x).float().sum().backward()
-        grads.append(model[0].weight.grad)
-        model.zero_grad()
-        with layer_statistics(model) as recorder:
-            model(x).float().sum().backward()
-            recorder.statistics()
-        grads.append(model[0].weight.grad)
-    torch.testing.assert_close(grads[1], grads[0], rtol=2e-2, atol=2e-2)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from test_layer_statistics_refusals import refused
+from refusals import refused
 from torch import Tensor, nn
 
 from adadagrad_kernels.batching import BatchController
