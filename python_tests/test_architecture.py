@@ -28,7 +28,7 @@ LAYERS = [
     ("backends",),
     ("checks",),
     ("_native",),
-    ("files", "optional"),
+    ("files", "optional", "settings"),
     ("errors",),
     ("_C", "_C_cuda"),
 ]

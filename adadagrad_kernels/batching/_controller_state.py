@@ -7,9 +7,9 @@ from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from adadagrad_kernels.batching._sizes import require_multiple
-from adadagrad_kernels.batching._validation import require_equal, require_int, require_keys
 from adadagrad_kernels.batching.plateau_schedule import PlateauSchedule
 from adadagrad_kernels.criteria import BatchSizeRule, Decision
+from adadagrad_kernels.settings import require_equal, require_int, require_keys
 
 if TYPE_CHECKING:
     from adadagrad_kernels.batching.controller import BatchController

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from adadagrad_kernels.batching._validation import require_int
+from adadagrad_kernels.settings import require_int
 
 #: Relative error that arithmetic in floating point may have left in a size.
 _ROUNDING = 1e-12
@@ -22,18 +22,6 @@ def require_multiple(name: str, value: object, of: int) -> int:
         nearest = f"{below} or {below + of}" if below else f"{of}"
         raise ValueError(f"{name} {size} is not a multiple of round_to {of}; nearest: {nearest}")
     return size
-
-
-def require_factor(name: str, value: float, *, above: float, inclusive: bool = False) -> float:
-    """Returns a finite factor.
-
-    Raises:
-        ValueError: if it is not above the bound, or at it where ``inclusive``.
-    """
-    if not above <= value < math.inf or (value == above and not inclusive):
-        accepted = "of at least" if inclusive else "above"
-        raise ValueError(f"{name} must be a finite factor {accepted} {above:g}, got {value}")
-    return value
 
 
 def round_up(size: float, to: int) -> int:

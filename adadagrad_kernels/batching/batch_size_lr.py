@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from adadagrad_kernels.batching._validation import require_equal, require_int, require_keys
 from adadagrad_kernels.batching.learning_rate_rules import LearningRateRule, PowerRule
+from adadagrad_kernels.settings import require_equal, require_int, require_keys
 
 if TYPE_CHECKING:
     from adadagrad_kernels.statistics import GradientStatistics

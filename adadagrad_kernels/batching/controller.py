@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from adadagrad_kernels.batching._controller_state import load_state, saved_state
-from adadagrad_kernels.batching._sizes import (
-    next_size,
-    require_factor,
-    require_multiple,
-)
-from adadagrad_kernels.batching._validation import require_int
+from adadagrad_kernels.batching._sizes import next_size, require_multiple
 from adadagrad_kernels.batching.plateau_schedule import PlateauSchedule
 from adadagrad_kernels.batching.schedules import (
     BatchSizeSchedule,
@@ -24,6 +19,7 @@ from adadagrad_kernels.batching.schedules import (
 from adadagrad_kernels.batching.signatures import FailureSignatures
 from adadagrad_kernels.batching.smoothing import SmoothedStatistics
 from adadagrad_kernels.criteria import BatchSizeRule, Decision
+from adadagrad_kernels.settings import require_factor, require_int
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from adadagrad_kernels.batching._sizes import require_factor
-from adadagrad_kernels.batching._validation import require_int, require_keys
+from adadagrad_kernels.settings import (
+    require_average_factor,
+    require_factor,
+    require_int,
+    require_keys,
+)
 
 if TYPE_CHECKING:
     from adadagrad_kernels.statistics import GradientStatistics
@@ -110,8 +114,7 @@ class AdaScale:
 
     def __init__(self, batch_size: int, *, beta: float = 0.999, square_root: bool = False) -> None:
         self.batch_size = require_int("batch_size", batch_size, at_least=1)
-        if not 0.0 <= beta < 1.0:
-            raise ValueError(f"beta must be at least 0 and below 1, got {beta}")
+        require_average_factor("beta", beta)
         self.beta, self.square_root = beta, square_root
         self.progress = 0.0
         self._variance = self._signal = self._weight = 0.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from adadagrad_kernels.batching._validation import require_int
 from adadagrad_kernels.batching.schedules import MilestoneSchedule
+from adadagrad_kernels.settings import require_int
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _STEP = re.compile(r"(\d+(?:\.\d+)?)([KMBT]?):(\d+)")

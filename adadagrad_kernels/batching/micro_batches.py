@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
-from adadagrad_kernels.batching._validation import require_int, require_keys
 from adadagrad_kernels.batching.memory import (
     MemoryModel,
     is_out_of_memory,
@@ -18,6 +17,7 @@ from adadagrad_kernels.batching.memory import (
     release_memory,
 )
 from adadagrad_kernels.batching.repeatable_step import RepeatableStep
+from adadagrad_kernels.settings import require_int, require_keys
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from adadagrad_kernels.batching._sizes import require_factor
-from adadagrad_kernels.batching._validation import require_equal, require_int, require_keys
 from adadagrad_kernels.batching.schedules import BatchSizeSchedule
+from adadagrad_kernels.settings import require_equal, require_factor, require_int, require_keys
 
 #: Integers are exact up to here.
 _LARGEST = 2.0**53

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch.utils.data import Sampler
 
-from adadagrad_kernels.batching._validation import require_equal, require_int, require_keys
 from adadagrad_kernels.batching.permutation import epoch_permutation
+from adadagrad_kernels.settings import require_equal, require_int, require_keys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

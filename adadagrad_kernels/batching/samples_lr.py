@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from adadagrad_kernels.batching._validation import require_equal, require_int, require_keys
+from adadagrad_kernels.settings import require_equal, require_int, require_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

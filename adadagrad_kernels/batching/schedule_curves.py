@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from adadagrad_kernels.batching._sizes import require_factor
-from adadagrad_kernels.batching._validation import require_int
 from adadagrad_kernels.batching.schedules import BatchSizeSchedule
+from adadagrad_kernels.settings import require_factor, require_int
 
 
 @dataclass(frozen=True)

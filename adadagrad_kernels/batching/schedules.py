@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from adadagrad_kernels.batching._sizes import require_multiple, round_up
-from adadagrad_kernels.batching._validation import require_int
+from adadagrad_kernels.settings import require_int
 
 
 class BatchSizeSchedule(ABC):

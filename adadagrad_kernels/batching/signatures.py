@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from adadagrad_kernels.batching._sizes import require_factor
-from adadagrad_kernels.batching._validation import require_int, require_keys
 from adadagrad_kernels.batching.smoothing import SmoothedStatistics
+from adadagrad_kernels.settings import require_factor, require_int, require_keys
 
 if TYPE_CHECKING:
     from adadagrad_kernels.batching.controller import BatchController

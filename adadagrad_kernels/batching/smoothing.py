@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from adadagrad_kernels.batching._validation import require_equal, require_keys
+from adadagrad_kernels.settings import require_average_factor, require_equal, require_keys
 
 if TYPE_CHECKING:
     from adadagrad_kernels.statistics import GradientStatistics
@@ -44,8 +44,7 @@ class SmoothedStatistics:
     """
 
     def __init__(self, beta: float) -> None:
-        if not 0.0 <= beta < 1.0:
-            raise ValueError(f"smoothing must be at least 0 and below 1, got {beta}")
+        require_average_factor("smoothing", beta)
         self.beta = beta
         self._averages: dict[str, float] = {}
         self._weights: dict[str, float] = {}

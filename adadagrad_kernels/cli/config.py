@@ -1,4 +1,4 @@
-"""What defines a run, and the objects it names."""
+"""What defines a run, and its optimizer."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from adadagrad_kernels import criteria, optim
+from adadagrad_kernels import optim
 from adadagrad_kernels.cli.errors import UsageError
+from adadagrad_kernels.cli.rules import (
+    COORDINATE_TESTS,
+    DEFAULT_CONSTANTS,
+    METRICS,
+    TEST_CONSTANTS,
+    milestones,
+)
 
-# The constant of each test that --test names, by its option.
-TEST_CONSTANTS: dict[str, tuple[str, ...]] = {
-    "norm": ("eta",),
-    "inner-product": ("theta",),
-    "augmented": ("theta", "nu"),
-    "coordinate": ("eta",),
-    "none": (),
-}
-DEFAULT_CONSTANTS = {"eta": 0.1, "theta": 0.5, "nu": 1.0}
 DEFAULT_LR = {
     "adagrad": 0.008,
     "adagrad-norm": 1.0,
@@ -28,7 +26,19 @@ DEFAULT_LR = {
     "adam": 0.001,
     "adamw": 0.001,
 }
+DEFAULT_BATCH = 8
 DEFAULT_EPOCHS = 10
+
+
+# Options that only what grows by tests reads, with their defaults.
+UNREAD: dict[str, object] = {
+    "test_interval": 1,
+    "smoothing": 0.0,
+    "growth_cap": None,
+    "hysteresis": 1.0,
+    "cooldown": 0,
+    "lr_rule": None,
+}
 
 
 @dataclass(frozen=True)
@@ -51,16 +61,33 @@ class RunConfig:
     eta: float | None = None
     theta: float | None = None
     nu: float | None = None
+    scale: float | None = None
+    delta: float | None = None
+    schedule: str | None = None
     test_interval: int = 1
+    smoothing: float = 0.0
+    growth_cap: float | None = None
+    hysteresis: float = 1.0
+    cooldown: int = 0
+    lr_rule: str | float | None = None
     momentum: float = 0.0
     weight_decay: float = 0.0
     micro_batch: int | None = None
     memory: int | None = None
     seed: int = 0
 
-    def constants(self) -> dict[str, float]:
+    @property
+    def rule(self) -> str:
+        """What decides the size, in the words of the options."""
+        return self.schedule or self.test
+
+    def test_constants(self) -> dict[str, float]:
+        """Returns the constants of the test."""
+        return {name: getattr(self, name) for name in TEST_CONSTANTS[self.test]}
+
+    def metrics(self) -> dict[str, float]:
         """Returns the constants of the test under the names that metrics have for them."""
-        return {f"test/{name}": getattr(self, name) for name in TEST_CONSTANTS[self.test]}
+        return {f"test/{name}": value for name, value in self.test_constants().items()}
 
     def options(self) -> dict[str, object]:
         """Returns the values under the names of the options that set them."""
@@ -73,66 +100,111 @@ def resolve(arguments: argparse.Namespace, training_samples: int) -> RunConfig:
     Raises:
         UsageError: Options contradict each other.
     """
-    used = TEST_CONSTANTS[arguments.test]
-    constants = {}
-    for name, default in DEFAULT_CONSTANTS.items():
-        given = getattr(arguments, name)
-        if given is not None and name not in used:
-            users = ", ".join(test for test, names in TEST_CONSTANTS.items() if name in names)
-            raise UsageError(f"--{name} is of no use to --test {arguments.test}, only to {users}")
-        constants[name] = (given or default) if name in used else None
+    _check_rule(arguments)
+    test = arguments.test or ("none" if arguments.schedule else "norm")
     if arguments.momentum and arguments.optimizer != "sgd":
         raise UsageError(f"--momentum is for --optimizer sgd, not {arguments.optimizer}")
-    fixed = arguments.test == "none"
-    if fixed and arguments.max_batch not in (None, arguments.batch_size):
-        raise UsageError(
-            f"--test none keeps the batch at --batch-size {arguments.batch_size}: "
-            f"--max-batch {arguments.max_batch} would not be reached"
-        )
-    maximum = arguments.batch_size if fixed else (arguments.max_batch or training_samples)
-    if arguments.batch_size > maximum:
-        source = "--max-batch" if arguments.max_batch else "the size of the training set,"
-        raise UsageError(f"--batch-size {arguments.batch_size} is above {source} {maximum}")
-    if not fixed and arguments.batch_size < 2:
-        raise UsageError(
-            "--batch-size 1 has no variance to test, so the batch would never grow; "
-            "begin with 2 or more, or choose --test none"
-        )
+    batch_size, max_batch = _sizes(arguments, test, training_samples)
     samples = arguments.samples or DEFAULT_EPOCHS * training_samples
     return RunConfig(
         data=arguments.data,
         model=arguments.model,
         optimizer=arguments.optimizer,
         lr=arguments.lr or DEFAULT_LR[arguments.optimizer],
-        test=arguments.test,
-        batch_size=arguments.batch_size,
-        max_batch=maximum,
+        test=test,
+        batch_size=batch_size,
+        max_batch=max_batch,
         samples=samples,
         evaluate_every=arguments.evaluate_every or max(1, samples // 100),
         log_every=arguments.log_every or max(1, samples // 1000),
+        schedule=arguments.schedule,
         test_interval=arguments.test_interval,
+        smoothing=arguments.smoothing,
+        growth_cap=arguments.growth_cap,
+        hysteresis=arguments.hysteresis,
+        cooldown=arguments.cooldown,
+        lr_rule=arguments.lr_rule,
         momentum=arguments.momentum,
         weight_decay=arguments.weight_decay,
         micro_batch=arguments.micro_batch,
         memory=arguments.memory,
         seed=arguments.seed,
-        **constants,
+        **_constants(arguments, test),
     )
 
 
-def build_criterion(config: RunConfig) -> criteria.BatchSizeCriterion | None:
-    """Builds the batch-size test, or None for a fixed batch."""
-    kinds = {
-        "norm": criteria.NormTest,
-        "inner-product": criteria.InnerProductTest,
-        "augmented": criteria.AugmentedInnerProductTest,
-        "coordinate": criteria.CoordinateNormTest,
-    }
-    if config.test == "none":
-        return None
-    constants = {name: getattr(config, name) for name in TEST_CONSTANTS[config.test]}
-    criterion: criteria.BatchSizeCriterion = kinds[config.test](**constants)
-    return criterion
+def _check_rule(arguments: argparse.Namespace) -> None:
+    """Refuses options that what decides the size would never read."""
+    test, schedule = arguments.test, arguments.schedule
+    if schedule and test not in (None, "none"):
+        raise UsageError(
+            f"--schedule {schedule} decides the size without statistics: "
+            f"leave out --test {test}, or the schedule"
+        )
+    given = [name for name, default in UNREAD.items() if getattr(arguments, name) != default]
+    if schedule:
+        # Growth may be bounded for schedules too.
+        given = [name for name in given if name not in ("growth_cap", "lr_rule")]
+    if given and (schedule or test == "none"):
+        rule = f"--schedule {schedule}" if schedule else "--test none"
+        raise UsageError(f"--{given[0].replace('_', '-')} is of no use to {rule}")
+    if arguments.smoothing and test in COORDINATE_TESTS:
+        raise UsageError(
+            f"--smoothing does not average the variance of every coordinate, which --test {test} "
+            "reads: leave one of them out"
+        )
+    if test == "metric" and arguments.optimizer not in METRICS:
+        raise UsageError(
+            f"--test metric is for --optimizer {', '.join(METRICS)}, which have a metric of their "
+            f"own; with {arguments.optimizer} it is --test norm"
+        )
+    if test == "cabs" and arguments.lr_rule is not None:
+        raise UsageError(
+            "--test cabs couples the batch with a constant learning rate: leave out --lr-rule"
+        )
+
+
+def _constants(arguments: argparse.Namespace, test: str) -> dict[str, float | None]:
+    """The constants of the test, and None for those of others."""
+    used = TEST_CONSTANTS[test]
+    constants = {}
+    for name, default in DEFAULT_CONSTANTS.items():
+        given = getattr(arguments, name)
+        if given is not None and name not in used:
+            users = ", ".join(test for test, names in TEST_CONSTANTS.items() if name in names)
+            rule = f"--schedule {arguments.schedule}" if arguments.schedule else f"--test {test}"
+            raise UsageError(f"--{name} is of no use to {rule}, only to --test {users}")
+        constants[name] = (given or default) if name in used else None
+    return constants
+
+
+def _sizes(arguments: argparse.Namespace, test: str, training_samples: int) -> tuple[int, int]:
+    """The first and the largest batch."""
+    stated = milestones(arguments.schedule)
+    batch_size = arguments.batch_size or (stated[0] if stated else DEFAULT_BATCH)
+    if stated and batch_size != stated[0]:
+        raise UsageError(
+            f"--batch-size {batch_size} is not the first size of --schedule, {stated[0]}: "
+            "leave it out"
+        )
+    fixed = test == "none" and arguments.schedule is None
+    if fixed and arguments.max_batch not in (None, batch_size):
+        raise UsageError(
+            f"--test none keeps the batch at --batch-size {batch_size}: "
+            f"--max-batch {arguments.max_batch} would not be reached"
+        )
+    if fixed:
+        return batch_size, batch_size
+    maximum = arguments.max_batch or (stated[-1] if stated else training_samples)
+    if batch_size > maximum:
+        source = "--max-batch" if arguments.max_batch else "the size of the training set,"
+        raise UsageError(f"--batch-size {batch_size} is above {source} {maximum}")
+    if test != "none" and batch_size < 2:
+        raise UsageError(
+            "--batch-size 1 has no variance to test, so the batch would never grow; "
+            "begin with 2 or more, or choose --test none"
+        )
+    return batch_size, maximum
 
 
 def build_optimizer(

@@ -65,6 +65,22 @@ def non_negative(text: str) -> float:
     return number
 
 
+def factor(text: str) -> float:
+    """Reads a finite number above one."""
+    number = _number(text)
+    if not number > 1:
+        raise argparse.ArgumentTypeError(f"expected a factor above 1, not {text}")
+    return number
+
+
+def share(text: str) -> float:
+    """Reads a number of at least zero and below one."""
+    number = _number(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"expected 0 or more and below 1, not {text}")
+    return number
+
+
 def _number(text: str) -> float:
     try:
         number = float(text)

@@ -38,8 +38,25 @@ the tests, for a batch of b samples with gradients g_i and mean g:
                  nu: tangent of the angle allowed between g and the true gradient.
   coordinate     the norm test for each coordinate alone; the strictest decides.
                  Grows fastest, as coordinates with a tiny gradient ask for huge batches.
+  metric         the norm test in the metric that the optimizer's steps are steepest in: coordinates
+                 weighted by 1 / (sqrt(v) + eps), with v AdaGrad's sums or Adam's averages.
+  sign           the norm test in the metric of sign descent, by sums of absolute values.
+  noise-scale    b = scale V / |G|^2, with |G|^2 = |g|^2 - V / b (McCandlish et al. 2018).
+                 --smoothing averages V and |G|^2, without which single batches estimate them badly.
+  cabs           b = scale lr V / loss, both averaged (CABS, Balles et al. 2017); made for sgd.
+  diversity      b = delta n D at the end of each epoch, where D = sum |g_i|^2 / |sum g_i|^2 over
+                 its n samples (DiveBatch, Chen et al. 2025). --lr-rule linear is its rescaling.
   none           the batch stays at --batch-size.
-Smaller constants tolerate less noise and grow the batch sooner.
+Smaller constants of norm to sign tolerate less noise and grow the batch sooner; larger ones of
+noise-scale to diversity make larger batches.
+
+the schedules, from --batch-size to --max-batch:
+  step:N         twice as large after every N samples (AdaBatch, Devarakonda et al. 2017, who
+                 multiply the learning rate by --lr-rule 0.75)
+  linear:N       in a straight line over N samples
+  cosine:N       along half a cosine wave over N samples
+  plateau:N      twice as large after N evaluations in a row that did not improve the test loss
+  "0:8 60K:64"   milestones, SAMPLES:SIZE
 
 files in --out:
   metrics.jsonl     a line for each logged step (null stands for infinite and NaN)
@@ -67,6 +84,9 @@ examples:
   the same run after it was stopped, killed, or ran out of disk: add --resume
   AdaSGD with the augmented test on digits, which needs no download:
     adadagrad-kernels train --optimizer sgd --test augmented --theta 0.5 --nu 1 --out runs/adasgd
+  AdaBatch: the batch doubles every 3,000 samples, and the learning rate falls by a quarter:
+    adadagrad-kernels train --optimizer sgd --schedule step:3000 --batch-size 16 --max-batch 512 \\
+        --lr-rule 0.75 --out runs/adabatch
 """
 
 DEMO = """\
@@ -93,7 +113,7 @@ names and seeds:
   runs/cnn-seed0, runs/cnn/seed1  are seeds 0 and 1 of cnn
   "AdAdaGrad=runs/a" "AdAdaGrad=runs/b"   are two seeds of AdAdaGrad
   a file of demo names its runs and seeds itself
-Dashed curves are of batches of a fixed size.
+Dashed curves are of runs without a test: fixed batches and schedules.
 
 the table:
   last loss         of the training set, where the run evaluated it, otherwise of the last batch

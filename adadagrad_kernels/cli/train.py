@@ -60,7 +60,7 @@ def _train(
     trainer: Trainer, folder: RunFolder, metrics: MetricsFile, recorder: Recorder, *, quiet: bool
 ) -> None:
     progress = Progress(
-        f"{trainer.config.optimizer}, {trainer.config.test}",
+        f"{trainer.config.optimizer}, {trainer.config.rule}",
         trainer.config.samples,
         done=trainer.controller.samples_seen,
         quiet=quiet,

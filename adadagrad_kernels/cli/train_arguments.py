@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from adadagrad_kernels.cli import quantities, texts
+from adadagrad_kernels.cli import quantities, rules, texts
 
 
 def add_train_options(train: argparse.ArgumentParser) -> None:
@@ -81,23 +81,26 @@ def _add_task(group: argparse._ArgumentGroup) -> None:
 def _add_batch(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--test",
-        choices=["norm", "inner-product", "augmented", "coordinate", "none"],
-        default="norm",
-        help="when to grow the batch, see below (default: %(default)s)",
+        choices=list(rules.TEST_CONSTANTS),
+        metavar="TEST",
+        help="when to grow the batch, see below: " + ", ".join(rules.TEST_CONSTANTS) + " "
+        "(default: norm, or none with --schedule)",
     )
-    for name, default, users in (
-        ("eta", 0.1, "norm and coordinate"),
-        ("theta", 0.5, "inner-product and augmented"),
-        ("nu", 1.0, "augmented"),
-    ):
+    for name, default in rules.DEFAULT_CONSTANTS.items():
+        tests = [test for test, constants in rules.TEST_CONSTANTS.items() if name in constants]
         group.add_argument(
             f"--{name}",
             type=quantities.positive,
             metavar=name.upper(),
-            help=f"constant of the tests {users} (default: {default})"
-            if " " in users
-            else f"constant of the test {users} (default: {default})",
+            help=f"constant of --test {', '.join(tests)} (default: {default})",
         )
+    group.add_argument(
+        "--schedule",
+        type=rules.schedule,
+        metavar="S",
+        help="sizes by the samples seen instead of a test, see below: step:N, linear:N, cosine:N, "
+        'plateau:N or milestones, "0:8 60K:64"',
+    )
     group.add_argument(
         "--test-interval",
         type=quantities.count,
@@ -106,18 +109,52 @@ def _add_batch(group: argparse._ArgumentGroup) -> None:
         help="test every so many steps; those between cost no statistics (default: %(default)s)",
     )
     group.add_argument(
+        "--smoothing",
+        type=quantities.share,
+        default=0.0,
+        metavar="BETA",
+        help="weight of the past in a running average of the statistics that the test reads "
+        "(default: %(default)s, none)",
+    )
+    group.add_argument(
+        "--growth-cap",
+        type=quantities.factor,
+        metavar="F",
+        help="the batch becomes at most F times as large at once (default: no bound)",
+    )
+    group.add_argument(
+        "--hysteresis",
+        type=quantities.factor,
+        default=1.0,
+        metavar="F",
+        help="grow only where the test asks for more than F times the batch (default: 1)",
+    )
+    group.add_argument(
+        "--cooldown",
+        type=quantities.count,
+        default=0,
+        metavar="STEPS",
+        help="steps after a growth in which nothing is tested (default: %(default)s)",
+    )
+    group.add_argument(
+        "--lr-rule",
+        type=rules.learning_rate_rule,
+        metavar="R",
+        help="what a batch that grows does to the learning rate: linear, sqrt, or the factor for "
+        "a doubled batch, such as AdaBatch's 0.75 (default: nothing)",
+    )
+    group.add_argument(
         "--batch-size",
         type=quantities.count,
-        default=8,
         metavar="B",
-        help="size of the first batch (default: %(default)s)",
+        help="size of the first batch (default: 8, or what --schedule says)",
     )
     group.add_argument(
         "--max-batch",
         type=quantities.count,
         metavar="B",
         help="size no batch exceeds; from there on no test is made "
-        "(default: the size of the training set)",
+        "(default: the size of the training set, or the last one that --schedule says)",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,13 +13,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adadagrad_kernels.batching import AdaptiveBatchSampler, BatchController, MicroBatchPlanner
-from adadagrad_kernels.cli.config import RunConfig, build_criterion, build_optimizer
+from adadagrad_kernels.batching import (
+    AdaptiveBatchSampler,
+    BatchController,
+    BatchSizeLR,
+    BatchSizeSchedule,
+    MicroBatchPlanner,
+    PlateauSchedule,
+    PowerRule,
+    per_doubling,
+)
+from adadagrad_kernels.cli.config import RunConfig, build_optimizer
 from adadagrad_kernels.cli.cost import PlainBackwardTimer
 from adadagrad_kernels.cli.data import CLASSES, Data
 from adadagrad_kernels.cli.evaluation import evaluation_metrics
 from adadagrad_kernels.cli.models import MODELS
 from adadagrad_kernels.cli.progress import Progress
+from adadagrad_kernels.cli.rules import build_rule
 from adadagrad_kernels.statistics import GradientStatistics, layer_statistics
 
 # Where the paper's CNN on MNIST is fastest on a CPU; larger ones leave its cache.
@@ -47,20 +58,27 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = MODELS[config.model](data.train.images.shape[1:], CLASSES)
         self.optimizer = build_optimizer(config, self.model.parameters())
-        criterion = build_criterion(config)
+        rule = build_rule(config, len(data.train), self.model, self.optimizer)
         self.controller = BatchController(
-            criterion,
+            rule,
             batch_size=config.batch_size,
             max_batch_size=config.max_batch,
             test_interval=config.test_interval,
+            growth_cap=config.growth_cap,
+            hysteresis=config.hysteresis,
+            cooldown=config.cooldown,
+            smoothing=config.smoothing,
+        )
+        self.lr_gain = BatchSizeLR(
+            self.optimizer, _lr_rule(config.lr_rule), batch_size=config.batch_size
         )
         self.sampler = AdaptiveBatchSampler(
             len(data.train), self._batch_size, seed=config.seed, total_samples=config.samples
         )
         self.source = layer_statistics(
             self.model,
-            inner_products=criterion is not None and criterion.needs_inner_products,
-            variance=criterion is not None and criterion.needs_variance,
+            inner_products=rule is not None and rule.needs_inner_products,
+            variance=rule is not None and rule.needs_variance,
             when=self.controller.wants_test,
             on_nonfinite="record",
         )
@@ -85,19 +103,18 @@ class Trainer:
 
     def _run(self, record: Callable[[dict[str, Any]], None], progress: Progress) -> Iterator[None]:
         config = self.config
+        rule = self.controller.criterion
+        # The sizes of a schedule are known; those of tests are what is to be seen.
+        scheduled = isinstance(rule, BatchSizeSchedule)
         for samples, loss in self._steps():
             now, before = self.controller.samples_seen, self.controller.samples_seen - samples
             evaluate = now // config.evaluate_every > before // config.evaluate_every
             log = now // config.log_every > before // config.log_every
-            if evaluate or log or samples != self.controller.batch_size:
-                record(
-                    {
-                        **self.counts(),
-                        "batch/used": samples,
-                        "loss": loss,
-                        **(evaluation_metrics(self.model, self.data) if evaluate else {}),
-                    }
-                )
+            if evaluate or log or (samples != self.controller.batch_size and not scheduled):
+                found = evaluation_metrics(self.model, self.data) if evaluate else {}
+                record({**self.counts(), "batch/used": samples, "loss": loss, **found})
+                if evaluate and isinstance(rule, PlateauSchedule):
+                    rule.observe(found["test_loss"])
             progress.advance(samples, self.controller.batch_size, loss)
             yield
 
@@ -106,7 +123,7 @@ class Trainer:
         controller = self.controller
         return {
             **controller.metrics(),
-            **self.config.constants(),
+            **self.config.metrics(),
             "samples_seen": controller.samples_seen,
             "steps": controller.steps,
             "nonfinite_steps": controller.nonfinite_steps,
@@ -127,6 +144,7 @@ class Trainer:
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "controller": self.controller.state_dict(),
+            "lr_gain": self.lr_gain.state_dict(),
             "sampler": self.sampler.state_dict(),
             "planner": self.planner.state_dict(),
             "random_state": torch.get_rng_state(),
@@ -139,6 +157,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.controller.load_state_dict(state["controller"])
+        self.lr_gain.load_state_dict(state["lr_gain"])
         self.sampler.load_state_dict(state["sampler"])
         self.planner.load_state_dict(state["planner"])
         torch.set_rng_state(state["random_state"])
@@ -179,11 +198,13 @@ class Trainer:
         measured = time.perf_counter() - started
         self.optimizer.step()
         if statistics is None:
-            self.controller.step(len(targets), loss=loss)
-            return loss, None
-        started = time.perf_counter()
-        self.controller.update(statistics, loss=loss)
-        return loss, measured + time.perf_counter() - started
+            size = self.controller.step(len(targets), loss=loss)
+        else:
+            started = time.perf_counter()
+            size = self.controller.update(replace(statistics, loss=loss))
+            measured += time.perf_counter() - started
+        self.lr_gain.update(size)
+        return loss, None if statistics is None else measured
 
     def _backward(self, inputs: Tensor, targets: Tensor) -> tuple[float, GradientStatistics | None]:
         """Returns the loss, and the statistics where the controller wants them."""
@@ -209,3 +230,8 @@ class Trainer:
             )
 
         return self.planner.run(step, len(targets), self.model)
+
+
+def _lr_rule(name: str | float | None) -> str | PowerRule:
+    """The rule of `--lr-rule`: a factor is that of a doubled batch."""
+    return name if isinstance(name, str) else per_doubling(1.0 if name is None else name)

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from torch.optim import Optimizer
 
-from adadagrad_kernels.criteria._state import require_factor, require_numbers
 from adadagrad_kernels.criteria.decision import Decision, check_constant
 from adadagrad_kernels.errors import MissingStatisticError
+from adadagrad_kernels.settings import require_average_factor, require_numbers
 from adadagrad_kernels.statistics import GradientStatistics
 
 
@@ -67,7 +67,7 @@ class CABS:
         if not isinstance(self.lr, Optimizer):
             check_constant("lr", self.lr)
         check_constant("c", self.c)
-        require_factor("beta", self.beta)
+        require_average_factor("beta", self.beta)
         check_constant("eps", self.eps)
 
     def __repr__(self) -> str:

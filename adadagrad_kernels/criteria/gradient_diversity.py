@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from adadagrad_kernels.criteria._state import require_count, require_entries, require_numbers
 from adadagrad_kernels.criteria.decision import Decision, check_constant, keep_size
+from adadagrad_kernels.settings import require_entries, require_int, require_numbers
 from adadagrad_kernels.statistics import GradientStatistics
 from adadagrad_kernels.statistics.sums import squared_norm
 
@@ -77,8 +77,8 @@ class GradientDiversity:
 
     def __post_init__(self) -> None:
         check_constant("delta", self.delta)
-        self.dataset_size = require_count("dataset_size", self.dataset_size)
-        self.epochs_between = require_count("epochs_between", self.epochs_between)
+        self.dataset_size = require_int("dataset_size", self.dataset_size, at_least=1)
+        self.epochs_between = require_int("epochs_between", self.epochs_between, at_least=1)
 
     @torch.no_grad()
     def __call__(self, statistics: GradientStatistics) -> Decision:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from adadagrad_kernels.criteria._state import require_factor, require_numbers
 from adadagrad_kernels.criteria.decision import Decision, check_constant
+from adadagrad_kernels.settings import require_average_factor, require_numbers
 from adadagrad_kernels.statistics import GradientStatistics
 
 
@@ -57,7 +57,7 @@ class GradientNoiseScale:
 
     def __post_init__(self) -> None:
         check_constant("scale", self.scale)
-        require_factor("beta", self.beta)
+        require_average_factor("beta", self.beta)
         check_constant("eps", self.eps)
 
     def __call__(self, statistics: GradientStatistics) -> Decision:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, ClassVar
 
-from adadagrad_kernels.criteria._state import require_count, require_numbers
 from adadagrad_kernels.criteria.decision import Decision, keep_size
+from adadagrad_kernels.settings import require_int, require_numbers
 from adadagrad_kernels.statistics import GradientStatistics
 
 
@@ -77,4 +77,4 @@ class RandomIncrease:
             ValueError: for the state of something else; nothing has changed then.
         """
         saved = require_numbers("RandomIncrease", state, {"draws"})
-        self._draws = require_count("saved draws", saved["draws"], at_least=0)
+        self._draws = require_int("saved draws", saved["draws"], at_least=0)

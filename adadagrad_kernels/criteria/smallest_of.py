@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
-from adadagrad_kernels.criteria._state import require_count, require_entries
 from adadagrad_kernels.criteria.decision import (
     BatchSizeCriterion,
     BatchSizeRule,
     Decision,
     keep_size,
 )
+from adadagrad_kernels.settings import require_entries, require_int
 from adadagrad_kernels.statistics import GradientStatistics
 
 
@@ -51,7 +51,7 @@ class SmallestOf:
     _suggestions: list[float] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self.steps = require_count("steps", self.steps)
+        self.steps = require_int("steps", self.steps, at_least=1)
 
     def __repr__(self) -> str:
         """The settings, without an address, which would be another in every run."""

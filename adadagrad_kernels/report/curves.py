@@ -71,7 +71,7 @@ def batch_size(run: Run, axis: str) -> Points:
     return points([line for line, _ in sizes], axis, lambda line: number(line, "batch/used"))
 
 
-def is_fixed(run: Run) -> bool:
+def is_untested(run: Run) -> bool:
     """Whether no test was ever made."""
     return not any("batch/suggested" in line for line in run.lines)
 

@@ -139,7 +139,7 @@ def _has(groups: Groups, quantity: Quantity, axis: str = "samples_seen") -> bool
 def _draw(groups: Groups, shown: Sequence[tuple[Quantity, str]]) -> bytes:
     canvas = Canvas(len(shown))
     styles = {
-        name: line_style(place, dashed=all(curves.is_fixed(run) for run in runs))
+        name: line_style(place, dashed=all(curves.is_untested(run) for run in runs))
         for place, (name, runs) in enumerate(groups.items())
     }
     drawn: set[str] = set()

@@ -76,7 +76,7 @@ def notes(groups: Groups) -> list[str]:
             "± and bands are one standard error of the mean over the seeds; a curve goes as far "
             "as all its seeds do."
         )
-    texts.append("Dashed curves are of batches of a fixed size.")
+    texts.append("Dashed curves are of runs without a test: fixed batches and schedules.")
     return texts
 
 

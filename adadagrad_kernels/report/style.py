@@ -23,7 +23,7 @@ def line_style(place: int, *, dashed: bool) -> dict[str, Any]:
 
     Args:
         place: Which of them.
-        dashed: For what the others are compared with: batches of a fixed size.
+        dashed: For what the others are compared with: batches that no test sizes.
     """
     lines = _LINES[place // len(COLORS) % len(_LINES)]
     return {

@@ -13,8 +13,9 @@ import torch
 
 from adadagrad_kernels import backends
 from adadagrad_kernels.cli import main
-from adadagrad_kernels.cli.config import DEFAULT_CONSTANTS, DEFAULT_LR, TEST_CONSTANTS
+from adadagrad_kernels.cli.config import DEFAULT_LR
 from adadagrad_kernels.cli.info import format_information
+from adadagrad_kernels.cli.rules import DEFAULT_CONSTANTS, TEST_CONSTANTS
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -124,6 +125,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["train", "--samples", "-3"],
         ["train", "--resume", "--overwrite"],
         ["train", "--sampl", "3"],
+        ["train", "--growth-cap", "1"],
+        ["train", "--smoothing", "1"],
+        ["train", "--lr-rule", "root"],
+        ["train", "--schedule", "step"],
+        ["train", "--schedule", "stairs:9"],
+        ["train", "--schedule", "0:8 60K:4"],
+        ["train", "--schedule", "5:8"],
         ["demo", "--seeds", "0"],
         ["report"],
     ],
@@ -137,8 +145,19 @@ def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str], arguments:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--theta 0.5", "--theta is of no use to --test norm, only to inner-product, augmented"),
-        ("--test none --eta 1", "--eta is of no use to --test none, only to norm, coordinate"),
+        ("--theta 0.5", "of no use to --test norm, only to --test inner-product, augmented"),
+        ("--test none --eta 1", "--eta is of no use to --test none, only to --test norm, coord"),
+        ("--schedule step:9 --eta 1", "--eta is of no use to --schedule step:9, only to --test"),
+        ("--schedule step:9 --test norm", "decides the size without statistics: leave out --test"),
+        ("--schedule linear:9 --hysteresis 2", "--hysteresis is of no use to --schedule linear:9"),
+        ("--schedule cosine:9 --test-interval 2", "--test-interval is of no use to --schedule"),
+        ("--schedule 0:16 --batch-size 8", "not the first size of --schedule, 16: leave it out"),
+        ("--schedule plateau:2 --batch-size 64 --max-batch 32", "is above --max-batch 32"),
+        ("--test none --growth-cap 2", "--growth-cap is of no use to --test none"),
+        ("--test none --lr-rule sqrt", "--lr-rule is of no use to --test none"),
+        ("--test sign --smoothing 0.5", "every coordinate, which --test sign reads"),
+        ("--test metric --optimizer sgd", "for --optimizer adagrad, adam, adamw, which have"),
+        ("--test cabs --lr-rule linear", "a constant learning rate: leave out --lr-rule"),
         ("--momentum 0.9", "--momentum is for --optimizer sgd, not adagrad"),
         ("--batch-size 64 --max-batch 32", "--batch-size 64 is above --max-batch 32"),
         ("--batch-size 2000", "is above the size of the training set, 1437"),

@@ -135,14 +135,19 @@ def test_fixed_batch_is_the_plain_loop(data: Data) -> None:
         ("sgd", 0.2, "norm", {"eta": 0.7}),
         ("adam", 0.01, "norm", {"eta": 0.7}),
         ("adamw", 0.01, "inner-product", {"theta": 0.5}),
+        ("adagrad", 0.05, "metric", {"eta": 0.7}),
+        ("adam", 0.01, "metric", {"eta": 0.7}),
+        ("adam", 0.01, "sign", {"eta": 1.0}),
+        ("sgd", 0.2, "noise-scale", {"scale": 2.0, "smoothing": 0.9}),
+        ("sgd", 0.2, "cabs", {"scale": 8.0}),
+        ("sgd", 0.2, "diversity", {"delta": 0.02, "lr_rule": "sqrt", "samples": 6000}),
     ],
 )
 def test_every_optimizer_and_test_learns(
-    data: Data, optimizer: str, lr: float, test: str, constants: dict[str, float]
+    data: Data, optimizer: str, lr: float, test: str, constants: dict[str, Any]
 ) -> None:
-    nothing = {"eta": None, "theta": None, "nu": None}
     config = replace(
-        CONFIG, optimizer=optimizer, lr=lr, test=test, max_batch=64, **{**nothing, **constants}
+        CONFIG, optimizer=optimizer, lr=lr, test=test, max_batch=64, **{"eta": None, **constants}
     )
     run = Trainer(config, data)
     before = run.summary()["train_loss"]
@@ -168,6 +173,79 @@ def test_memory_bound_is_kept(data: Data, test: str) -> None:
                 run._backward(inputs, targets)
         used.append(memory.peak_bytes)
     assert bound / 2 < used[0] <= bound < used[1]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "changes", "expected"),
+    [
+        ("step:100", {}, [4] * 25 + [8] * 13 + [16] * 6 + [32]),
+        ("0:10 50:30 200:64", {"batch_size": 10}, [10] * 5 + [30] * 5 + [64] * 2 + [36] * 2),
+        ("linear:40", {"max_batch": 24}, [4, 6, 9, 14, 21] + [24] * 3),
+        ("cosine:40", {"max_batch": 24}, [4, 5, 7, 11, 20, 24, 24]),
+        ("step:100", {"growth_cap": 1.5}, [4] * 25 + [6] + [8] * 12 + [12] + [16] * 6 + [24]),
+    ],
+)
+def test_schedules_set_the_sizes(
+    data: Data, schedule: str, changes: dict[str, Any], expected: list[int]
+) -> None:
+    config = replace(CONFIG, test="none", eta=None, schedule=schedule, samples=400, **changes)
+    run = Trainer(config, data)
+    sizes = [line["batch/used"] for line in train(run)]
+    assert sizes[: len(expected)] == expected
+    assert run.statistics_seconds == 0.0
+
+
+def test_a_plateau_of_the_test_loss_doubles_the_batch(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([1.0, 0.5, 0.6, 0.5, 0.4, 0.41, 0.42, 0.43, 0.44, 0.3])
+    monkeypatch.setattr(
+        trainer, "evaluation_metrics", lambda model, data: {"test_loss": next(losses)}
+    )
+    config = replace(
+        CONFIG, test="none", eta=None, schedule="plateau:2", batch_size=10, max_batch=40,
+        evaluate_every=100, samples=1000,
+    )  # fmt: skip
+    by_samples = {line["samples_seen"]: line["batch/used"] for line in train(Trainer(config, data))}
+    # Second evaluations without improvement are at 400 and 710; one step later the batch is larger.
+    assert by_samples[410] == 10
+    assert by_samples[430] == by_samples[730] == 20
+    assert by_samples[770] == 40
+
+
+@pytest.mark.parametrize(
+    ("rule", "gain"), [("linear", 4.0), ("sqrt", 2.0), (0.75, 0.5625), (None, 1.0)]
+)
+def test_the_learning_rate_follows_the_batch(data: Data, rule: Any, gain: float) -> None:
+    """Against torch's SGD with the rates written out."""
+    config = replace(
+        CONFIG, optimizer="sgd", lr=0.05, test="none", eta=None, schedule="0:10 100:40",
+        batch_size=10, samples=180, lr_rule=rule,
+    )  # fmt: skip
+    run = Trainer(config, data)
+    torch.manual_seed(config.seed)
+    model = torch.nn.Linear(64, 10)
+    sizes = iter([10] * 10 + [40] * 2)
+    sampler = AdaptiveBatchSampler(len(data.train), lambda: next(sizes), seed=0, total_samples=180)
+    for indices in sampler:
+        inputs, targets = data.train.select(torch.tensor(indices))
+        loss = F.cross_entropy(model(inputs.flatten(1)), targets)
+        gradients = torch.autograd.grad(loss, tuple(model.parameters()))
+        rate = 0.05 * (gain if len(indices) == 40 else 1.0)
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter.sub_(gradient, alpha=rate)
+    train(run)
+    for found, expected in zip(run.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert run.optimizer.param_groups[0]["lr"] == 0.05
+
+
+def test_controller_options_reach_the_controller(data: Data) -> None:
+    options = {"growth_cap": 1.5, "hysteresis": 1.25, "cooldown": 7, "test_interval": 2}
+    run = Trainer(replace(CONFIG, smoothing=0.5, **options), data)
+    assert {name: getattr(run.controller, name) for name in options} == options
+    assert run.controller.smoothing.beta == 0.5
 
 
 def test_evaluations_and_lines_are_where_they_were_asked_for(data: Data) -> None:
@@ -207,6 +285,12 @@ def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {"optimizer": "sgd", "momentum": 0.9, "lr": 0.01, "memory": 2**20},
         {"optimizer": "adam", "test": "augmented", "theta": 0.4, "nu": 0.8, "eta": None},
         {"test": "none", "eta": None, "batch_size": 20, "max_batch": 20, "samples": 400},
+        {"test": "none", "eta": None, "schedule": "step:300", "lr_rule": 0.75},
+        {"test": "none", "eta": None, "schedule": "plateau:1", "evaluate_every": 50},
+        {"test": "metric", "smoothing": 0.0, "cooldown": 2, "growth_cap": 1.5},
+        {"test": "diversity", "eta": None, "delta": 0.02, "optimizer": "sgd", "lr_rule": "linear"},
+        {"test": "cabs", "eta": None, "scale": 8.0, "optimizer": "sgd"},
+        {"test": "noise-scale", "eta": None, "scale": 1.0, "smoothing": 0.9, "hysteresis": 1.2},
     ],
     ids=lambda changes: ",".join(changes) or "plain",
 )

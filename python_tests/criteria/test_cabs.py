@@ -97,7 +97,7 @@ def test_bad_settings_and_states() -> None:
             with pytest.raises(ValueError, match=f"{name} must be a finite number greater than 0"):
                 CABS(**{"lr": 0.1, name: value})
     for value in (-0.1, 1.0, math.nan):
-        with pytest.raises(ValueError, match="beta must be a number from 0 up and below 1"):
+        with pytest.raises(ValueError, match="beta must be at least 0 and below 1"):
             CABS(0.1, beta=value)
     rule = CABS(0.1)
     for state in (None, {"variance": 1.0}, {"variance": 1.0, "loss": None}):

@@ -133,7 +133,7 @@ def test_constants_out_of_range() -> None:
             with pytest.raises(ValueError, match=f"{name} must be a finite number greater than 0"):
                 GradientNoiseScale(**{name: value})
     for value in (-0.1, 1.0, math.nan):
-        with pytest.raises(ValueError, match=r"beta must be a number from 0 up and below 1, got"):
+        with pytest.raises(ValueError, match=r"beta must be at least 0 and below 1, got"):
             GradientNoiseScale(beta=value)
 
 

@@ -54,8 +54,8 @@ def test_each_test_is_shown_once_where_it_was_made() -> None:
     for line in run.lines:
         line.pop("test/eta", None)
     assert curves.constant_ratio("eta")(run, "steps") == [(2, 0.3), (4, 0.1)]
-    assert not curves.is_fixed(run)
-    assert curves.is_fixed(run_of({"batch/used": 8}))
+    assert not curves.is_untested(run)
+    assert curves.is_untested(run_of({"batch/used": 8}))
 
 
 def test_noise_scale_averages_numerator_and_denominator() -> None:
