@@ -84,8 +84,8 @@ def schedule(text: str) -> str:
         build_schedule(text, 1, 2**53)
     except (ValueError, argparse.ArgumentTypeError) as error:
         raise argparse.ArgumentTypeError(
-            f"{error}; expected step:N, linear:N or cosine:N with N samples, plateau:N with N "
-            f'evaluations, or milestones such as "0:8 60K:64", not {text!r}'
+            "expected step:N, linear:N or cosine:N with N samples, plateau:N with N evaluations, "
+            f'or milestones such as "0:8 60K:64", not {text!r} ({error})'
         ) from None
     return text
 

@@ -106,7 +106,7 @@ SIZES = {
               32, 0.5, 1, COSINE, 1, 2),
     ],
     "machine": [
-        Model("3-layer CNN", cnn, 50_000, BOTH, (0.25, 0.5), (32, 512), 8, 5000, 0.45, 2, {}),
+        Model("3-layer CNN", cnn, 50_000, BOTH, (0.25, 0.5, 1.0), (32, 512), 8, 5000, 0.45, 2, {}),
         Model("ResNet-18, width 16", partial(resnet18, 16), 15_000, BOTH, (0.5, 0.9), (32,), 8,
               5000, 0.4, 1, COSINE, evaluations=10),
     ],

@@ -36,7 +36,7 @@ SIZES: dict[str, tuple[list[Problem], tuple[int, ...], tuple[float, ...], int]] 
     "machine": (
         [
             Problem("a9a", 29_304, 1, 0.34),
-            Problem("w8a", 44_774, 1, 0.09),
+            Problem("w8a", 44_774, 1, 0.135),
             Problem("news20", 14_341, 4, 0.1),
         ],
         (16, 128, 1024),
