@@ -121,7 +121,13 @@ def test_the_page_is_written_from_the_files_alone(
     assert "first: None\nsecond: 2.0" in text
     stored = tmp_path / "counting_machine.json"
     stored.write_text((tmp_path / "counting_smoke.json").read_text().replace("2.0", "3.0"))
-    assert "second: 3.0" in page.write([experiment], tmp_path).read_text(), "the largest size"
+    text = page.write(
+        [replace(experiment, findings={"machine": "It counts."})], tmp_path
+    ).read_text()
+    assert "second: 3.0" in text, "the largest size"
+    assert "show\n\nIt counts." in text
+    other = page.write([replace(experiment, findings={"paper": "It counts."})], tmp_path)
+    assert "It counts" not in other.read_text(), "said of figures that are not there"
 
 
 def run_with(loss: float | None, seconds: float, steps: int | None, **growth) -> dict:

@@ -95,7 +95,7 @@ class Trainer:
 
         Args:
             record: Gets the lines for `metrics.jsonl`: every `log_every` and `evaluate_every`
-                samples, and whenever the batch size changes.
+                samples, and whenever a test changes the batch size.
             progress: Is told of every step.
         """
         with self.source:
@@ -128,6 +128,7 @@ class Trainer:
             "steps": controller.steps,
             "nonfinite_steps": controller.nonfinite_steps,
             "batch/global": controller.batch_size,
+            "lr/gain": self.lr_gain.gain,
             "seconds": self.seconds,
             "statistics_seconds": self.statistics_seconds,
             # Differences of timings: their noise may put a share near 0 a little below it.

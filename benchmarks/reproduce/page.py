@@ -1,4 +1,4 @@
-"""Writes docs/reproduction.md from the figures that are kept, and from nothing else."""
+"""Writes docs/reproduction.md from the figures that are kept, and what was concluded from them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from results import FOLDER, SIZES, Experiment, Stored, stored
+from tables import paragraph
 
 DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs" / "reproduction.md"
 
@@ -48,6 +49,8 @@ def write(experiments: Sequence[Experiment], folder: Path = FOLDER) -> Path:
             )
             continue
         lines += [_made(experiment, figures), "", *experiment.section(figures)]
+        if folder == FOLDER and (found := experiment.findings.get(figures.size)):
+            lines += ["### What these figures show", "", *paragraph(found)]
     text = "\n".join(lines).rstrip() + "\n"
     while "\n\n\n" in text:
         text = text.replace("\n\n\n", "\n\n")

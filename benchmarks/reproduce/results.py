@@ -76,6 +76,7 @@ class Experiment:
         minutes: how long it should take at the size for a machine of two cores.
         runs: the runs for a command line. The data are read when the first is made.
         section: the section's lines, from the stored file alone.
+        findings: by size, what was concluded from the figures that the repository keeps.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Experiment:
     minutes: float
     runs: Callable[[Options], list[Run]]
     section: Callable[[Stored], list[str]]
+    findings: dict[str, str] = field(default_factory=dict)
 
 
 class Stored:

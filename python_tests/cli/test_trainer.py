@@ -235,10 +235,11 @@ def test_the_learning_rate_follows_the_batch(data: Data, rule: Any, gain: float)
         with torch.no_grad():
             for parameter, gradient in zip(model.parameters(), gradients, strict=True):
                 parameter.sub_(gradient, alpha=rate)
-    train(run)
+    lines = train(run)
     for found, expected in zip(run.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert run.optimizer.param_groups[0]["lr"] == 0.05
+    assert [lines[0]["lr/gain"], lines[-1]["lr/gain"]] == pytest.approx([1.0, gain])
 
 
 def test_controller_options_reach_the_controller(data: Data) -> None:
