@@ -28,6 +28,7 @@ LAYERS = [
     ("backends",),
     ("checks",),
     ("_native",),
+    ("averages",),
     ("files", "optional", "settings"),
     ("errors",),
     ("_C", "_C_cuda"),

@@ -7,12 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from adadagrad_kernels.settings import (
-    require_average_factor,
-    require_factor,
-    require_int,
-    require_keys,
-)
+from adadagrad_kernels.averages import RunningAverage
+from adadagrad_kernels.settings import require_factor, require_int, require_keys
 
 if TYPE_CHECKING:
     from adadagrad_kernels.statistics import GradientStatistics
@@ -114,10 +110,9 @@ class AdaScale:
 
     def __init__(self, batch_size: int, *, beta: float = 0.999, square_root: bool = False) -> None:
         self.batch_size = require_int("batch_size", batch_size, at_least=1)
-        require_average_factor("beta", beta)
+        self._variance, self._signal = RunningAverage(beta), RunningAverage(beta)
         self.beta, self.square_root = beta, square_root
         self.progress = 0.0
-        self._variance = self._signal = self._weight = 0.0
 
     def __repr__(self) -> str:
         return (
@@ -135,30 +130,28 @@ class AdaScale:
         samples = statistics.batch_size
         if samples >= 2 and statistics.is_finite:
             variance = statistics.variance_norm
-            signal = statistics.mean_sq_norm - variance / samples
-            keep, add = self.beta, 1.0 - self.beta
-            self._variance = keep * self._variance + add * variance / self.batch_size
-            self._signal = keep * self._signal + add * signal
-            self._weight = keep * self._weight + add
+            self._variance.add(variance / self.batch_size)
+            self._signal.add(statistics.mean_sq_norm - variance / samples)
         self.progress += self._ratio(samples / self.batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """All that it remembers, as plain JSON types."""
         return {
             "progress": self.progress,
-            "averages": [self._variance, self._signal, self._weight],
+            "averages": [self._variance.total, self._signal.total, self._signal.weight],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a ``state_dict``."""
         require_keys("AdaScale", state, self.state_dict())
-        variance, signal, weight = map(float, state["averages"])
+        *totals, weight = map(float, state["averages"])
         self.progress = float(state["progress"])
-        self._variance, self._signal, self._weight = variance, signal, weight
+        self._variance, self._signal = (
+            RunningAverage(self.beta, total=total, weight=weight) for total in totals
+        )
 
     def _ratio(self, growth: float) -> float:
-        if not self._weight:
+        if not self._signal.weight:
             return 1.0
-        variance = max(self._variance / self._weight, 1e-6)
-        signal = max(self._signal / self._weight, 0.0)
+        variance, signal = max(self._variance.mean, 1e-6), max(self._signal.mean, 0.0)
         return (variance + signal) / (variance / growth + signal)

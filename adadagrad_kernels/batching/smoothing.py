@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from adadagrad_kernels.averages import RunningAverage
 from adadagrad_kernels.settings import require_average_factor, require_equal, require_keys
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ class SmoothedStatistics:
     def __init__(self, beta: float) -> None:
         require_average_factor("smoothing", beta)
         self.beta = beta
-        self._averages: dict[str, float] = {}
-        self._weights: dict[str, float] = {}
+        self._averages: dict[str, RunningAverage] = {}
 
     def __call__(self, statistics: GradientStatistics) -> GradientStatistics:
         """The record with averages, this step's among them.
@@ -66,7 +66,8 @@ class SmoothedStatistics:
             if statistics.mean_sq_norm:
                 along = statistics.inner_product_variance / statistics.mean_sq_norm
                 self._average("along", along)
-            along = self._mean("along") * mean_sq_norm
+            average = self._averages.get("along")
+            along = average.mean * mean_sq_norm if average else 0.0
             products = (samples - 1) * along + samples * mean_sq_norm**2
         return replace(
             statistics,
@@ -82,10 +83,11 @@ class SmoothedStatistics:
 
     def state_dict(self) -> dict[str, Any]:
         """The averages, as plain JSON types."""
+        averages = self._averages.items()
         return {
             "beta": self.beta,
-            "averages": dict(self._averages),
-            "weights": dict(self._weights),
+            "averages": {name: average.total for name, average in averages},
+            "weights": {name: average.weight for name, average in averages},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -96,16 +98,11 @@ class SmoothedStatistics:
         """
         require_keys("SmoothedStatistics", state, self.state_dict())
         require_equal("SmoothedStatistics", "smoothing", state["beta"], self.beta)
-        averages = {str(name): float(value) for name, value in state["averages"].items()}
-        weights = {str(name): float(value) for name, value in state["weights"].items()}
-        self._averages, self._weights = averages, weights
+        weights = state["weights"]
+        self._averages = {
+            str(name): RunningAverage(self.beta, total=float(total), weight=float(weights[name]))
+            for name, total in state["averages"].items()
+        }
 
     def _average(self, name: str, value: float) -> float:
-        keep, add = self.beta, 1.0 - self.beta
-        self._averages[name] = keep * self._averages.get(name, 0.0) + add * value
-        self._weights[name] = keep * self._weights.get(name, 0.0) + add
-        return self._mean(name)
-
-    def _mean(self, name: str) -> float:
-        weight = self._weights.get(name, 0.0)
-        return self._averages[name] / weight if weight else 0.0
+        return self._averages.setdefault(name, RunningAverage(self.beta)).add(value)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from adadagrad_kernels.averages import RunningAverage
 from adadagrad_kernels.criteria.decision import Decision, check_constant
-from adadagrad_kernels.settings import require_average_factor, require_numbers
+from adadagrad_kernels.settings import require_numbers
 from adadagrad_kernels.statistics import GradientStatistics
 
 
@@ -48,17 +49,16 @@ class GradientNoiseScale:
     scale: float = 1.0
     beta: float = 0.0
     eps: float = 1e-12
-    _noise: float = field(default=0.0, init=False, repr=False)
-    _signal: float = field(default=0.0, init=False, repr=False)
-    _steps: int = field(default=0, init=False, repr=False)
+    _noise: RunningAverage = field(init=False, repr=False)
+    _signal: RunningAverage = field(init=False, repr=False)
     name: ClassVar[str] = "gradient_noise_scale"
     needs_variance: ClassVar[bool] = False
     needs_inner_products: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_constant("scale", self.scale)
-        require_average_factor("beta", self.beta)
         check_constant("eps", self.eps)
+        self._noise, self._signal = RunningAverage(self.beta), RunningAverage(self.beta)
 
     def __call__(self, statistics: GradientStatistics) -> Decision:
         """Decide on the averages up to this batch; what is not finite is left out of them."""
@@ -66,21 +66,19 @@ class GradientNoiseScale:
         if not statistics.is_finite:
             return Decision(self.name, math.nan, False, {})
         signal = statistics.mean_sq_norm - noise / statistics.batch_size
-        self._noise = self.beta * self._noise + (1 - self.beta) * noise
-        self._signal = self.beta * self._signal + (1 - self.beta) * signal
-        self._steps += 1
-        size = self.scale * max(self.noise, self.eps) / max(self.signal, self.eps)
+        noise, signal = self._noise.add(noise), self._signal.add(signal)
+        size = self.scale * max(noise, self.eps) / max(signal, self.eps)
         return Decision(self.name, size, size <= statistics.batch_size, {})
 
     @property
     def noise(self) -> float:
         """The average of S, the trace of the covariance; NaN before the first step."""
-        return self._noise / self._weight() if self._steps else math.nan
+        return self._noise.mean
 
     @property
     def signal(self) -> float:
         """The average of the estimated |G|², which may be negative; NaN before the first step."""
-        return self._signal / self._weight() if self._steps else math.nan
+        return self._signal.mean
 
     def wants_statistics(self, samples: int) -> bool:
         """Every step's."""
@@ -90,8 +88,9 @@ class GradientNoiseScale:
         """A step that was not measured leaves the averages as they are."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The two sums and the number of steps in them."""
-        return {"noise": self._noise, "signal": self._signal, "steps": self._steps}
+        """The two sums and the weight of the steps in them."""
+        noise, signal = self._noise, self._signal
+        return {"noise": noise.total, "signal": signal.total, "weight": noise.weight}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a ``state_dict``.
@@ -99,11 +98,11 @@ class GradientNoiseScale:
         Raises:
             ValueError: for the state of something else; nothing has changed then.
         """
-        saved = require_numbers("GradientNoiseScale", state, {"noise", "signal", "steps"})
-        self._noise, self._signal, self._steps = saved["noise"], saved["signal"], saved["steps"]
-
-    def _weight(self) -> float:
-        return 1.0 - float(self.beta**self._steps)
+        saved = require_numbers("GradientNoiseScale", state, {"noise", "signal", "weight"})
+        self._noise, self._signal = (
+            RunningAverage(self.beta, total=saved[name], weight=saved["weight"])
+            for name in ("noise", "signal")
+        )
 
 
 def two_batch_noise_scale(

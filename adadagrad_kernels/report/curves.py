@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from adadagrad_kernels.averages import RunningAverage
 from adadagrad_kernels.report.runs import Run
 
 Array: TypeAlias = npt.NDArray[np.float64]
@@ -118,17 +119,16 @@ def noise_scale(run: Run, axis: str) -> Points:
     (McCandlish et al. 2018, appendix A.1); where the average is still not positive there is no
     point.
     """
-    variance = signal = 0.0
+    variance, signal = RunningAverage(NOISE_MEMORY), RunningAverage(NOISE_MEMORY)
     scales: dict[int, float] = {}
     lines = tested(run)
     for place, line in enumerate(lines):
         v, n, b = (number(line, name) for name in ("grad/var", "grad/norm_sq", "batch/used"))
         if v is None or n is None or not b:
             continue
-        variance = NOISE_MEMORY * variance + (1 - NOISE_MEMORY) * v
-        signal = NOISE_MEMORY * signal + (1 - NOISE_MEMORY) * (n - v / b)
-        if signal > 0 and variance > 0:
-            scales[place] = variance / signal
+        above, below = variance.add(v), signal.add(n - v / b)
+        if above > 0 and below > 0:
+            scales[place] = above / below
     places = {id(line): place for place, line in enumerate(lines)}
     return points(lines, axis, lambda line: scales.get(places[id(line)]))
 

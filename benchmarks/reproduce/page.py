@@ -22,7 +22,7 @@ make reproduce ARGS=--page-only                       # this page alone
 make reproduce DATA_DIR=folder ARGS="--size paper"    # the published size
 ```
 
-Short runs let expect some {hours:.1f} hours for all of them on two cores. `folder` holds
+All of them take some {hours:.1f} hours on two cores, added up from the runs below. `folder` holds
 `mnist/`, `libsvm/`, `text/` and `cifar10_subset.npz`. Every run is kept as soon as it is done, and
 is not made again while its settings are the same.
 

@@ -101,7 +101,7 @@ def test_it_goes_on_from_its_state() -> None:
 
 
 @pytest.mark.parametrize(
-    "state", [None, {}, {"noise": 1.0, "signal": 1.0}, {"noise": "1", "signal": 1.0, "steps": 1}]
+    "state", [None, {}, {"noise": 1.0, "signal": 1.0}, {"noise": "1", "signal": 1.0, "weight": 1}]
 )
 def test_a_state_that_does_not_fit_changes_nothing(state: Any) -> None:
     rule = GradientNoiseScale(beta=0.5)
