@@ -65,7 +65,7 @@ limits: install ## Measure every op against its goal, in one run: a table and be
 	$(BIN)/python benchmarks/limits.py $(ARGS)
 
 .PHONY: reproduce
-reproduce: install ## Run the papers' experiments, hours on two cores; write docs/reproduction.md [DATA_DIR=folder] [ARGS=...]
+reproduce: install ## Run the papers' experiments, two hours on two cores; write docs/reproduction.md [DATA_DIR=folder] [ARGS=...]
 	$(BIN)/python benchmarks/reproduce $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
 
 .PHONY: gpu-static
