@@ -184,7 +184,20 @@ def budget_steps(result: dict[str, Any]) -> float | None:
     return float(result["steps"] + -(-left // TRAINING_SET))
 
 
-EXPERIMENT = Experiment(NAME, "AdAdaGrad on MNIST", 38, runs, section)
+FINDINGS = """\
+AdAdaGrad meets what was published: the CNN takes 143 steps for the budget where the paper has 149,
+with an average batch above 40,000, and passes 96 % on the way. AdaSGD does not: at the learning
+rate chosen here, 0.1, its batch reaches the cap before 800,000 samples, so that the budget is fewer
+steps than the published 366, and at the cap it swings between 78 and 91 % without coming near 96 %;
+the published rate is not stated; a smaller one may keep batches small for longer. What the paper
+does not show is what the steps cost: with the same 120,000 samples a fixed batch of 512 is at 90 %
+with about the samples and seconds of the best constant, and ends above all of them: steps are
+saved, samples are not. Statistics cost about a fifth of the seconds of logistic regression, which
+has four microseconds a sample, and 4 % of those of the CNN's long run; of its short ones they are
+less than timings can tell.
+"""
+
+EXPERIMENT = Experiment(NAME, "AdAdaGrad on MNIST", 42, runs, section, {"machine": FINDINGS})
 
 if __name__ == "__main__":
     sys.exit(commands.main(EXPERIMENT))
