@@ -214,7 +214,7 @@ from the start diverges, where rules that grow into it do not. Statistics cost 1
 of a few microseconds a sample and 3 % or less of the CNN.
 """
 
-EXPERIMENT = Experiment(NAME, "DiveBatch", 9, runs, section, {"machine": FINDINGS})
+EXPERIMENT = Experiment(NAME, "DiveBatch", 8, runs, section, {"machine": FINDINGS})
 
 if __name__ == "__main__":
     sys.exit(commands.main(EXPERIMENT))

@@ -191,7 +191,7 @@ says how far a training has come, more than by which batches.
 """
 
 EXPERIMENT = Experiment(
-    NAME, "Batch schedules and generalization", 9, runs, section, {"machine": FINDINGS}
+    NAME, "Batch schedules and generalization", 7.5, runs, section, {"machine": FINDINGS}
 )
 
 if __name__ == "__main__":

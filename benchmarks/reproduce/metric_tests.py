@@ -123,7 +123,7 @@ higher than the Euclidean test does with as many. In other words, another metric
 """
 
 EXPERIMENT = Experiment(
-    NAME, "The norm test in the optimizer's metric", 11, runs, section, {"machine": FINDINGS}
+    NAME, "The norm test in the optimizer's metric", 10.5, runs, section, {"machine": FINDINGS}
 )
 
 if __name__ == "__main__":
