@@ -30,15 +30,14 @@ DEFAULT_BATCH = 8
 DEFAULT_EPOCHS = 10
 
 
-# Options that only what grows by tests reads, with their defaults.
-UNREAD: dict[str, object] = {
+# Options that tests alone read, and those that schedules read too, with their defaults.
+TEST_OPTIONS: dict[str, object] = {
     "test_interval": 1,
     "smoothing": 0.0,
-    "growth_cap": None,
     "hysteresis": 1.0,
     "cooldown": 0,
-    "lr_rule": None,
 }
+GROWTH_OPTIONS: dict[str, object] = {"growth_cap": None, "lr_rule": None}
 
 
 @dataclass(frozen=True)
@@ -141,13 +140,15 @@ def _check_rule(arguments: argparse.Namespace) -> None:
             f"--schedule {schedule} decides the size without statistics: "
             f"leave out --test {test}, or the schedule"
         )
-    given = [name for name, default in UNREAD.items() if getattr(arguments, name) != default]
+    unread: dict[str, object] = {}
     if schedule:
-        # Growth may be bounded for schedules too.
-        given = [name for name in given if name not in ("growth_cap", "lr_rule")]
-    if given and (schedule or test == "none"):
-        rule = f"--schedule {schedule}" if schedule else "--test none"
-        raise UsageError(f"--{given[0].replace('_', '-')} is of no use to {rule}")
+        unread = TEST_OPTIONS
+    elif test == "none":
+        unread = TEST_OPTIONS | GROWTH_OPTIONS
+    for name, default in unread.items():
+        if getattr(arguments, name) != default:
+            rule = f"--schedule {schedule}" if schedule else "--test none"
+            raise UsageError(f"--{name.replace('_', '-')} is of no use to {rule}")
     if arguments.smoothing and test in COORDINATE_TESTS:
         raise UsageError(
             f"--smoothing does not average the variance of every coordinate, which --test {test} "

@@ -217,7 +217,7 @@ def test_a_plateau_of_the_test_loss_doubles_the_batch(
     ("rule", "gain"), [("linear", 4.0), ("sqrt", 2.0), (0.75, 0.5625), (None, 1.0)]
 )
 def test_the_learning_rate_follows_the_batch(data: Data, rule: Any, gain: float) -> None:
-    """Against torch's SGD with the rates written out."""
+    """Against gradient descent with the rates written out."""
     config = replace(
         CONFIG, optimizer="sgd", lr=0.05, test="none", eta=None, schedule="0:10 100:40",
         batch_size=10, samples=180, lr_rule=rule,
