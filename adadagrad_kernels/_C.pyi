@@ -32,6 +32,13 @@ def batch_adagrad_step(
     maximize: bool,
     threads: int,
 ) -> None: ...
+def accumulate_moments(
+    chunk: int,
+    type: int,
+    sizes: tuple[int, int, int, int],
+    outputs: tuple[int, int, int],
+    threads: int,
+) -> None: ...
 def adagrad_step(
     tensors: list[tuple[int, int, int, int, int, int]],
     lr: float,
@@ -137,16 +144,6 @@ def adagrad_norm_step(
     grad_scale: float,
     threads: int,
 ) -> float: ...
-def linear_moments(
-    inputs: int,
-    grad_outputs: int,
-    type: int,
-    sizes: tuple[int, int, int, int],
-    input_strides: tuple[int, int],
-    grad_strides: tuple[int, int],
-    outputs: tuple[int, int, int, int, int],
-    threads: int,
-) -> None: ...
 def conv_moments(
     inputs: int,
     grad_outputs: int,
@@ -163,10 +160,7 @@ def conv_moments(
     outputs: tuple[int, int, int, int, int],
     threads: int,
 ) -> None: ...
-def row_dots(
-    a: int, b: int, type: int, rows: int, columns: int, dots: int, threads: int
-) -> None: ...
-def rank_one_variance(
+def subtract_square(
     grad: int, squares: int, type: int, size: int, scale: float, threads: int
 ) -> None: ...
 def stream_read(data: int, bytes: int, threads: int) -> float: ...

@@ -93,9 +93,10 @@ def require_no_graph(name: str, tensor: Tensor) -> None:
         )
 
 
-def check_per_sample_grads(per_sample_grads: Tensor, *, variance: bool) -> None:
+def check_per_sample_grads(
+    per_sample_grads: Tensor, *, variance: bool, name: str = "per_sample_grads"
+) -> None:
     """Check ``G[samples, features]`` for the ops that read it."""
-    name = "per_sample_grads"
     require_plain(name, per_sample_grads)
     if per_sample_grads.dim() != 2:
         raise ValueError(

@@ -59,6 +59,23 @@ struct BatchMomentsArgs {
 std::int64_t batch_moments_workspace(const BatchMomentsArgs& args);
 void batch_moments(const BatchMomentsArgs& args);
 
+// A chunk of rows added to the running sum and squared deviations of the rows before it.
+struct AccumulateMomentsArgs {
+  const void* chunk;  // [rows, features], rows `row_stride` elements apart
+  ElementType type;
+  std::int64_t rows;
+  std::int64_t features;
+  std::int64_t row_stride;
+  std::int64_t samples;  // rows before it; 0: sum and squares are overwritten
+  void* sum;             // [features], sum type
+  void* squares;         // [features], sum type; null: not measured
+  double* sq_norms;      // [rows]
+  void* workspace;       // accumulate_moments_workspace() bytes, aligned to 64
+  int threads;
+};
+std::int64_t accumulate_moments_workspace(const AccumulateMomentsArgs& args);
+void accumulate_moments(const AccumulateMomentsArgs& args);
+
 struct UpdateArgs {
   const UpdatedTensor* tensors;
   std::int64_t count;
@@ -73,32 +90,9 @@ double adagrad_step(const UpdateArgs& args);
 // `shared` is the one accumulator of all tensors; null: one for each row of each tensor.
 double adagrad_norm_step(const UpdateArgs& args, double* shared);
 
-// Weight gradient of a layer, and the norms, inner products and variance of the samples'
-// contributions h_i to it: h_i[o, j] = sum_t y_i[t, o] x_i[t, j].
-struct LinearMomentsArgs {
-  const void* inputs;        // [samples, positions, in_features], features adjacent
-  const void* grad_outputs;  // [samples, positions, out_features], likewise
-  ElementType type;
-  std::int64_t samples;
-  std::int64_t positions;
-  std::int64_t in_features;
-  std::int64_t out_features;
-  std::int64_t input_sample_stride;
-  std::int64_t input_position_stride;
-  std::int64_t grad_sample_stride;
-  std::int64_t grad_position_stride;
-  void* weight_grad;       // [out_features, in_features], sum type
-  void* weight_variance;   // the same; null: not measured
-  double* sq_norms;        // [samples], of the weight's part
-  double* inner_products;  // [samples], likewise; null: not measured
-  void* bias_sums;         // [samples, out_features], sum type: sum_t y_i[t, o]; null: not wanted
-  void* workspace;         // linear_moments_workspace() bytes, aligned to 64
-  int threads;
-};
-std::int64_t linear_moments_workspace(const LinearMomentsArgs& args);
-void linear_moments(const LinearMomentsArgs& args);
-
-// The same of a convolution with three spatial dimensions; fewer have leading ones of size one.
+// Weight gradient of a convolution, and the norms, inner products and variance of the samples'
+// contributions h_i to it: h_i[o, j] = sum_t y_i[o, t] x_i[j, t] over the patches of the input.
+// Three spatial dimensions; fewer have leading ones of size one.
 struct ConvMomentsArgs {
   const void* inputs;        // [samples, in_channels, spatial] with any strides
   const void* grad_outputs;  // [samples, out_channels, spatial] with any strides
@@ -126,34 +120,19 @@ struct ConvMomentsArgs {
 std::int64_t conv_moments_workspace(const ConvMomentsArgs& args);
 void conv_moments(const ConvMomentsArgs& args);
 
-// Where samples contribute one product each. Adds to dots[row] the inner product of two rows.
-struct RowDots {
-  const void* a;  // [rows, columns], float or double
-  const void* b;
-  std::int64_t rows;
-  std::int64_t columns;
-  double* dots;
-};
-struct RowDotsArgs {
-  RowDots rows;
-  ElementType type;
-  int threads;
-};
-void row_dots(const RowDotsArgs& args);
-
 // squares = max(0, squares - scale * grad^2).
-struct RankOneVariance {
+struct SubtractSquare {
   const void* grad;  // [size], float or double
   void* squares;
   std::int64_t size;
   double scale;
 };
-struct RankOneVarianceArgs {
-  RankOneVariance values;
+struct SubtractSquareArgs {
+  SubtractSquare values;
   ElementType type;
   int threads;
 };
-void rank_one_variance(const RankOneVarianceArgs& args);
+void subtract_square(const SubtractSquareArgs& args);
 
 // Reads `bytes` bytes once and returns a sum of them: the floor that benchmarks measure against.
 double stream_read(const void* data, std::int64_t bytes, int threads);

@@ -137,4 +137,11 @@ UPDATES = tuple(name for name in CALLS if name.startswith(("adagrad_step_", "ada
 def calls_of(way: str) -> tuple[str, ...]:
     """The calls of ops that a backend has; ``way`` is its name, or a way to run it."""
     backend = backends.BACKENDS[way.partition("-")[0]]
-    return tuple(name for name in CALLS if hasattr(backend, name.partition(" ")[0]))
+    return tuple(
+        name
+        for name in CALLS
+        if (
+            hasattr(backend, name.partition(" ")[0])
+            or name.startswith(("linear_moments", "conv_moments"))
+        )
+    )

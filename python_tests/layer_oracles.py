@@ -20,14 +20,18 @@ from tolerances import (
     extended,
     smallest,
 )
-from torch import Tensor, dtype
+from torch import Tensor, dtype, finfo
 
 from adadagrad_kernels.ops import LayerMoments
 
 
 @dataclass(frozen=True)
 class Contributions:
-    """Weight and bias ``[samples, size]``, and the sums of the absolute terms."""
+    """Weight and bias ``[samples, size]``, and the sums of the absolute terms.
+
+    ``multiplied`` where the weight's are matrix products, which a vendor stores in the type of the
+    operands.
+    """
 
     weight: Array
     bias: Array
@@ -35,6 +39,7 @@ class Contributions:
     bias_size: Array
     shape: tuple[int, ...]
     dtype: dtype
+    multiplied: bool = False
 
 
 def linear(inputs: Tensor, grad_outputs: Tensor) -> Contributions:
@@ -45,7 +50,7 @@ def linear(inputs: Tensor, grad_outputs: Tensor) -> Contributions:
     shape = (y.shape[2], x.shape[2])
     weight = np.einsum("bto,bti->boi", y, x).reshape(samples, math.prod(shape))
     size = np.einsum("bto,bti->boi", np.abs(y), np.abs(x)).reshape(samples, math.prod(shape))
-    return Contributions(weight, y.sum(1), size, np.abs(y).sum(1), shape, inputs.dtype)
+    return Contributions(weight, y.sum(1), size, np.abs(y).sum(1), shape, inputs.dtype, True)
 
 
 def conv(
@@ -81,7 +86,7 @@ def conv(
     return Contributions(
         weight.reshape(samples, weight[0].size), flat.sum(2),
         size.reshape(samples, size[0].size), np.abs(flat).sum(2),
-        shape, inputs.dtype,
+        shape, inputs.dtype, True,
     )  # fmt: skip
 
 
@@ -132,7 +137,7 @@ def assert_layer_moments(actual: LayerMoments, expected: Contributions, bias: bo
     difference of squares is allowed where a sample's contribution is a single product.
     """
     samples = len(expected.weight)
-    unit = SAFETY * accumulation_epsilon(expected.dtype)
+    wide = SAFETY * accumulation_epsilon(expected.dtype)
     floor = SAFETY * smallest(accumulation_dtype(expected.dtype))
     parts = [("weight", expected.weight, expected.weight_size, expected.shape)]
     if bias:
@@ -140,6 +145,9 @@ def assert_layer_moments(actual: LayerMoments, expected: Contributions, bias: bo
     norms, norms_off, products, products_off = (np.zeros(samples, np.longdouble) for _ in range(4))
     for name, values, sizes, shape in parts:
         total = values.sum(0)
+        # Products are stored in the type of their operands, and so is a gradient that is one.
+        stored = expected.multiplied
+        unit = SAFETY * finfo(expected.dtype).eps if stored else wide
         # A sum of so many samples of one sign drifts as tolerances.py derives: by their root.
         drift = max(1.0, np.sqrt(samples) / 16)
         off = unit * drift * sizes.sum(0) + floor
@@ -155,11 +163,15 @@ def assert_layer_moments(actual: LayerMoments, expected: Contributions, bias: bo
                 f"{name}_variance", spread, variance.reshape(shape), allowed.reshape(shape)
             )
         # Sums over the coordinates are kept in float64, whose rounding grows with their number.
-        row = unit + SAFETY * np.finfo(np.float64).eps * np.sqrt(values.shape[1])
+        row = wide + SAFETY * np.finfo(np.float64).eps * np.sqrt(values.shape[1])
         norms += (values**2).sum(1)
         norms_off += row * (sizes**2).sum(1)
         products += values @ total
         products_off += row * np.sqrt((sizes**2).sum(1) * (sizes.sum(0) ** 2).sum())
+        if unit > wide:
+            # Roundings of the elements are independent, and so add up by their root.
+            norms_off += unit * np.sqrt((sizes**4).sum(1)) + unit**2 * (sizes**2).sum(1)
+            products_off += unit * np.sqrt((sizes**2 * sizes.sum(0) ** 2).sum(1))
     assert_within("sq_norms", actual.sq_norms, norms, norms_off + floor)
     if actual.inner_products is not None:
         assert_within("inner_products", actual.inner_products, products, products_off + floor)

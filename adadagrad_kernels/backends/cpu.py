@@ -16,24 +16,25 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from adadagrad_kernels import _native
-from adadagrad_kernels.backends.cpu_products import conv_moments, linear_moments
+from adadagrad_kernels.backends import cpu_conv
 from adadagrad_kernels.backends.cpu_rows import embedding_moments, norm_layer_moments
 from adadagrad_kernels.backends.cpu_sparse import sparse_mean_step_
 from adadagrad_kernels.backends.type_codes import TYPE_CODES
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES, address
 
 __all__ = [
+    "accumulate_moments_",
     "adagrad_norm_step_",
     "adagrad_step_",
     "batch_adagrad_step_",
     "batch_moments",
     "conv_moments",
     "embedding_moments",
-    "linear_moments",
     "norm_layer_moments",
     "quick_adagrad_norm_step_",
     "quick_adagrad_step_",
     "sparse_mean_step_",
+    "subtract_square_",
     "unavailable",
 ]
 
@@ -52,6 +53,55 @@ def batch_moments(
     outputs = _empty_moments(per_sample_grads, variance, inner_products)
     _C.batch_moments(*_moments_arguments(per_sample_grads, outputs), torch.get_num_threads())
     return outputs
+
+
+def conv_moments(
+    inputs: Tensor,
+    grad_outputs: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    bias: bool,
+    variance: bool,
+    inner_products: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Moments of the samples' contributions to the weight and bias of a convolution."""
+    settings = (kernel_size, stride, padding, dilation, groups)
+    asked = (bias, variance, inner_products)
+    return cpu_conv.conv_moments(inputs, grad_outputs, *settings, *asked, batch_moments)
+
+
+def subtract_square_(squares: Tensor, grad: Tensor, scale: float) -> None:
+    """``squares`` less ``scale`` times the square of ``grad``, and zero at least."""
+    _C.subtract_square(
+        address(grad),
+        address(squares),
+        TYPE_CODES[squares.dtype],
+        squares.numel(),
+        scale,
+        torch.get_num_threads(),
+    )
+    increment_version([squares])
+
+
+def accumulate_moments_(
+    sum: Tensor,
+    squares: Tensor | None,
+    sq_norms: Tensor,
+    chunk: Tensor,
+    samples: int,
+) -> None:
+    """A chunk of rows added to the sum and squared deviations of ``samples`` others."""
+    _C.accumulate_moments(
+        address(chunk),
+        TYPE_CODES[chunk.dtype],
+        (*chunk.shape, chunk.stride(0), samples),
+        (address(sum), 0 if squares is None else address(squares), address(sq_norms)),
+        torch.get_num_threads(),
+    )
+    increment_version([sum, sq_norms] if squares is None else [sum, squares, sq_norms])
 
 
 def batch_adagrad_step_(

@@ -12,25 +12,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adadagrad_kernels.backends.reference_layers import (
-    conv_moments,
-    embedding_moments,
-    linear_moments,
-    norm_layer_moments,
-)
+from adadagrad_kernels.backends import reference_layers
+from adadagrad_kernels.backends.reference_layers import embedding_moments
 from adadagrad_kernels.backends.reference_sparse import sparse_mean_step_
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES
 
 __all__ = [
+    "accumulate_moments_",
     "adagrad_norm_step_",
     "adagrad_step_",
     "batch_adagrad_step_",
     "batch_moments",
-    "conv_moments",
     "embedding_moments",
-    "linear_moments",
     "norm_layer_moments",
     "sparse_mean_step_",
+    "subtract_square_",
     "unavailable",
 ]
 
@@ -58,6 +54,53 @@ def batch_moments(
     if inner_products:
         products = grads.double() @ mean.double()
     return mean, spread, sq_norms, products
+
+
+def accumulate_moments_(
+    sum: Tensor,
+    squares: Tensor | None,
+    sq_norms: Tensor,
+    chunk: Tensor,
+    samples: int,
+) -> None:
+    """A chunk of rows added to the sum and squared deviations of ``samples`` others."""
+    rows = chunk.to(ACCUMULATION_DTYPES[chunk.dtype])
+    count, added = len(rows), rows.sum(0)
+    if squares is not None:
+        mean = added / count
+        spread = (rows - mean).square().sum(0)
+        if samples:
+            apart = mean - sum / samples
+            spread += squares + apart.square() * (samples * count / (samples + count))
+        squares.copy_(spread)
+    sum.copy_(sum + added if samples else added)
+    sq_norms.copy_(rows.double().square().sum(1))
+
+
+def subtract_square_(squares: Tensor, grad: Tensor, scale: float) -> None:
+    """``squares`` less ``scale`` times the square of ``grad``, and zero at least."""
+    squares.addcmul_(grad, grad, value=-scale).clamp_(min=0)
+
+
+def norm_layer_moments(
+    inputs: Tensor,
+    grad_outputs: Tensor,
+    mean: Tensor | None,
+    rstd: Tensor,
+    bias: bool,
+    variance: bool,
+    inner_products: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Moments of the samples' contributions to scale and shift, [samples, features] each."""
+    scale, shift = reference_layers.norm_contributions(inputs, grad_outputs, mean, rstd)
+    samples = len(scale)
+    total, spread, sq_norms, products = batch_moments(scale, variance, inner_products)
+    nothing = total.new_empty(0)
+    if not bias:
+        return total * samples, nothing, sq_norms, spread, nothing, products * samples
+    other, other_spread, norms, along = batch_moments(shift, variance, inner_products)
+    products = (products + along) * samples
+    return total * samples, other * samples, sq_norms + norms, spread, other_spread, products
 
 
 def batch_adagrad_step_(

@@ -1,77 +1,42 @@
-"""The ops of single layers in plain torch: every sample's contribution, then its moments.
+"""Normalisations and embeddings in plain torch, part of the ``reference`` backend.
 
-Written to be read, and part of the reference backend: here the matrix of all contributions is
-built, which the kernels of the other backends never do.
+What is built has at most the size of the layer's activations: contributions to a norm layer are
+[samples, features], and a sample contributes to no more rows of an embedding than it looked up.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
-
-def linear_moments(
-    inputs: Tensor, grad_outputs: Tensor, bias: bool, variance: bool, inner_products: bool
-) -> Outputs:
-    """h_i = (sum_t y_it x_it', sum_t y_it) for ``[samples, positions, features]``."""
-    inputs, grad_outputs = _accumulated(inputs), _accumulated(grad_outputs)
-    weights = torch.bmm(grad_outputs.mT, inputs)
-    return _moments(weights, grad_outputs.sum(1), bias, variance, inner_products)
+#: Elements of the activations that are widened and normalised at a time.
+_CHUNK_ELEMENTS = 1 << 22
 
 
-def conv_moments(
-    inputs: Tensor,
-    grad_outputs: Tensor,
-    kernel_size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    bias: bool,
-    variance: bool,
-    inner_products: bool,
-) -> Outputs:
-    """A linear layer on the patches of the input, group by group."""
-    inputs, grad_outputs = _accumulated(inputs), _accumulated(grad_outputs)
-    samples, out_channels = grad_outputs.shape[:2]
-    padded = F.pad(inputs, [side for p in reversed(padding) for side in (p, p)])
-    patches = padded
-    for axis, (kernel, step, spread) in enumerate(
-        zip(kernel_size, stride, dilation, strict=True), start=2
-    ):
-        windows = patches.unfold(axis, spread * (kernel - 1) + 1, step)
-        patches = windows[..., ::spread]
-    # [samples, groups, channels of a group, positions, kernel elements]
-    positions = grad_outputs.shape[2:].numel()
-    patches = patches.reshape(samples, groups, -1, positions, torch.Size(kernel_size).numel())
-    per_group = grad_outputs.reshape(samples, groups, -1, positions)
-    weights = torch.einsum("igop,igcpk->igock", per_group, patches)
-    weights = weights.reshape(samples, out_channels, inputs.shape[1] // groups, *kernel_size)
-    biases = grad_outputs.flatten(2).sum(2)
-    return _moments(weights, biases, bias, variance, inner_products)
-
-
-def norm_layer_moments(
-    inputs: Tensor,
-    grad_outputs: Tensor,
-    mean: Tensor | None,
-    rstd: Tensor,
-    bias: bool,
-    variance: bool,
-    inner_products: bool,
-) -> Outputs:
-    """h_i = (sum_t y_it (x_it - mean) rstd, sum_t y_it), feature by feature."""
-    inputs, grad_outputs = _accumulated(inputs), _accumulated(grad_outputs)
-    width = inputs.shape[2] // rstd.shape[2]
-    centred = inputs if mean is None else inputs - mean.repeat_interleave(width, 2)
-    normalized = centred * rstd.repeat_interleave(width, 2)
-    weights = (grad_outputs * normalized).sum(1)
-    return _moments(weights, grad_outputs.sum(1), bias, variance, inner_products)
+def norm_contributions(
+    inputs: Tensor, grad_outputs: Tensor, mean: Tensor | None, rstd: Tensor
+) -> tuple[Tensor, Tensor]:
+    """h_i = (sum_t y_it (x_it - mean) rstd, sum_t y_it), ``[samples, features]`` each."""
+    dtype = ACCUMULATION_DTYPES[inputs.dtype]
+    samples, positions, features = inputs.shape
+    width = features // rstd.shape[2]
+    scale, shift = (
+        torch.empty(samples, features, dtype=dtype, device=inputs.device) for _ in range(2)
+    )
+    size = max(1, _CHUNK_ELEMENTS // max(1, positions * features))
+    for start in range(0, samples, size):
+        rows = slice(start, start + size)
+        x, y = inputs[rows].to(dtype), grad_outputs[rows].to(dtype)
+        if mean is not None:
+            x = x - mean[rows].repeat_interleave(width, 2)
+        x = x * rstd[rows].repeat_interleave(width, 2)
+        torch.sum(x.mul_(y), 1, out=scale[rows])
+        torch.sum(y, 1, out=shift[rows])
+    return scale, shift
 
 
 def embedding_moments(
@@ -82,42 +47,50 @@ def embedding_moments(
     variance: bool,
     inner_products: bool,
 ) -> Outputs:
-    """h_i has the sum of a sample's output gradients in the row of each index."""
-    grad_outputs = _accumulated(grad_outputs)
-    samples, positions, features = grad_outputs.shape
-    weights = grad_outputs.new_zeros(samples, num_embeddings, features)
-    rows = indices.long().unsqueeze(2).expand(samples, positions, features)
-    weights.scatter_add_(1, rows, grad_outputs)
+    """h_i has the sum of a sample's output gradients in the row of each index that it looked up.
+
+    A sample's positions are sorted by their index, so that equal ones are neighbours; the sum of
+    each run stands at its first position, and zeros at the others.
+    """
+    dtype = ACCUMULATION_DTYPES[grad_outputs.dtype]
+    samples, _, features = grad_outputs.shape
+    indices, order = indices.long().sort(stable=True, dim=1)
+    places = order.unsqueeze(2).expand_as(grad_outputs)
+    rows = grad_outputs.gather(1, places).to(dtype)
     if padding_idx >= 0:
-        weights[:, padding_idx] = 0
-    return _moments(weights, weights.new_empty(samples, 0), False, variance, inner_products)
-
-
-def _accumulated(tensor: Tensor) -> Tensor:
-    return tensor.to(ACCUMULATION_DTYPES[tensor.dtype])
-
-
-def _moments(
-    weights: Tensor, biases: Tensor, bias: bool, variance: bool, inner_products: bool
-) -> Outputs:
-    """Sums, norms, variances and inner products of ``[samples, ...]``; empty where not asked."""
-    samples = len(weights)
-    nothing = weights.new_empty(0)
-    parts = [weights, biases] if bias else [weights]
-    sums = [part.sum(0) for part in parts]
-    spreads = [nothing, nothing]
-    if variance:
-        spreads = [
-            (part - total / samples).square().sum(0) / (samples - 1)
-            for part, total in zip(parts, sums, strict=True)
-        ]
-    rows = [part.flatten(1).double() for part in parts]
-    sq_norms = torch.stack([row.square().sum(1) for row in rows]).sum(0)
-    products = sq_norms.new_empty(0)
+        rows = rows.masked_fill((indices == padding_idx).unsqueeze(2), 0)
+    weight_grad = _by_index(rows, indices, num_embeddings)
+    first = torch.ones_like(indices, dtype=torch.bool)
+    first[:, 1:] = indices[:, 1:] != indices[:, :-1]
+    runs = (first.flatten().cumsum(0) - 1).clamp_(min=0)
+    lengths = torch.zeros_like(runs).scatter_add_(0, runs, torch.ones_like(runs))
+    sums = torch.segment_reduce(rows.reshape(-1, features), "sum", lengths=lengths, initial=0)
+    sums = sums[runs].view(rows.shape).masked_fill_(~first.unsqueeze(2), 0)
+    sq_norms = sums.double().square().sum((1, 2))
+    nothing = weight_grad.new_empty(0)
+    spread, products = nothing, sq_norms.new_empty(0)
     if inner_products:
-        products = torch.stack(
-            [row @ total.flatten().double() for row, total in zip(rows, sums, strict=True)]
-        ).sum(0)
-    if not bias:
-        sums, spreads = [*sums, nothing], [spreads[0], nothing]
-    return sums[0], sums[1], sq_norms, spreads[0], spreads[1], products
+        products = (sums.double() * weight_grad[indices].double()).sum((1, 2))
+    if variance:
+        mean = weight_grad / samples
+        touched = torch.zeros(num_embeddings, dtype=dtype, device=indices.device)
+        touched.scatter_add_(0, indices.flatten(), first.flatten().to(dtype))
+        apart = (sums - mean[indices]).masked_fill_(~first.unsqueeze(2), 0)
+        spread = _by_index(apart.square_(), indices, num_embeddings)
+        # The samples that did not look an index up have zeros there.
+        spread += mean.square_() * (samples - touched).unsqueeze(1)
+        spread /= samples - 1
+        if padding_idx >= 0:
+            spread[padding_idx] = 0
+    return weight_grad, nothing, sq_norms, spread, nothing, products
+
+
+def _by_index(rows: Tensor, indices: Tensor, num_embeddings: int) -> Tensor:
+    """Rows added up by their index in float64, some features at a time."""
+    size = max(1, _CHUNK_ELEMENTS // max(1, num_embeddings))
+    backward = torch.ops.aten.embedding_dense_backward
+    parts = [
+        backward(part.double(), indices, num_embeddings, -1, False).to(rows.dtype)
+        for part in rows.split(size, 2)
+    ]
+    return torch.cat(parts, 1)

@@ -1,6 +1,7 @@
 """The ops: one module each, with its formula, its checks and its dispatch to a backend."""
 
 from adadagrad_kernels.ops._layer_moments import LayerMoments
+from adadagrad_kernels.ops.accumulate_moments import accumulate_moments_
 from adadagrad_kernels.ops.adagrad_norm_step import adagrad_norm_step_
 from adadagrad_kernels.ops.adagrad_step import adagrad_step_
 from adadagrad_kernels.ops.batch_adagrad_step import batch_adagrad_step_
@@ -15,6 +16,7 @@ __all__ = [
     "BatchMoments",
     "CsrRows",
     "LayerMoments",
+    "accumulate_moments_",
     "adagrad_norm_step_",
     "adagrad_step_",
     "batch_adagrad_step_",

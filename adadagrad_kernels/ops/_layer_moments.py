@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from adadagrad_kernels import backends
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES
 
 #: What a backend returns: weight and bias gradient, squared norms, variances of weight and bias,
@@ -69,6 +71,47 @@ def apart(run: Callable[..., Outputs]) -> Callable[..., Outputs]:
         return weight_grad, bias_grad, sq_norms, weight_variance, bias_variance, products
 
     return distinct
+
+
+def as_given(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which products keep the types of their operands, whatever autocast says."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def outputs_of_nothing(
+    grad_outputs: Tensor,
+    positions: int,
+    weight_shape: tuple[int, ...],
+    bias: bool,
+    variance: bool,
+    inner_products: bool,
+) -> Outputs:
+    """Where a tensor has no elements: zeros, but of a bias, which may have a gradient.
+
+    Args:
+        grad_outputs: with ``positions`` as one of its dimensions, and features.
+        positions: which dimension.
+        weight_shape: of the weight.
+        bias: as asked of the op, like the others.
+        variance: likewise.
+        inner_products: likewise.
+    """
+    dtype = ACCUMULATION_DTYPES[grad_outputs.dtype]
+    sums = grad_outputs.sum(positions, dtype=dtype)
+    weight = torch.zeros(weight_shape, dtype=dtype, device=grad_outputs.device)
+    nothing = weight.new_empty(0)
+    sq_norms = torch.zeros(len(sums), dtype=torch.float64, device=sums.device)
+    spread = torch.zeros_like(weight) if variance else nothing
+    products = torch.zeros_like(sq_norms) if inner_products else sq_norms.new_empty(0)
+    if not bias:
+        return weight, nothing, sq_norms, spread, nothing, products
+    backend = backends.select(sums.device, dtype)
+    mean, bias_spread, norms, along = backend.batch_moments(sums, variance, inner_products)
+    if inner_products:
+        products = along * len(sums)
+    return weight, mean * len(sums), norms, spread, bias_spread, products
 
 
 def fake_outputs(

@@ -1,4 +1,4 @@
-"""Gradient and statistics of a convolution in one pass over its inputs and output gradients."""
+"""Gradient and statistics of a convolution from its inputs and output gradients."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adadagrad_kernels import backends
 from adadagrad_kernels.checks import check_layer_tensors
-from adadagrad_kernels.ops._layer_moments import LayerMoments, Outputs, apart, fake_outputs, pack
+from adadagrad_kernels.ops import _conv_forms
+from adadagrad_kernels.ops._layer_moments import (
+    LayerMoments,
+    Outputs,
+    apart,
+    as_given,
+    fake_outputs,
+    outputs_of_nothing,
+    pack,
+)
 from adadagrad_kernels.ops._library import register
 
 
@@ -36,7 +44,8 @@ def conv_moments(
         \mathrm{padding}},
 
     and the gradient, norms, inner products and variance of :func:`linear_moments`: a convolution
-    is a linear layer on the patches of its input, which are not written out.
+    is a linear layer on the patches of its input. On a CPU these are not written out; elsewhere,
+    and where positions are few, the patches of some samples are at a time.
 
     Args:
         inputs: ``[samples, in_channels, *spatial]`` with one, two or three spatial dimensions, in
@@ -104,20 +113,15 @@ def _run(
 ) -> Outputs:
     check_layer_tensors(inputs, grad_outputs, variance=variance)
     _check_sizes(inputs, grad_outputs, kernel_size, stride, padding, dilation, groups)
-    backend = backends.select(inputs.device, inputs.dtype, "conv_moments")
-    outputs: Outputs = backend.conv_moments(
-        inputs.detach(),
-        grad_outputs.detach(),
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        groups,
-        bias,
-        variance,
-        inner_products,
-    )
-    return outputs
+    inputs, grad_outputs = inputs.detach(), grad_outputs.detach()
+    asked = (bias, variance, inner_products)
+    if not inputs.numel() or not grad_outputs.numel():
+        shape = (grad_outputs.shape[1], inputs.shape[1] // groups, *kernel_size)
+        return outputs_of_nothing(grad_outputs.flatten(2), 2, shape, *asked)
+    sizes = [tuple(values) for values in (kernel_size, stride, padding, dilation)]
+    geometry = _conv_forms.ConvGeometry(sizes[0], sizes[1], sizes[2], sizes[3], groups)
+    with as_given(inputs.device):
+        return _conv_forms.conv_moments(inputs, grad_outputs, geometry, *asked)
 
 
 def _check_sizes(

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from adadagrad_kernels import backends
 from adadagrad_kernels.checks import check_grad_outputs, require_plain
-from adadagrad_kernels.ops._layer_moments import LayerMoments, Outputs, apart, fake_outputs, pack
+from adadagrad_kernels.ops._layer_moments import (
+    LayerMoments,
+    Outputs,
+    apart,
+    fake_outputs,
+    outputs_of_nothing,
+    pack,
+)
 from adadagrad_kernels.ops._library import register
 
 
@@ -93,6 +100,10 @@ def _run(
                 f"{num_embeddings - 1}, the rows of the weight"
             )
     samples, features = len(grad_outputs), grad_outputs.shape[-1]
+    if not grad_outputs.numel():
+        rows = grad_outputs.reshape(samples, indices.shape[1:].numel(), features)
+        shape = (num_embeddings, features)
+        return outputs_of_nothing(rows, 1, shape, False, variance, inner_products)
     backend = backends.select(grad_outputs.device, grad_outputs.dtype, "embedding_moments")
     outputs: Outputs = backend.embedding_moments(
         indices.reshape(samples, -1),

@@ -1,13 +1,21 @@
-"""Gradient and statistics of a linear layer in one pass over its inputs and output gradients."""
+"""Gradient and statistics of a linear layer from its inputs and output gradients."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from adadagrad_kernels import backends
 from adadagrad_kernels.checks import check_layer_tensors
-from adadagrad_kernels.ops._layer_moments import LayerMoments, Outputs, apart, fake_outputs, pack
+from adadagrad_kernels.ops import _linear_forms
+from adadagrad_kernels.ops._layer_moments import (
+    LayerMoments,
+    Outputs,
+    apart,
+    as_given,
+    fake_outputs,
+    outputs_of_nothing,
+    pack,
+)
 from adadagrad_kernels.ops._library import register
 
 
@@ -30,8 +38,10 @@ def linear_moments(
 
     and the variance of every coordinate of :math:`h_i`. The matrix of all :math:`h_i` is never
     built: with one position a norm is a product of norms (Goodfellow 2015, arXiv 1510.01799), with
-    few the sum over :math:`t, t'` of :math:`(x_{it}^\top x_{it'})(y_{it}^\top y_{it'})`, and else
-    each sample's tile of the weight gradient stays in cache while it is added to all sums.
+    few the sum over :math:`t, t'` of :math:`(x_{it}^\top x_{it'})(y_{it}^\top y_{it'})` (ghost
+    norms: Li, Tramer, Liang, Hashimoto 2022, arXiv 2110.05679), and else some of the contributions
+    at a time are added to all sums while they are in cache. Products are the vendor's (MKL,
+    oneDNN, cuBLAS), in the type of the tensors.
 
     Args:
         inputs: ``[samples, ..., in_features]`` in float32, bfloat16, float16 or float64; the
@@ -72,11 +82,12 @@ def _run(
             f"inputs has shape {tuple(inputs.shape)} and grad_outputs {tuple(grad_outputs.shape)}; "
             "all dimensions but the last must agree"
         )
-    backend = backends.select(inputs.device, inputs.dtype, "linear_moments")
-    outputs: Outputs = backend.linear_moments(
-        _sequences(inputs), _sequences(grad_outputs), bias, variance, inner_products
-    )
-    return outputs
+    x, y = _sequences(inputs), _sequences(grad_outputs)
+    asked = (bias, variance, inner_products)
+    if not x.numel() or not y.numel():
+        return outputs_of_nothing(y, 1, (y.shape[2], x.shape[2]), *asked)
+    with as_given(inputs.device):
+        return _linear_forms.linear_moments(x, y, *asked)
 
 
 def _sequences(tensor: Tensor) -> Tensor:

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <new>
@@ -13,10 +14,11 @@
 #include <vector>
 
 #include "bindings/arguments.h"
-#include "bindings/product_layers_cpu.h"
+#include "bindings/conv_moments_cpu.h"
 #include "bindings/row_layers_cpu.h"
 #include "bindings/sparse_mean_cpu.h"
 #include "bindings/tensor_lists.h"
+#include "bindings/workspace.h"
 #include "kernels.h"
 
 namespace py = pybind11;
@@ -87,6 +89,26 @@ void batch_adagrad_step(Address param, Address state_sum, Address grads, int typ
       state_sum, {lr, eps, weight_decay, 1.0, maximize}, threads);
 }
 
+// Sizes are rows, features, the row stride and the rows before; outputs sum, squares and norms.
+void accumulate_moments(Address chunk, int type, const std::array<std::int64_t, 4>& sizes,
+                        const std::array<Address, 3>& outputs, int threads) {
+  cpu::AccumulateMomentsArgs args{pointer(chunk),
+                                  element_type(type),
+                                  sizes[0],
+                                  sizes[1],
+                                  sizes[2],
+                                  sizes[3],
+                                  pointer(outputs[0]),
+                                  pointer(outputs[1]),
+                                  pointer<double>(outputs[2]),
+                                  nullptr,
+                                  threads};
+  py::gil_scoped_release release;
+  const adak::bindings::Workspace workspace(cpu::accumulate_moments_workspace(args));
+  args.workspace = workspace.get();
+  cpu::accumulate_moments(args);
+}
+
 template <class Step>
 double run_update(const std::vector<UpdatedTensor>& tensors, const AdagradScalars& scalars,
                   int threads, Step&& step) {
@@ -144,6 +166,12 @@ std::optional<double> adagrad_norm_step_lists(const py::list& params, const py::
                     });
 }
 
+void subtract_square(Address grad, Address squares, int type, std::int64_t size, double scale,
+                     int threads) {
+  cpu::subtract_square(
+      {{pointer(grad), pointer(squares), size, scale}, element_type(type), threads});
+}
+
 std::vector<std::string> isas(bool (*holds)(cpu::Isa)) {
   std::vector<std::string> names;
   for (int i = 0; i < cpu::isa_count; ++i)
@@ -166,13 +194,15 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.doc() = "C++ kernels for CPU tensors; addresses in, nothing checked.";
   m.def("batch_moments", &batch_moments);
   m.def("batch_adagrad_step", &batch_adagrad_step);
+  m.def("accumulate_moments", &accumulate_moments);
   m.def("adagrad_step", &adagrad_step);
   m.def("adagrad_step_lists", &adagrad_step_lists);
   m.def("adagrad_norm_step", &adagrad_norm_step);
   m.def("adagrad_norm_step_lists", &adagrad_norm_step_lists);
-  adak::bindings::add_product_layers(m);
+  adak::bindings::add_conv_moments(m);
   adak::bindings::add_row_layers(m);
   adak::bindings::add_sparse_mean(m);
+  m.def("subtract_square", &subtract_square, py::call_guard<py::gil_scoped_release>());
   m.def("use_tensor_exchange", [](const py::capsule& capsule, const py::tuple& types) {
     tensor_lists().use(capsule, types);
   });

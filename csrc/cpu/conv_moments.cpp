@@ -199,7 +199,6 @@ struct ConvRun {
               args.groups,
               args.in_channels / args.groups * product(args.kernel),
               args.out_channels / args.groups,
-              false,
               ceil_div(product(padded), product(args.kernel)),
               args.type == ElementType::float64 ? 8 : 4,
               args.weight_variance != nullptr,

@@ -56,6 +56,16 @@ struct MomentsFinish {
   AdagradScalars scalars;
 };
 
+// Columns of a chunk of rows, added to the sum and the squared deviations of `samples` rows;
+// squared norms are added to sq_norms[rows].
+struct AccumulateColumns {
+  Block block;
+  void* sum;      // [columns], sum type; overwritten where samples is 0
+  void* squares;  // [columns], sum type, or null; likewise
+  std::int64_t samples;
+  double* sq_norms;
+};
+
 // An AdaGrad update of `size` elements; returns the squared norm of grad / grad_scale.
 struct AdagradChunk {
   void* param;
@@ -145,13 +155,13 @@ struct KernelTable {
   void (*moments[element_types])(const MomentsSweep*, const ProductsSweep*);
   void (*merge[element_types])(const MomentsMerge&);
   void (*finish[element_types])(const MomentsFinish&);
+  void (*accumulate[element_types])(const AccumulateColumns&);
   double (*adagrad[element_types])(const AdagradChunk&);
   Squares (*squares[element_types])(const SquaresChunk&);
   void (*scaled_step[element_types])(const ScaledStepChunk&);
   double (*read)(const void* data, std::int64_t bytes);
   ProductKernels products[element_types];
-  void (*row_dots[element_types])(const RowDots&);
-  void (*rank_one_variance[element_types])(const RankOneVariance&);
+  void (*subtract_square[element_types])(const SubtractSquare&);
   void (*norm_by_position[element_types])(const NormRows&);
   void (*norm_by_feature[element_types])(const NormRows&);
   void (*norm_planes[element_types])(const NormRows&);

@@ -1,5 +1,4 @@
-// What one instruction set provides for layers that multiply: h_i[r, l] = sum_t a_i[r, t] b_i[l,
-// t].
+// What one instruction set provides for convolutions: h_i[r, l] = sum_t a_i[r, t] b_i[l, t].
 //
 // A tile is `rows` values of a, each broadcast, by `vectors` vectors of b; its sums stay in
 // registers while t runs. Elements are widened to the sum type where they are packed, so that all
@@ -11,13 +10,12 @@
 namespace adak::cpu {
 
 // One tile for several samples; a's elements are at broadcast[row_offsets[r] +
-// position_offsets[t]], or where there are no offsets at broadcast[r + t * step].
+// position_offsets[t]].
 struct ProductTile {
   const void* broadcast;
   std::int64_t broadcast_sample;  // elements between samples
   const std::int64_t* row_offsets;
   const std::int64_t* position_offsets;
-  std::int64_t step;
   std::int64_t positions;
   const void* lanes;  // [samples, positions, vectors], packed
   std::int64_t lanes_sample;
@@ -77,8 +75,7 @@ struct ProductGather {
 struct TileShape {
   std::int64_t rows;
   std::int64_t vectors;
-  // [vectors - 1][0: by offsets, 1: adjacent rows]
-  void (*tiles[3][2])(const ProductTile&);
+  void (*tiles[3])(const ProductTile&);  // [vectors - 1]
 };
 
 struct ProductKernels {

@@ -1,4 +1,4 @@
-// How a layer that multiplies is cut: into tiles, groups of tiles, splits and blocks of samples.
+// How a convolution is cut: into tiles, groups of tiles, splits and blocks of samples.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +15,7 @@ struct ProductShape {
   std::int64_t groups;
   std::int64_t rows;
   std::int64_t lanes;
-  bool adjacent;           // a is packed, in rows side by side; else read from copies of images
-  std::int64_t row_cells;  // of a sample's a in cache, for each row of a tile: positions if packed
+  std::int64_t row_cells;  // of a sample's image in cache, for each row of a tile
   std::int64_t sum_bytes;
   bool variance;
   bool products;

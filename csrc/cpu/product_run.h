@@ -1,4 +1,4 @@
-// Runs a plan: what linear and convolution layers have in common. A Source packs their operands.
+// Runs a plan. A Source packs the operands.
 //
 // Tasks write what is theirs alone; partial sums of norms and products have a place for every group
 // of tiles, and are added in the order of their places.
@@ -255,7 +255,7 @@ struct ProductRun {
     tile.sq_norms = sq_norms ? sq_norms + place.sample + place.skipped : nullptr;
     source.ask(t, plan, tile, place);
     const TileShape& all = kernels.shapes[plan.shape];
-    all.tiles[plan.vectors(place.lane) - 1][shape.adjacent ? 1 : 0](tile);
+    all.tiles[plan.vectors(place.lane) - 1](tile);
   }
 
   static void clear(double* values, std::int64_t begin, std::int64_t end) {

@@ -1,76 +1,130 @@
-"""The choice among equivalent forms of a linear layer's moments, by sizes alone."""
+"""The choice among equivalent forms of a layer that multiplies, by sizes alone."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from unittest import mock
 
 import pytest
 import torch
+from layer_oracles import assert_layer_moments, conv, linear
 
-from adadagrad_kernels import use_backend
-from adadagrad_kernels.backends import cpu, cpu_products
-from adadagrad_kernels.backends.cpu_product_forms import linear_form, products_by_gram
-from adadagrad_kernels.ops import linear_moments
+from adadagrad_kernels.ops import (
+    _conv_forms,
+    _linear_forms,
+    _products,
+    conv_moments,
+    linear_moments,
+)
+from adadagrad_kernels.ops._conv_forms import ConvGeometry, conv_form
+from adadagrad_kernels.ops._linear_forms import linear_form
+
+ASKED = [(False, False), (True, False), (False, True), (True, True)]
 
 
-@pytest.mark.parametrize("asked", [(False, False), (True, False), (False, True), (True, True)])
+def form_of(*sizes: int, variance: bool = False, products: bool = False) -> str:
+    return linear_form(*sizes, variance=variance, inner_products=products)
+
+
+@pytest.mark.parametrize("asked", ASKED)
 def test_one_position_is_rank_one(asked: tuple[bool, bool]) -> None:
-    assert linear_form(1, 30, 40, *asked) == "rank one"
+    assert form_of(64, 1, 30, 40, variance=asked[0], products=asked[1]) == "rank one"
 
 
-def test_only_norms_of_few_positions_take_the_gram_form() -> None:
-    assert linear_form(2, 512, 512, False, False) == "gram"
-    assert linear_form(128, 512, 512, False, False) == "tiles"
-    assert linear_form(2, 512, 512, True, False) == "tiles"
-    assert linear_form(2, 512, 512, False, True) == "tiles"
-    assert linear_form(8, 4, 4, False, False) == "tiles"
+def test_norms_of_few_positions_are_gram() -> None:
+    assert form_of(64, 2, 512, 512) == "gram"
+    assert form_of(64, 128, 512, 512) == "samples"
+    assert form_of(64, 8, 4, 4) == "samples"
 
 
-def test_products_of_pairs_where_samples_are_few() -> None:
-    assert products_by_gram(512, 2048, 2048)
-    assert not products_by_gram(2048, 2048, 2048)
-    assert not products_by_gram(512, 2048, 10)
+def test_variances_take_chunks() -> None:
+    assert form_of(64, 2, 512, 512, variance=True) == "samples"
 
 
-def _ratio(one: Callable[[], object], other: Callable[[], object], enough: float) -> float:
-    """Of the least processor times on one thread, which other work on the machine hardly changes.
-
-    Rounds go on while the ratio is not below ``enough``, up to some number.
-    """
-    least = [float("inf"), float("inf")]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for round_ in range(60):
-            for place, call in enumerate((one, other)):
-                start = time.process_time()
-                call()
-                least[place] = min(least[place], time.process_time() - start)
-            if round_ >= 5 and least[0] < enough * least[1]:
-                break
-    finally:
-        torch.set_num_threads(threads)
-    return least[0] / least[1]
+def test_inner_products_take_rows_while_these_are_many() -> None:
+    assert form_of(8, 256, 768, 768, products=True) == "rows"
+    assert form_of(8, 256, 768, 768, variance=True, products=True) == "rows"
+    assert form_of(4096, 64, 768, 768, products=True) == "samples"
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
-@pytest.mark.parametrize("shape", [(128, 2, 768, 768), (64, 48, 256, 256)])
-def test_the_chosen_form_is_not_the_slower(
-    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int, int]
+FORMS = ("gram", "samples", "rows")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(9, 7, 33, 18), (5, 3, 16, 40), (2, 40, 9, 8)], ids=str)
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same(
+    backend: str, dtype: torch.dtype, form: str, shape: tuple[int, ...], asked: tuple[bool, bool]
 ) -> None:
+    """In chunks of some samples or rows, of which the last is shorter."""
+    if (form == "gram" and asked[0]) or (form == "rows" and not asked[1]):
+        return  # forms that cannot give a variance, or are for inner products alone
     samples, positions, inputs, outputs = shape
-    x, y = torch.randn(samples, positions, inputs), torch.randn(samples, positions, outputs)
-    chosen = linear_form(positions, inputs, outputs, False, False)
-    rejected = {"gram": "tiles", "tiles": "gram"}[chosen]
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(samples, positions, inputs, generator=generator).to(dtype)
+    y = torch.randn(samples, positions, outputs, generator=generator).to(dtype)
+    with (
+        mock.patch.object(_linear_forms, "linear_form", return_value=form),
+        mock.patch.object(_products, "_CACHE_BYTES", 2 * inputs * outputs * x.element_size() + 1),
+        mock.patch.object(_products, "_TOGETHER", 1),
+    ):
+        _products._cache_bytes.cache_clear()
+        actual = linear_moments(x, y, variance=asked[0], inner_products=asked[1])
+    _products._cache_bytes.cache_clear()
+    assert_layer_moments(actual, linear(x, y), bias=True)
 
-    def run(form: str) -> Callable[[], object]:
-        def call() -> object:
-            with monkeypatch.context() as patch, use_backend("cpu"):
-                patch.setattr(cpu_products, "linear_form", lambda *sizes: form)
-                return linear_moments(x, y)
 
-        return call
+GEOMETRIES = {
+    "plain": ConvGeometry((3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "strided": ConvGeometry((3, 2), (2, 1), (1, 0), (1, 2), 1),
+    "groups": ConvGeometry((3, 3), (1, 1), (0, 1), (1, 1), 2),
+    "one channel each": ConvGeometry((2, 2), (1, 1), (0, 0), (1, 1), 4),
+}
 
-    assert _ratio(run(chosen), run(rejected), enough=1.3) < 1.3
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", GEOMETRIES)
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("form", ["gram", "grouped", "unfold"])
+def test_every_form_of_a_convolution_gives_the_same(
+    dtype: torch.dtype, form: str, kind: str, asked: tuple[bool, bool]
+) -> None:
+    if form == "gram" and any(asked):
+        return
+    geometry = GEOMETRIES[kind]
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(5, 4, 7, 6, generator=generator).to(dtype)
+    weight = torch.zeros(8, 4 // geometry.groups, *geometry.kernel_size).to(dtype)
+    settings = geometry._asdict()
+    settings.pop("kernel_size")
+    like = torch.nn.functional.conv2d(x, weight, **settings)
+    y = torch.randn(like.shape, generator=generator).to(dtype)
+    with (
+        mock.patch.object(_conv_forms, "conv_form", return_value=form),
+        mock.patch.object(_products, "_CACHE_BYTES", 2 * weight.nbytes + 1),
+        mock.patch.object(_products, "_TOGETHER", 1),
+    ):
+        _products._cache_bytes.cache_clear()
+        actual = conv_moments(x, y, geometry.kernel_size, variance=asked[0],
+                              inner_products=asked[1], **settings)  # fmt: skip
+    _products._cache_bytes.cache_clear()
+    sizes = (geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)
+    assert_layer_moments(actual, conv(x, y, *sizes, geometry.groups), bias=True)
+
+
+def test_convolutions_take_the_kernel_where_it_is_ahead() -> None:
+    def form(channels: int, size: int, dtype: torch.dtype, kernel: bool = True) -> str:
+        geometry = GEOMETRIES["plain"]
+        return conv_form(channels, channels, size**2, geometry, kernel=kernel, variance=False,
+                         inner_products=False, dtype=dtype)  # fmt: skip
+
+    assert form(16, 28, torch.float32) == "kernel"
+    assert form(64, 32, torch.float32) == "kernel"
+    assert form(64, 32, torch.bfloat16) == "grouped"
+    assert form(512, 4, torch.float32) == "gram"
+    assert form(64, 32, torch.float32, kernel=False) == "unfold"
+
+
+def test_a_chunk_has_one_sample_at_least() -> None:
+    assert _products.chunk_samples(8, 10**9, torch.float32, "cpu") == 1
+    assert _products.chunk_samples(8, 10, torch.float32, "cpu") == 8

@@ -58,12 +58,13 @@ struct Direction {
 #include "cpu/ops/adagrad_step.inl"
 #include "cpu/ops/batch_moments.inl"
 #include "cpu/ops/product_tiles.inl"
-#include "cpu/ops/rank_one.inl"
 #include "cpu/ops/sparse_mean_step.inl"
 #include "cpu/ops/stream_read.inl"
+#include "cpu/ops/subtract_square.inl"
 // After the tiles, whose table it makes.
 #include "cpu/ops/product_packing.inl"
 // These build on the ones above.
+#include "cpu/ops/accumulate_moments.inl"
 #include "cpu/ops/norm_layer_moments.inl"
 // And this one on that.
 #include "cpu/ops/embedding_moments.inl"
@@ -74,14 +75,15 @@ constexpr KernelTable make_table() {
       {moments<float>, moments<BFloat16>, moments<Float16>, moments<double>},
       {merge<float>, merge<BFloat16>, merge<Float16>, merge<double>},
       {finish<float>, finish<BFloat16>, finish<Float16>, finish<double>},
+      {accumulate_columns<float>, accumulate_columns<BFloat16>, accumulate_columns<Float16>,
+       accumulate_columns<double>},
       {adagrad<float>, adagrad<BFloat16>, adagrad<Float16>, adagrad<double>},
       {squares<float>, squares<BFloat16>, squares<Float16>, squares<double>},
       {scaled_step<float>, scaled_step<BFloat16>, scaled_step<Float16>, scaled_step<double>},
       stream_read,
       {product_kernels<float>(), product_kernels<BFloat16>(), product_kernels<Float16>(),
        product_kernels<double>()},
-      {row_dots<VecFloat>, nullptr, nullptr, row_dots<VecDouble>},
-      {rank_one_variance<VecFloat>, nullptr, nullptr, rank_one_variance<VecDouble>},
+      {subtract_square<VecFloat>, nullptr, nullptr, subtract_square<VecDouble>},
       {norm_rows<float, false>, norm_rows<BFloat16, false>, norm_rows<Float16, false>,
        norm_rows<double, false>},
       {norm_rows<float, true>, norm_rows<BFloat16, true>, norm_rows<Float16, true>,

@@ -12,7 +12,7 @@
 // a sum in one chain grows with its length.
 inline constexpr std::int64_t stretch = 512;
 
-template <class Vec, int rows, int vectors, bool adjacent>
+template <class Vec, int rows, int vectors>
 inline void product_tile(const ProductTile& p) {
   using Lane = typename Vec::Lane;
   constexpr std::int64_t across = vectors * Vec::width;
@@ -31,21 +31,19 @@ inline void product_tile(const ProductTile& p) {
       // One loop over all positions, also of an image: the end of a short loop costs a mispredicted
       // branch, which for rows of 14 pixels was a fifth of the time.
       const std::int64_t end = p.positions - begin < stretch ? p.positions : begin + stretch;
-      const Lane* row = start + begin * p.step;
       for (std::int64_t t = begin; t < end; ++t) {
         __builtin_prefetch(ahead);
         ahead += p.ahead_step;
-        const Lane* from = adjacent ? row : start + p.position_offsets[t];
+        const Lane* from = start + p.position_offsets[t];
         Vec b[vectors];
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) b[v] = Vec::load(lanes + v * Vec::width);
 #pragma GCC unroll 32
         for (int i = 0; i < rows; ++i) {
-          const Vec a = Vec::broadcast(from + (adjacent ? i : offsets[i]));
+          const Vec a = Vec::broadcast(from + offsets[i]);
 #pragma GCC unroll 4
           for (int v = 0; v < vectors; ++v) sums[i][v] = fma(a, b[v], sums[i][v]);
         }
-        row += p.step;
         lanes += across;
       }
       Vec norm[vectors];
@@ -194,16 +192,9 @@ void product_dots(const ProductDots& p) {
 template <class Vec, int rows, int vectors>
 constexpr TileShape tile_shape() {
   TileShape shape{rows, vectors, {}};
-  shape.tiles[0][0] = product_tile<Vec, rows, 1, false>;
-  shape.tiles[0][1] = product_tile<Vec, rows, 1, true>;
-  if constexpr (vectors > 1) {
-    shape.tiles[1][0] = product_tile<Vec, rows, 2, false>;
-    shape.tiles[1][1] = product_tile<Vec, rows, 2, true>;
-  }
-  if constexpr (vectors > 2) {
-    shape.tiles[2][0] = product_tile<Vec, rows, 3, false>;
-    shape.tiles[2][1] = product_tile<Vec, rows, 3, true>;
-  }
+  shape.tiles[0] = product_tile<Vec, rows, 1>;
+  if constexpr (vectors > 1) shape.tiles[1] = product_tile<Vec, rows, 2>;
+  if constexpr (vectors > 2) shape.tiles[2] = product_tile<Vec, rows, 3>;
   return shape;
 }
 

@@ -5,6 +5,6 @@
 
 namespace adak::bindings {
 
-void add_product_layers(pybind11::module_& m);
+void add_conv_moments(pybind11::module_& m);
 
 }  // namespace adak::bindings

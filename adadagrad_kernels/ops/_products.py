@@ -1,0 +1,126 @@
+"""What the layers that multiply share: chunks of contributions that stay in cache."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adadagrad_kernels import backends
+from adadagrad_kernels.checks import ACCUMULATION_DTYPES
+from adadagrad_kernels.ops._layer_moments import Outputs
+
+#: What a pass over an element of a contribution costs, in multiplications of a large product.
+PASS = 12.0
+#: Products of a sample's positions with each other run at this fraction of a large one's speed.
+SMALL_PRODUCT_SPEED = 0.25
+#: Bytes of a chunk that a CPU's second-level caches hold, and the most that one may take: of large
+#: contributions several go together, so that the running sums are not read anew for each.
+_CACHE_BYTES = 4 << 20
+_MOST_BYTES = 32 << 20
+_TOGETHER = 4
+
+
+def narrow(dtype: torch.dtype) -> bool:
+    """Whether elements are narrower than their sums."""
+    return ACCUMULATION_DTYPES[dtype] != dtype
+
+
+def chunk_samples(
+    samples: int, elements: int, dtype: torch.dtype, device: torch.device | str
+) -> int:
+    """Samples of a chunk of contributions of so many elements; one at least."""
+    size = max(1, elements) * dtype.itemsize
+    fit = _cache_bytes(torch.device(device)) // size
+    together = min(_TOGETHER, _MOST_BYTES // size)
+    return max(1, min(samples, max(fit, together)))
+
+
+@functools.cache
+def _cache_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _CACHE_BYTES
+    # Half of it: what is multiplied goes through the same cache.
+    return int(torch.cuda.get_device_properties(device).L2_cache_size) // 2
+
+
+def flat_product(y: Tensor, x: Tensor) -> Tensor:
+    """The gradient y' x over ``[rows, features]``, by the call that autograd makes, widened."""
+    return y.t().mm(x).to(ACCUMULATION_DTYPES[x.dtype])
+
+
+def product_chunk(left: Tensor, right: Tensor, memory: Tensor) -> Tensor:
+    """The products of every pair of matrices, in ``memory``; or in float32, as CUDA offers it."""
+    if left.is_cuda and narrow(left.dtype) and hasattr(torch.ops.aten.bmm, "dtype"):
+        wide: Tensor = torch.ops.aten.bmm.dtype(left, right, torch.float32)
+        return wide
+    return torch.bmm(left, right, out=memory)
+
+
+@dataclass(frozen=True)
+class ChunkedMoments:
+    """Sum and variance of all contributions to a weight, in its shape, and their norms."""
+
+    sum: Tensor
+    variance: Tensor
+    sq_norms: Tensor
+
+    def with_bias(self, sums: Tensor | None, products: Tensor | None) -> Outputs:
+        """Outputs of an op, with the contributions ``[samples, features]`` to the bias.
+
+        Inner products of the weight come from the form that knows them; those of the bias are
+        added.
+        """
+        nothing = self.sum.new_empty(0)
+        along = self.sq_norms.new_empty(0) if products is None else products
+        if sums is None:
+            return self.sum, nothing, self.sq_norms, self.variance, nothing, along
+        samples = len(sums)
+        wants = products is not None
+        mean, spread, norms, bias_products = backends.select(sums.device, sums.dtype).batch_moments(
+            sums, self.variance.numel() > 0, wants
+        )
+        if wants:
+            along = torch.add(along, bias_products, alpha=samples)
+        return self.sum, mean * samples, self.sq_norms + norms, self.variance, spread, along
+
+
+def chunked_moments(
+    contributions: Callable[[slice, Tensor], Tensor],
+    samples: int,
+    shape: tuple[int, ...],
+    like: Tensor,
+    variance: bool,
+) -> ChunkedMoments:
+    """Run through all samples, chunk by chunk.
+
+    Args:
+        contributions: gives those of some samples ``[samples, *shape]``, in the memory that it is
+            handed or in its own.
+        samples: how many there are.
+        shape: of one contribution.
+        like: a tensor of the elements' type, on the device.
+        variance: whether to measure it.
+    """
+    dtype = ACCUMULATION_DTYPES[like.dtype]
+    elements = torch.Size(shape).numel()
+    total = torch.empty(elements, dtype=dtype, device=like.device)
+    squares = torch.empty_like(total) if variance else None
+    sq_norms = torch.empty(samples, dtype=torch.float64, device=like.device)
+    size = chunk_samples(samples, elements, like.dtype, like.device)
+    memory: Tensor | None = None
+    for start in range(0, samples, size):
+        rows = slice(start, min(start + size, samples))
+        count = rows.stop - start
+        if memory is None:
+            memory = like.new_empty(count, *shape)
+        chunk = contributions(rows, memory[:count]).reshape(count, elements)
+        backend = backends.select(chunk.device, chunk.dtype, "accumulate_moments_")
+        backend.accumulate_moments_(total, squares, sq_norms[rows], chunk, start)
+    if squares is not None:
+        squares.div_(samples - 1)
+    spread = total.new_empty(0) if squares is None else squares.view(shape)
+    return ChunkedMoments(total.view(shape), spread, sq_norms)
