@@ -68,6 +68,7 @@ from adadagrad_kernels.statistics import (
     StatisticsAccumulator,
     backward_with_statistics,
     layer_statistics,
+    register_layer,
 )
 from adadagrad_kernels.writers import (
     CsvWriter,
@@ -140,6 +141,7 @@ __all__ = [
     "megatron_schedule",
     "ops",
     "per_doubling",
+    "register_layer",
     "two_batch_noise_scale",
     "use_backend",
 ]

@@ -140,8 +140,6 @@ def calls_of(way: str) -> tuple[str, ...]:
     return tuple(
         name
         for name in CALLS
-        if (
-            hasattr(backend, name.partition(" ")[0])
-            or name.startswith(("linear_moments", "conv_moments"))
-        )
+        if hasattr(backend, name.partition(" ")[0])
+        or name.startswith(("linear_moments", "conv_moments"))
     )

@@ -91,6 +91,6 @@ def _by_index(rows: Tensor, indices: Tensor, num_embeddings: int) -> Tensor:
     backward = torch.ops.aten.embedding_dense_backward
     parts = [
         backward(part.double(), indices, num_embeddings, -1, False).to(rows.dtype)
-        for part in rows.split(size, 2)
+        for part in torch.split(rows, size, 2)
     ]
     return torch.cat(parts, 1)

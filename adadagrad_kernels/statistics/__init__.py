@@ -2,6 +2,7 @@
 
 from adadagrad_kernels.statistics.accumulator import StatisticsAccumulator
 from adadagrad_kernels.statistics.layer_statistics import layer_statistics
+from adadagrad_kernels.statistics.layers import register_layer
 from adadagrad_kernels.statistics.linear_models import LinearGradients, linear_gradients
 from adadagrad_kernels.statistics.micro_batches import MicroBatchGradients
 from adadagrad_kernels.statistics.per_sample import (
@@ -19,4 +20,5 @@ __all__ = [
     "backward_with_statistics",
     "layer_statistics",
     "linear_gradients",
+    "register_layer",
 ]

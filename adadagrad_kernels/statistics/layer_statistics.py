@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from adadagrad_kernels.errors import UnsupportedModelError
-from adadagrad_kernels.statistics.layerwise.attachment import Attachment
-from adadagrad_kernels.statistics.layerwise.directional import (
+from adadagrad_kernels.statistics.layers.attachment import Attachment
+from adadagrad_kernels.statistics.measuring.directional import (
     difference_derivatives,
     forward_derivatives,
 )
-from adadagrad_kernels.statistics.layerwise.guards import require_present
-from adadagrad_kernels.statistics.layerwise.recorder import Recorder
-from adadagrad_kernels.statistics.layerwise.step import first_nonfinite, merged
+from adadagrad_kernels.statistics.measuring.recorder import Recorder
+from adadagrad_kernels.statistics.measuring.step import first_nonfinite, merged
+from adadagrad_kernels.statistics.measuring.verify import require_present
 from adadagrad_kernels.statistics.record import GradientStatistics
 
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.ops import batch_moments
 from adadagrad_kernels.statistics.accumulator import StatisticsAccumulator
-from adadagrad_kernels.statistics.layers import require_per_sample_gradients
 from adadagrad_kernels.statistics.randomness import RandomState
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sample_losses import SampleLosses
 from adadagrad_kernels.statistics.samples import Samples
+from adadagrad_kernels.statistics.supported_models import require_per_sample_gradients
 
 _MAX_BYTES = 256 * 2**20
 #: Larger chunks cost more: glibc gives blocks above 32 MiB back to the system when they are freed,

@@ -273,7 +273,7 @@ def test_other_modules(make: Callable[[], nn.Module], shape: tuple[int, ...]) ->
 
 def test_other_modules_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inner products of several chunks take a second pass."""
-    from adadagrad_kernels.statistics.layerwise import micro_batch
+    from adadagrad_kernels.statistics.measuring import micro_batch
 
     monkeypatch.setattr(micro_batch, "_CHUNK_BYTES", 300)
     assert_measured(Scaled().double(), normal(3, 4))

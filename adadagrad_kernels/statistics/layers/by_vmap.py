@@ -18,7 +18,63 @@ from torch.func import functional_call, vjp, vmap
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from adadagrad_kernels.errors import UnsupportedModelError
-from adadagrad_kernels.statistics.layerwise.uses import Part, Use, wide
+from adadagrad_kernels.statistics.layers.registry import Layer
+from adadagrad_kernels.statistics.measuring.recorder import Recorder
+from adadagrad_kernels.statistics.measuring.uses import Part, Use, wide
+
+
+def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> Any:
+    """Run a module and listen to the gradients of its outputs.
+
+    Raises:
+        UnsupportedModelError: where it draws random numbers, which cannot be drawn again for a
+            sample alone, or has outputs without samples.
+    """
+    own = {name: value for name, value in layer.own.items() if value.requires_grad}
+    if not own:
+        return layer.forward(*args, **kwargs)
+    arguments, tensors, structure = _taken_apart(args, kwargs)
+    use = ModuleUse(
+        layer.name,
+        module=layer.module,
+        own=own,
+        arguments=arguments,
+        structure=structure,
+        plain=recorder.paused,
+        cast=_autocast_of(next(iter(layer.own.values())).device.type),
+    )
+    if not recorder.called(use):
+        return layer.forward(*args, **kwargs)
+    before = torch.get_rng_state()
+    result = layer.forward(*args, **kwargs)
+    if not torch.equal(before, torch.get_rng_state()):
+        raise UnsupportedModelError(
+            f"{layer.name} has parameters of its own ({', '.join(layer.own)}) and draws random "
+            "numbers, which it would draw anew when it is run again for every sample. Ways out: "
+            "move the dropout, or the parameters, into a module of their own; or measure with "
+            "PerSampleGradients"
+        )
+    leaves, form = tree_flatten(result)
+    outputs = [
+        i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad
+    ]
+    if not outputs:
+        return result
+    for place in outputs:
+        rows = len(leaves[place]) if leaves[place].dim() else 0
+        samples = recorder.samples_of(use, max(rows, 1)) if rows != 0 else 0
+        if rows == 0:
+            raise UnsupportedModelError(
+                f"{layer.name} has parameters of its own ({', '.join(layer.own)}) and an output "
+                "without samples, such as a loss. Ways out: move the parameters into a module of "
+                "their own; or measure with PerSampleGradients"
+            )
+        if rows != samples:
+            leaves[place] = leaves[place].expand(samples, *leaves[place].shape[1:])
+    use.outputs = outputs
+    use.batch_size = samples
+    recorder.observe(use, [leaves[place] for place in outputs], tensors)
+    return tree_unflatten(leaves, form)
 
 
 @dataclass(eq=False)
@@ -149,7 +205,7 @@ def _recorded(run: Callable[[Values], list[Tensor]], own: Values, grads: list[Te
     return dict(zip(own, found, strict=True))
 
 
-def autocast_of(kind: str) -> Callable[[], AbstractContextManager[Any]]:
+def _autocast_of(kind: str) -> Callable[[], AbstractContextManager[Any]]:
     """Makes contexts like the present one of this kind of device, with autocast or without."""
     enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     return lambda: torch.autocast(kind, dtype, enabled=enabled, cache_enabled=False)
@@ -176,7 +232,7 @@ class _Tensor:
 _TENSOR = _Tensor()
 
 
-def take_apart(
+def _taken_apart(
     args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[list[Any], list[Tensor], TreeSpec]:
     """Leaves with a mark in the place of each tensor, the tensors, and the structure."""

@@ -11,8 +11,18 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from adadagrad_kernels.errors import UnsupportedModelError
-from adadagrad_kernels.statistics.layers import require_per_sample_gradients
-from adadagrad_kernels.statistics.layerwise.guards import (
+from adadagrad_kernels.statistics.measuring.graph_node import listen, replace_gradient
+from adadagrad_kernels.statistics.measuring.independence import Inputs
+from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
+from adadagrad_kernels.statistics.measuring.samples import (
+    only_first,
+    picked,
+    require_dimensions,
+    require_growth,
+    require_samples,
+)
+from adadagrad_kernels.statistics.measuring.uses import LayerUse, Part, Use
+from adadagrad_kernels.statistics.measuring.verify import (
     NamedParameters,
     dropped,
     in_backward,
@@ -24,18 +34,7 @@ from adadagrad_kernels.statistics.layerwise.guards import (
     storage,
     twice,
 )
-from adadagrad_kernels.statistics.layerwise.independence import Inputs
-from adadagrad_kernels.statistics.layerwise.micro_batch import MicroBatch
-from adadagrad_kernels.statistics.layerwise.rows import EmbeddingUse
-from adadagrad_kernels.statistics.layerwise.shared_rows import (
-    only_first,
-    picked,
-    require_dimensions,
-    require_growth,
-    require_samples,
-)
-from adadagrad_kernels.statistics.layerwise.tap import listen, replace_gradient
-from adadagrad_kernels.statistics.layerwise.uses import LayerUse, Part, Use
+from adadagrad_kernels.statistics.supported_models import require_per_sample_gradients
 
 #: How far the contributions may be from the gradient that autograd computed, relative to it:
 #: bfloat16 has eight bits.
@@ -166,7 +165,7 @@ class Recorder:
             )
         require_growth(use.layer, len(saved[0]), self.asked.unbatched)
         samples = self.samples_of(use, len(saved[0]))
-        if use.micro_batch.widened and not isinstance(use, EmbeddingUse):
+        if use.micro_batch.widened and use.least_dimensions > 1:
             require_dimensions(use.layer, saved[0], self.asked.dimensions)
         if len(saved[0]) != samples:
             use.expanded = True

@@ -1,59 +1,68 @@
-"""Linear layers and convolutions: layers whose weight gradient is a matrix product."""
+"""Convolutions: rule and use; their forms are in ``ops.conv_moments``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adadagrad_kernels.ops import LayerMoments, conv_moments, linear_moments
-from adadagrad_kernels.statistics.layerwise.uses import LayerUse, as_sequences, bias_moments, wide
+from adadagrad_kernels.ops import LayerMoments, conv_moments
+from adadagrad_kernels.statistics.layers.registry import (
+    Layer,
+    Rule,
+    as_computed,
+    computed_with,
+    finder,
+    part_of,
+    runs_as,
+)
+from adadagrad_kernels.statistics.measuring.recorder import Recorder
+from adadagrad_kernels.statistics.measuring.uses import LayerUse, bias_moments, wide
+
+_KINDS: tuple[type[Any], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-@dataclass(eq=False)
-class LinearUse(LayerUse):
-    """``F.linear`` of the saved inputs ``[samples, ..., in_features]``.
+@finder
+def find(module: Any) -> Rule | None:
+    """For ``nn.Conv1d``, ``nn.Conv2d`` and ``nn.Conv3d``."""
+    for kind in _KINDS:
+        if runs_as(module, kind) and type(module)._conv_forward is kind._conv_forward:
+            return _conv
+    return None
 
-    Attributes:
-        transposed: whether the weight is ``[in_features, out_features]``.
-    """
 
-    transposed: bool = False
-
-    def moments(self, variance: bool, inner_products: bool) -> LayerMoments:
-        """By ``ops.linear_moments``."""
-        asked = {"variance": variance, "inner_products": inner_products}
-        if self.weight is None:
-            return bias_moments(as_sequences(wide(self.grad)).sum(1), **asked)
-        if not self.transposed:
-            return linear_moments(self.saved[0], self.grad, bias=self.bias is not None, **asked)
-        # The weight's gradient is the transpose of a linear layer's: inputs and outputs change
-        # roles, and the bias goes alone.
-        weight = linear_moments(self.grad, self.saved[0], bias=False, **asked)
-        if self.bias is None:
-            return weight
-        bias = bias_moments(as_sequences(wide(self.grad)).sum(1), **asked)
-        products = None
-        if weight.inner_products is not None and bias.inner_products is not None:
-            products = weight.inner_products + bias.inner_products
-        return weight._replace(
-            bias_grad=bias.bias_grad,
-            bias_variance=bias.bias_variance,
-            sq_norms=weight.sq_norms + bias.sq_norms,
-            inner_products=products,
-        )
-
-    def contributions(self, rows: slice) -> list[Tensor]:
-        """A product for each sample."""
-        outputs = as_sequences(wide(self.grad[rows]))
-        bias = [outputs.sum(1)] if self.bias is not None else []
-        if self.weight is None:
-            return bias
-        inputs = as_sequences(wide(self.saved[0][rows]))
-        pair = (inputs, outputs) if self.transposed else (outputs, inputs)
-        return [torch.bmm(pair[0].mT, pair[1]), *bias]
+def _conv(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
+    module = layer.module
+    use = ConvUse(
+        layer.name,
+        weight=part_of(module.weight),
+        bias=part_of(module.bias),
+        kernel_size=module.kernel_size,
+        stride=module.stride,
+        dilation=module.dilation,
+        groups=module.groups,
+        least_dimensions=len(module.kernel_size) + 2,
+    )
+    if not recorder.called(use):
+        output: Tensor = layer.forward(input)
+        return output
+    sides = module._reversed_padding_repeated_twice
+    input, use.padding = padded(as_computed(input), tuple(sides), module.padding_mode)
+    run = (F.conv1d, F.conv2d, F.conv3d)[len(module.kernel_size) - 1]
+    weight, bias = computed_with(recorder, module.weight, module.bias)
+    output = run(
+        input,
+        weight,
+        bias,
+        module.stride,
+        use.padding,
+        module.dilation,
+        module.groups,
+    )
+    return recorder.attach(use, output, [input])
 
 
 @dataclass(eq=False)

@@ -1,66 +1,53 @@
-"""Normalisations and embeddings: layers whose weight gradient is a sum over single rows."""
+"""Embeddings: rule and use; the op is ``ops.embedding_moments``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from adadagrad_kernels.ops import LayerMoments, embedding_moments, norm_layer_moments
-from adadagrad_kernels.statistics.layerwise.uses import LayerUse, as_sequences, bias_moments, wide
+from adadagrad_kernels.ops import LayerMoments, embedding_moments
+from adadagrad_kernels.statistics.layers.registry import (
+    Layer,
+    Rule,
+    computed_with,
+    finder,
+    part_of,
+    runs_as,
+)
+from adadagrad_kernels.statistics.measuring.recorder import Recorder
+from adadagrad_kernels.statistics.measuring.uses import LayerUse, as_sequences, wide
 
 
-@dataclass(eq=False)
-class NormUse(LayerUse):
-    """LayerNorm, RMSNorm or GroupNorm; saved are inputs, rstd and, but for RMSNorm, mean.
+@finder
+def find(module: nn.Module) -> Rule | None:
+    """For ``nn.Embedding``, whose gradient is not scaled by the counts of the whole batch."""
+    if runs_as(module, nn.Embedding) and not getattr(module, "scale_grad_by_freq", False):
+        return _embedding
+    return None
 
-    Attributes:
-        features: elements of the weight, the trailing dimensions of the inputs; 0 where channels
-            come second (GroupNorm).
-    """
 
-    features: int = 0
-
-    def moments(self, variance: bool, inner_products: bool) -> LayerMoments:
-        """By ``ops.norm_layer_moments``."""
-        outputs = self._rows(self.grad)
-        asked = {"variance": variance, "inner_products": inner_products}
-        if self.weight is None:
-            return bias_moments(wide(outputs).sum(1), **asked)
-        inputs, rstd, mean = self._normalised(self.saved)
-        bias = self.bias is not None
-        kind = torch.promote_types(inputs.dtype, outputs.dtype)
-        inputs, outputs = inputs.to(kind), outputs.to(kind)
-        return norm_layer_moments(inputs, outputs, mean, rstd, bias=bias, **asked)
-
-    def contributions(self, rows: slice) -> list[Tensor]:
-        """Sums over positions."""
-        outputs = wide(self._rows(self.grad[rows]))
-        bias = [outputs.sum(1)] if self.bias is not None else []
-        if self.weight is None:
-            return [row.view(len(row), *self.bias.value.shape) for row in bias] if self.bias else []
-        inputs, rstd, mean = self._normalised([tensor[rows] for tensor in self.saved])
-        width = inputs.shape[2] // rstd.shape[2]
-        values = wide(inputs)
-        if mean is not None:
-            values = values - mean.repeat_interleave(width, 2)
-        weight = (outputs * values * rstd.repeat_interleave(width, 2)).sum(1)
-        return [weight.view(len(weight), *self.weight.value.shape), *bias]
-
-    def _rows(self, tensor: Tensor) -> Tensor:
-        """``[samples, positions, features]``."""
-        if self.features:
-            return tensor.reshape(len(tensor), -1, self.features)
-        return tensor.reshape(*tensor.shape[:2], tensor.shape[2:].numel()).mT
-
-    def _normalised(self, saved: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-        inputs, *statistics = saved
-        shape = (len(inputs), -1, 1) if self.features else (len(inputs), 1, -1)
-        kind = torch.float64 if inputs.dtype == torch.float64 else torch.float32
-        rstd, *mean = [tensor.to(kind).reshape(shape) for tensor in statistics]
-        return self._rows(inputs), rstd, mean[0] if mean else None
+def _embedding(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
+    module = layer.module
+    use = EmbeddingUse(
+        layer.name,
+        weight=part_of(module.weight),
+        padding_idx=module.padding_idx,
+        sparse=module.sparse,
+    )
+    if not recorder.called(use):
+        output: Tensor = layer.forward(input)
+        return output
+    weight, _ = computed_with(recorder, module.weight, None)
+    output = F.embedding(
+        input, weight, module.padding_idx, module.max_norm, module.norm_type, sparse=module.sparse
+    )
+    if input.dim() == 1 and recorder.lacks_samples(use, len(input)):
+        # Positions that all samples share, which broadcast over the batch.
+        input, output = input.unsqueeze(0), output.unsqueeze(0)
+    return recorder.attach(use, output, [input])
 
 
 @dataclass(eq=False)

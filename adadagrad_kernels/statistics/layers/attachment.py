@@ -17,21 +17,22 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from adadagrad_kernels.errors import UnsupportedModelError
-from adadagrad_kernels.statistics.layerwise.attention import attention
-from adadagrad_kernels.statistics.layerwise.guards import (
-    in_backward,
-    in_transform,
-    trains,
-)
-from adadagrad_kernels.statistics.layerwise.independence import ask_once
-from adadagrad_kernels.statistics.layerwise.recorder import Recorder
-from adadagrad_kernels.statistics.layerwise.rules import (
+from adadagrad_kernels.statistics.layers.attention import attention
+from adadagrad_kernels.statistics.layers.by_vmap import call_module
+from adadagrad_kernels.statistics.layers.registry import (
     Layer,
     Rule,
     find_rule,
     has_forward_of_its_own,
+    registered,
 )
-from adadagrad_kernels.statistics.layerwise.unknown import call_module
+from adadagrad_kernels.statistics.measuring.independence import ask_once
+from adadagrad_kernels.statistics.measuring.recorder import Recorder
+from adadagrad_kernels.statistics.measuring.verify import (
+    in_backward,
+    in_transform,
+    trains,
+)
 
 Forward = Callable[..., Any]
 
@@ -188,13 +189,13 @@ def _layers(model: nn.Module, on_other: str) -> Iterator[Layer]:
         }
         if not own:
             continue
-        if rule is None and on_other == "raise":
+        if rule is None and on_other == "raise" and not registered(module):
             raise UnsupportedModelError(
                 f"{name} has parameters of its own ({', '.join(own)}) and is of a kind that has no "
                 "rule. Ways out: on_other='vmap', which runs it again for every sample; freeze it; "
                 "or measure with PerSampleGradients"
             )
-        if rule is None and isinstance(module, nn.RNNBase):
+        if rule is None and isinstance(module, nn.RNNBase) and not registered(module):
             raise UnsupportedModelError(
                 f"{name} keeps samples in another dimension than the first of its states. Ways "
                 "out: measure with PerSampleGradients, or with MicroBatchGradients"

@@ -11,7 +11,7 @@ from torch import Tensor
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.ops import LayerMoments, batch_moments
 from adadagrad_kernels.statistics.accumulator import StatisticsAccumulator
-from adadagrad_kernels.statistics.layerwise.uses import LayerUse, Part, Use
+from adadagrad_kernels.statistics.measuring.uses import LayerUse, Part, Use
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sums import row_products
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from adadagrad_kernels.statistics.layerwise.uses import LayerUse, Use
+from adadagrad_kernels.statistics.measuring.uses import LayerUse, Use
 
 #: Called with a use that has what it saved and its gradient; returns those of weight and bias.
 Replacement = Callable[[LayerUse], tuple[Tensor | None, Tensor | None]]

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adadagrad_kernels.statistics.layerwise.recorder import Recorder
-from adadagrad_kernels.statistics.layerwise.rules import Layer, linear
+from adadagrad_kernels.statistics.layers.linear import linear
+from adadagrad_kernels.statistics.layers.registry import Layer
+from adadagrad_kernels.statistics.measuring.recorder import Recorder
 
 
 def attention(

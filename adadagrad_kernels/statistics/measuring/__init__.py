@@ -1,0 +1,7 @@
+"""What all kinds of layers share while a step is measured.
+
+``recorder`` follows a step; a call of a layer makes a use (``uses``), which a node or hook in the
+graph (``graph_node``) brings its gradient; ``micro_batch`` keeps what was measured, and ``step``
+makes the record of it. ``samples``, ``independence`` and ``verify`` refuse what would be another
+number.
+"""
