@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import pytest
 import torch
 from refusals import refused
 from shares import Shares
@@ -14,68 +11,6 @@ from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics import layer_statistics
 
 B = 6
-
-
-class Tokens(nn.Module):
-    """Adds positions, as ``add`` makes them broadcast."""
-
-    def __init__(self, add: Callable[[nn.Module, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.embedding, self.positions = nn.Embedding(9, 4), nn.Embedding(9, 4)
-        self.head, self.add = nn.Linear(4, 9), add
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        positions = self.add(self.positions, torch.arange(tokens.shape[1]))
-        output: Tensor = self.head(self.embedding(tokens) + positions)
-        return output
-
-
-@pytest.mark.parametrize("length", [B - 1, B])
-def test_positions_with_a_dimension_too_many(length: int) -> None:
-    """An unsqueeze would make [1, samples, ...] of what has its samples already."""
-    model = Tokens(lambda layer, positions: layer(positions).unsqueeze(0)).double()
-    with refused(model, "layer 'head' (Linear)", "unsqueeze"), layer_statistics(model):
-        model(torch.randint(9, (B, length)))
-
-
-def test_positions_of_which_one_row_is_taken() -> None:
-    model = Tokens(lambda layer, positions: layer(positions.unsqueeze(0))[0]).double()
-    with (
-        refused(model, "layer 'positions' (Embedding)", "single row"),
-        layer_statistics(model) as recorder,
-    ):
-        model(torch.randint(9, (B, 5))).square().sum().backward()
-        recorder.statistics()
-
-
-@pytest.mark.parametrize("first", [(4, 3), (5, 1), (3, 2), (1, 4), (2, 3)])
-def test_positions_as_long_as_a_later_batch(first: tuple[int, int]) -> None:
-    """Whatever the shape of the batch with which the model was asked."""
-    model = Tokens(lambda layer, positions: layer(positions)).double()
-    with layer_statistics(model) as recorder:
-        model(torch.randint(9, first)).square().sum().backward()
-        recorder.statistics()
-    model.zero_grad()
-    tokens = torch.randint(9, (B, B))
-    expected = Shares(model, lambda i: model(tokens[i : i + 1]).square().sum(), B)
-    with layer_statistics(model, variance=True) as recorder:
-        model(tokens).square().sum().backward()
-        expected.check(model, recorder.statistics(), 1e-9)
-
-
-@pytest.mark.parametrize("length", [B - 1, B])
-def test_a_linear_layer_of_positions(length: int) -> None:
-    class Distances(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(3, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return (x + self.linear(torch.ones(length, 3))).square()
-
-    model = Distances()
-    with refused(model, "'linear' (Linear)", f"{length} rows"), layer_statistics(model):
-        model(torch.randn(B, length, 4))
 
 
 def test_a_last_chunk_of_one_sample_with_a_common_backward() -> None:

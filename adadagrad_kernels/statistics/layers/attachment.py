@@ -90,7 +90,8 @@ class Attachment:
                 run = functools.partial(_run, self._recorder, rule, layer)
                 self._replace(layer.module, _outside_of_graphs(run, inner=True))
             model = self._recorder.model
-            call = functools.partial(self._call_model, model.forward)
+            returned = _outside_of_graphs(self._recorder.returned, inner=True)
+            call = functools.partial(self._call_model, model.forward, returned)
             self._replace(model, _outside_of_graphs(call, inner=False))
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
@@ -117,7 +118,7 @@ class Attachment:
         self._replaced.append((module, ours))
         module.__dict__["forward"] = ours
 
-    def _call_model(self, forward: Forward, *args: Any, **kwargs: Any) -> Any:
+    def _call_model(self, forward: Forward, returned: Forward, *args: Any, **kwargs: Any) -> Any:
         recorder = self._recorder
         measures = recorder.measures and not in_transform() and not in_backward()
         if measures and torch.is_grad_enabled() and trains(recorder.model):
@@ -127,7 +128,10 @@ class Attachment:
                     recorder.asked = ask_once(
                         recorder.model, forward, self._by_name, samples, args, kwargs
                     )
-        return forward(*args, **kwargs)
+        result = forward(*args, **kwargs)
+        if measures:
+            returned(result)
+        return result
 
 
 def _require_unmeasured(model: nn.Module) -> None:

@@ -54,27 +54,40 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
             "move the dropout, or the parameters, into a module of their own; or measure with "
             "PerSampleGradients"
         )
-    leaves, form = tree_flatten(result)
+    leaves, _ = tree_flatten(result)
     outputs = [
         i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad
     ]
     if not outputs:
         return result
-    for place in outputs:
-        rows = len(leaves[place]) if leaves[place].dim() else 0
-        samples = recorder.samples_of(use, max(rows, 1)) if rows != 0 else 0
-        if rows == 0:
-            raise UnsupportedModelError(
-                f"{layer.name} has parameters of its own ({', '.join(layer.own)}) and an output "
-                "without samples, such as a loss. Ways out: move the parameters into a module of "
-                "their own; or measure with PerSampleGradients"
-            )
-        if rows != samples:
-            leaves[place] = leaves[place].expand(samples, *leaves[place].shape[1:])
+    use.batch_size = recorder.samples_in(use, leaves[outputs[0]])
+    has_samples = [t.dim() > 0 and len(t) == use.batch_size for t in tensors]
+    unbatched = layer.name in recorder.asked.unbatched or not any(has_samples)
+    rows = _rows(leaves[outputs[0]])
+    if not unbatched and not rows:
+        raise UnsupportedModelError(
+            f"{layer.name} has parameters of its own ({', '.join(layer.own)}) and an output "
+            "without samples, such as a loss. Ways out: move the parameters into a module of "
+            "their own; or measure with PerSampleGradients"
+        )
+    if not unbatched:
+        recorder.samples_of(use, rows)
+    use.shared = unbatched or rows != use.batch_size
+    if use.shared and len(outputs) > 1:
+        raise UnsupportedModelError(
+            f"{layer.name} has parameters of its own ({', '.join(layer.own)}) and several outputs "
+            "without samples. Ways out: move the parameters into a module of their own; or measure "
+            "with PerSampleGradients"
+        )
     use.outputs = outputs
-    use.batch_size = samples
     recorder.observe(use, [leaves[place] for place in outputs], tensors)
-    return tree_unflatten(leaves, form)
+    if use.shared and use.batch_size > 1:
+        recorder.share(use, leaves[outputs[0]])
+    return result
+
+
+def _rows(tensor: Tensor) -> int:
+    return len(tensor) if tensor.dim() else 0
 
 
 @dataclass(eq=False)
@@ -182,7 +195,9 @@ class ModuleUse(Use):
             return [results[self.outputs[place]] for place in places]
 
         own = {name: parameter.detach() for name, parameter in self.own.items()}
-        gradients = pull_back(run, own, [grad.unsqueeze(0) for grad in grads])
+        # The output that all samples share has no dimension for them.
+        given_grads = grads if self.shared else [grad.unsqueeze(0) for grad in grads]
+        gradients = pull_back(run, own, given_grads)
         return [gradients[name] for name in own]
 
 

@@ -45,6 +45,7 @@ def _conv(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
         dilation=module.dilation,
         groups=module.groups,
         least_dimensions=len(module.kernel_size) + 2,
+        folds=False,
     )
     if not recorder.called(use):
         output: Tensor = layer.forward(input)

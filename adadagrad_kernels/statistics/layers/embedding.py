@@ -44,9 +44,6 @@ def _embedding(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
     output = F.embedding(
         input, weight, module.padding_idx, module.max_norm, module.norm_type, sparse=module.sparse
     )
-    if input.dim() == 1 and recorder.lacks_samples(use, len(input)):
-        # Positions that all samples share, which broadcast over the batch.
-        input, output = input.unsqueeze(0), output.unsqueeze(0)
     return recorder.attach(use, output, [input])
 
 

@@ -92,6 +92,7 @@ def _norm_use(layer: Layer, features: tuple[int, ...]) -> NormUse:
         weight=part_of(module.weight),
         bias=part_of(getattr(module, "bias", None)),
         features=torch.Size(features).numel() if features else 0,
+        folds=bool(features),
     )
 
 

@@ -65,6 +65,10 @@ class _Tap(torch.autograd.Function):
         return (None, None, grads[0], *ctx.arrival(use), *(None for _ in saved))
 
 
+#: The type of the nodes that ``replace_gradient`` makes; their first input gets their gradient.
+TAP: type = _Tap._backward_cls
+
+
 def listen(
     arrival: Observation, use: Use, outputs: Sequence[Tensor], saved: Sequence[Tensor]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.ops import LayerMoments, batch_moments
 from adadagrad_kernels.statistics.accumulator import StatisticsAccumulator
+from adadagrad_kernels.statistics.measuring.shared_values import SharedValues
 from adadagrad_kernels.statistics.measuring.uses import LayerUse, Part, Use
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sums import row_products
@@ -39,7 +41,9 @@ class MicroBatch:
         parts: every part that was measured.
         arrived: gradients that reached parameters by another way than a replaced gradient.
         had_backward: whether a gradient has arrived.
-        widened: whether positions without samples have got them.
+        shared: what tells the samples apart in the gradients of values that they share.
+        waiting: uses whose outputs are shared, until the model has returned.
+        listening: nodes behind outputs of layers that only listen, until then.
         reached: identities of the parameters that have got a gradient.
         autocast: whether a layer ran under autocast.
         cumulative: ``.grad`` after it, where another micro-batch follows.
@@ -58,7 +62,9 @@ class MicroBatch:
     parts: dict[Key, Part] = field(default_factory=dict)
     arrived: dict[int, Tensor] = field(default_factory=dict)
     had_backward: bool = False
-    widened: bool = False
+    shared: SharedValues | None = None
+    waiting: list[Use] = field(default_factory=list)
+    listening: set[Any] = field(default_factory=set)
     reached: set[int] = field(default_factory=set)
     autocast: bool = False
     cumulative: dict[int, Tensor] | None = None

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from adadagrad_kernels.errors import UnsupportedModelError
-from adadagrad_kernels.statistics.measuring.graph_node import listen, replace_gradient
+from adadagrad_kernels.statistics.measuring.graph_node import TAP, listen, replace_gradient
 from adadagrad_kernels.statistics.measuring.independence import Inputs
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
 from adadagrad_kernels.statistics.measuring.samples import (
-    only_first,
-    picked,
-    require_dimensions,
-    require_growth,
+    no_shares,
     require_samples,
+    tensors_in,
+    without_samples,
 )
+from adadagrad_kernels.statistics.measuring.shared_values import SharedValues
 from adadagrad_kernels.statistics.measuring.uses import LayerUse, Part, Use
 from adadagrad_kernels.statistics.measuring.verify import (
     NamedParameters,
@@ -147,48 +147,83 @@ class Recorder:
         if use.micro_batch.samples is None:
             use.micro_batch.samples = self._batch_size or rows
         samples: int = use.micro_batch.samples
-        require_samples(use.layer, rows, samples, self._batch_size)
+        if use.layer not in self.asked.unbatched:
+            require_samples(use.layer, rows, samples, self._batch_size)
         return samples
 
-    def lacks_samples(self, use: Use, rows: int) -> bool:
-        """Whether the rows of a layer's input are not the samples, but shared by all of them."""
-        lacks = use.layer in self.asked.unbatched or self._batch_size not in (None, rows)
-        use.micro_batch.widened |= lacks
-        return lacks
+    def samples_in(self, use: Use, output: Tensor) -> int:
+        """The samples of the micro-batch, where an output need not have them."""
+        if use.micro_batch.samples is None:
+            rows = len(output) if output.dim() else 1
+            use.micro_batch.samples = self._batch_size or rows
+        samples: int = use.micro_batch.samples
+        return samples
 
     def attach(self, use: LayerUse, output: Tensor, saved: Sequence[Tensor]) -> Tensor:
         """The output of a layer, with the use behind it."""
-        if saved[0].dim() < use.least_dimensions:
+        given = saved[0]
+        if given.dim() < use.least_dimensions:
             raise ValueError(
-                f"{use.layer} has an input of shape {tuple(saved[0].shape)} without a dimension "
+                f"{use.layer} has an input of shape {tuple(given.shape)} without a dimension "
                 "for the samples; pass a batch, [samples, ...]"
             )
-        require_growth(use.layer, len(saved[0]), self.asked.unbatched)
-        samples = self.samples_of(use, len(saved[0]))
-        if use.micro_batch.widened and use.least_dimensions > 1:
-            require_dimensions(use.layer, saved[0], self.asked.dimensions)
-        if len(saved[0]) != samples:
-            use.expanded = True
-            saved = [tensor.expand(samples, *tensor.shape[1:]) for tensor in saved]
-            output = output.expand(samples, *output.shape[1:])
+        rows = len(given)
+        # Indices of positions, which all samples share.
+        alone = given.dim() == 1 and self._batch_size not in (None, rows)
+        samples = self._batch_size if alone else None
+        if samples is None:
+            samples = self.samples_of(use, rows)
+        elif use.micro_batch.samples is None:
+            use.micro_batch.samples = samples
+        unbatched = alone or use.layer in self.asked.unbatched
+        use.shared = unbatched or rows != samples
+        if use.shared and rows != 1 and not use.folds:
+            raise ValueError(without_samples(use.layer, rows))
         if not self.shadow:
-            return replace_gradient(self._replace, use, output, saved)
-        self.observe(use, [output], saved)
+            output = replace_gradient(self._replace, use, output, saved)
+        else:
+            self.observe(use, [output], saved)
+        if use.shared and samples > 1:
+            self.share(use, output)
         return output
+
+    def share(self, use: Use, output: Tensor) -> None:
+        """Have the graph searched for the samples behind an output without any."""
+        use.node = output.grad_fn
+        use.micro_batch.waiting.append(use)
+
+    def returned(self, result: Any) -> None:
+        """See what the model returned: from there the graph is walked to shared values."""
+        if not self.micro_batches or not self.micro_batches[-1].waiting:
+            return
+        micro_batch = self.micro_batches[-1]
+        if micro_batch.shared is None:
+            micro_batch.shared = SharedValues(micro_batch.samples or 1)
+        uses, micro_batch.waiting = micro_batch.waiting, []
+        outputs = [leaf for leaf in tensors_in(result) if leaf.requires_grad]
+        nodes = {use.node for use in uses}
+        listening = micro_batch.listening
+
+        def measured(node: Any) -> bool:
+            return (isinstance(node, TAP) or node in listening) and node not in nodes
+
+        micro_batch.shared.follow(outputs, [use.node for use in uses], measured, TAP)
+        micro_batch.listening = set()
 
     def observe(self, use: Use, outputs: Sequence[Tensor], saved: Sequence[Tensor]) -> None:
         """Have a use listen to the gradients of its outputs."""
+        use.micro_batch.listening.update(o.grad_fn for o in outputs if o.grad_fn is not None)
         listen(self._observe, use, outputs, saved)
 
     # The backward pass.
 
     def _replace(self, use: LayerUse) -> tuple[Tensor | None, Tensor | None]:
         if not self._arrives(use):
-            return use.restored(use.moments(variance=False, inner_products=False))
+            return use.gradients()
         micro_batch = use.micro_batch
         if micro_batch.shares(use):
             micro_batch.pending.append(use)
-            return use.restored(use.moments(variance=False, inner_products=False))
+            return use.gradients()
         self._require_first(use)
         gradients = use.restored(micro_batch.measure(use))
         for part, gradient in zip((use.weight, use.bias), gradients, strict=True):
@@ -216,11 +251,29 @@ class Recorder:
         if use.micro_batch not in self.micro_batches:
             return False  # forgotten by reset()
         use.micro_batch.had_backward = True
-        if use.expanded and only_first(use.grads[0]):
-            self._problem(picked(use.layer))
         if use.arrivals > 1:
             self._problem(twice(use.layer))
             return False
+        return not use.shared or self._told_apart(use)
+
+    def _told_apart(self, use: Use) -> bool:
+        """Whether it is known whose the gradient of a shared output is; then it has samples."""
+        shared = use.micro_batch.shared
+        share = shared.take(use.node) if shared is not None else None
+        if use.micro_batch.samples == 1:
+            share = use.grads[0].unsqueeze(0)
+        if share is None:
+            self._problem(no_shares(use.layer), UnsupportedModelError)
+            use.grads = {place: grad.unsqueeze(0) for place, grad in use.grads.items()}
+            use.saved = [tensor.unsqueeze(0) for tensor in use.saved]
+            return False
+        if isinstance(use, LayerUse):
+            if share.shape[1] == 1 and len(use.saved[0]) == 1:
+                share = share.squeeze(1)
+                use.saved = [t.expand(len(share), *t.shape[1:]) for t in use.saved]
+            else:
+                use.saved = [t.expand(len(share), *t.shape) for t in use.saved]
+        use.grads[0] = share
         return True
 
     def _require_first(self, use: Use) -> None:
@@ -244,9 +297,9 @@ class Recorder:
         elif storage(returned) != storage(grad):
             self._problem(outside(name))
 
-    def _problem(self, message: str) -> None:
+    def _problem(self, message: str, kind: type[Exception] = ValueError) -> None:
         """Keep an error for the end: raised in a backward pass it would leave half a gradient."""
-        self.problems.append(ValueError(message))
+        self.problems.append(kind(message))
 
     # Between the passes.
 
@@ -282,6 +335,8 @@ class Recorder:
         """
         micro_batch = self.micro_batches[-1]
         micro_batch.finish()
+        if micro_batch.shared is not None:
+            micro_batch.shared.forget()
         if followed:
             norms = [values for _, values in micro_batch.sq_norms]
             require_kept(parameters, micro_batch.reached, norms)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 _WAYS_OUT = (
     "every layer must have the samples in its first dimension, or a single row for all of them. "
@@ -33,43 +34,26 @@ def require_samples(layer: str, rows: int, samples: int, in_call: int | None) ->
         )
 
 
-def require_growth(layer: str, rows: int, unbatched: Collection[str]) -> None:
-    """Refuse rows that are as many as the samples by chance.
-
-    Raises:
-        ValueError: naming the layer.
-    """
-    if rows != 1 and layer in unbatched:
-        raise ValueError(
-            f"{layer} has an input of {rows} rows whatever the number of samples; {_WAYS_OUT}"
-        )
+def without_samples(layer: str, rows: int) -> str:
+    """The message for rows that are no samples, of a layer that knows no other dimensions."""
+    return f"{layer} has an input of {rows} rows whatever the number of samples; {_WAYS_OUT}"
 
 
-def require_dimensions(layer: str, given: Tensor, known: Mapping[str, Collection[int]]) -> None:
-    """Refuse a dimension too many, from positions that have got their samples already.
-
-    Raises:
-        ValueError: naming the layer.
-    """
-    expected = known.get(layer)
-    if expected and given.dim() not in expected:
-        raise ValueError(
-            f"{layer} has an input of {given.dim()} dimensions, in a model that looks up positions "
-            "without a dimension for the samples and adds one afterwards. While it is measured an "
-            "Embedding gives [samples, positions, features] for them. Way out: pass them to the "
-            "embedding as [1, positions], and leave out the unsqueeze(0) behind it"
-        )
-
-
-def only_first(grad: Tensor) -> bool:
-    """Whether but one of the samples that share an input has a gradient."""
-    return len(grad) > 1 and bool(grad[0].any()) and not bool(grad[1:].any())
-
-
-def picked(layer: str) -> str:
-    """The message for that."""
+def no_shares(layer: str) -> str:
+    """The message for a shared value whose gradient cannot be told apart."""
     return (
-        f"{layer} has an input that all samples share, and the model takes a single row of its "
-        "output, so that their gradients cannot be told apart. Way out: let it broadcast over the "
-        "samples, without indexing its first dimension"
+        f"{layer} has an output that all samples share, and what the samples contribute to its "
+        "gradient cannot be told apart: it reaches the loss without meeting them, or through an "
+        "operation that cannot be asked for one sample (a compiled graph, a reentrant checkpoint), "
+        "or rows of a table are looked up by an index as long as the batch. "
+        "Ways out: give the layer a row for every sample, such as positions "
+        "[samples, positions]; look rows up in an nn.Embedding; or measure with PerSampleGradients"
     )
+
+
+def tensors_in(result: Any) -> list[Tensor]:
+    """The tensors in what a model returned: nested containers, and attributes of objects."""
+    leaves = tree_leaves(result)
+    inside = [value for leaf in leaves for value in getattr(leaf, "__dict__", {}).values()]
+    found = [leaf for leaf in (*leaves, *tree_leaves(inside)) if isinstance(leaf, Tensor)]
+    return found

@@ -48,13 +48,17 @@ class Use(ABC):
         arrivals: how often the gradient of an output came back, at most.
         saved: what its forward pass kept, from the backward pass on.
         grads: the gradients of its outputs, samples first, by their place.
-        expanded: whether its input has a single row for all samples.
+        shared: whether its input has no rows for the samples, so that all share its output.
+        node: of the graph, behind a shared output.
+        folds: whether any dimensions may come before the last one.
         micro_batch: where it is measured; whoever made the use knows its type.
     """
 
     layer: str
     micro_batch: Any = None
-    expanded: bool = False
+    shared: bool = False
+    node: Any = None
+    folds: bool = True
     arrivals: int = 0
     saved: Sequence[Tensor] = ()
     grads: dict[int, Tensor] = field(default_factory=dict)
@@ -75,7 +79,7 @@ class Use(ABC):
 
     def release(self) -> None:
         """Give back the memory of what was saved."""
-        self.saved, self.grads = (), {}
+        self.saved, self.grads, self.node = (), {}, None
 
 
 @dataclass(eq=False)
@@ -105,6 +109,10 @@ class LayerUse(Use):
     @abstractmethod
     def moments(self, variance: bool, inner_products: bool) -> LayerMoments:
         """Gradient and statistics, by the layer's op; what belongs to no part does not count."""
+
+    def gradients(self) -> tuple[Tensor | None, Tensor | None]:
+        """Weight and bias gradient alone."""
+        return self.restored(self.moments(variance=False, inner_products=False))
 
     def restored(self, moments: LayerMoments) -> tuple[Tensor | None, Tensor | None]:
         """Weight and bias gradient in the shape and dtype of the parameters."""

@@ -1,0 +1,297 @@
+"""Values that all samples share, such as looked-up positions: whose gradient is whose.
+
+The gradient of a shared value arrives summed over the samples. But it is summed by a node of the
+graph: the one where the value meets the samples, by broadcasting, by ``expand``, in a product. So
+before the backward pass the graph is walked from the model's outputs to these nodes, and each is
+given a hook that sees the gradient of its output, in which the samples are still apart. What the
+node and those between it and the shared value make of a sample's part of it is the sample's share:
+they are linear, and are asked for one sample at a time where no short way is known.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Node = Any
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the samples are in a gradient: ``each`` neighbours in a dimension belong to one."""
+
+    dimension: int
+    each: int = 1
+
+    def only(self, grad: Tensor, sample: int) -> Tensor:
+        """Zeros but in the sample's part."""
+        kept = torch.zeros_like(grad)
+        part = (self.dimension, sample * self.each, self.each)
+        kept.narrow(*part).copy_(grad.narrow(*part))
+        return kept
+
+
+@dataclass(eq=False)
+class SharedValues:
+    """Shares of the samples in the gradients of shared values, by the node behind each.
+
+    Attributes:
+        samples: of the micro-batch.
+        shares: what is known so far, by node and output.
+        doubtful: whether a value may have met the samples or not, so that no share is certain.
+    """
+
+    samples: int
+    shares: dict[Node, dict[int, Tensor]] = field(default_factory=dict)
+    doubtful: bool = False
+    # Hooks find their node here: a node that its own hook refers to would never be freed.
+    _hooked: list[Node] = field(default_factory=list)
+
+    def take(self, node: Node, output: int = 0) -> Tensor | None:
+        """The shares in the gradient of a node's output, ``[samples, *shape]``, if known."""
+        return None if self.doubtful else self.shares.get(node, {}).get(output)
+
+    def forget(self) -> None:
+        """Let go of the graph."""
+        self.shares.clear()
+        self._hooked.clear()
+
+    def follow(
+        self,
+        outputs: Sequence[Tensor],
+        nodes: Sequence[Node],
+        measured: Callable[[Node], bool],
+        passes: type,
+    ) -> None:
+        """Find what shared values meet, before the backward pass.
+
+        Args:
+            outputs: of the model.
+            nodes: behind the shared values.
+            measured: whether a node is behind the output of a measured layer.
+            passes: the type of nodes that hand their gradient to their first input as it is.
+        """
+        consumers = _consumers(outputs)
+        shared, todo = set(nodes), list(nodes)
+        meetings: dict[Node, list[tuple[int, Node, int, Place]]] = defaultdict(list)
+
+        def has_samples(node: Node) -> bool:
+            """Whether a layer whose output has samples is behind a value."""
+            below, seen = [node], {node}
+            while below:
+                each = below.pop()
+                if each is None or each in shared:
+                    continue
+                if measured(each):
+                    return True
+                below += [child for child, _ in each.next_functions if child not in seen]
+                seen.update(child for child, _ in each.next_functions)
+            return False
+
+        while todo:
+            node = todo.pop()
+            for consumer, slot, output in consumers.get(node, ()):
+                shape = _shape(node, output)
+                self.doubtful |= _is_doubtful(consumer, shape, self.samples)
+                place = _meets(consumer, slot, shape, self.samples, has_samples, passes)
+                if place is not None:
+                    meetings[consumer].append((slot, node, output, place))
+                elif consumer not in shared:
+                    shared.add(consumer)
+                    todo.append(consumer)
+        for node, met in meetings.items():
+            self._hook(node, SharedValues._meet, met)
+        for node in shared:
+            children = [
+                (slot, child, output)
+                for slot, (child, output) in enumerate(node.next_functions)
+                if child in shared
+            ]
+            if children:
+                hand_on = SharedValues._pass if isinstance(node, passes) else SharedValues._hand_on
+                self._hook(node, hand_on, children)
+
+    def _hook(self, node: Node, action: Callable[..., None], known: Sequence[Any]) -> None:
+        place, weak = len(self._hooked), weakref.ref(self)
+        self._hooked.append(node)
+
+        def hook(grads: tuple[Tensor, ...]) -> None:
+            values = weak()
+            if values is not None and place < len(values._hooked):
+                with torch.no_grad():
+                    action(values, values._hooked[place], known, grads)
+
+        node.register_prehook(hook)
+
+    def _add(self, node: Node, output: int, share: Tensor) -> None:
+        known = self.shares.setdefault(node, {})
+        before = known.get(output)
+        known[output] = share if before is None else before + share
+
+    def _meet(
+        self, node: Node, met: Sequence[tuple[int, Node, int, Place]], grads: tuple[Tensor, ...]
+    ) -> None:
+        """Where shared values meet the samples: a sample's share is that of its part."""
+        for slot, child, output, place in met:
+            shape = _shape(child, output)
+            share = _short_way(node, slot, grads[0], shape, place)
+            if share is None:
+                given = _filled(node, grads)
+                rows = [node(*(place.only(g, i) for g in given)) for i in range(self.samples)]
+                share = torch.stack([_of_slot(row, slot) for row in rows])
+            self._add(child, output, share)
+
+    def _hand_on(
+        self, node: Node, children: Sequence[tuple[int, Node, int]], grads: tuple[Tensor, ...]
+    ) -> None:
+        """Between shared values: what the node makes of each sample's share."""
+        known = self.shares.get(node)
+        if known is None:
+            return
+        rows = []
+        for i in range(self.samples):
+            given = [
+                known[place][i] if place in known else _zeros(node, place)
+                for place in range(len(node._input_metadata))
+            ]
+            rows.append(node(*given))
+        for slot, child, output in children:
+            self._add(child, output, torch.stack([_of_slot(row, slot) for row in rows]))
+
+    def _pass(
+        self, node: Node, children: Sequence[tuple[int, Node, int]], grads: tuple[Tensor, ...]
+    ) -> None:
+        """A node that measures: its own share is that of its input."""
+        known = self.shares.get(node, {}).get(0)
+        if known is not None:
+            _, child, output = children[0]
+            self._add(child, output, known)
+
+
+def _consumers(outputs: Sequence[Tensor]) -> dict[Node, list[tuple[Node, int, int]]]:
+    """For every node of a graph: who uses it, as which input, and which of its outputs."""
+    found: dict[Node, list[tuple[Node, int, int]]] = defaultdict(list)
+    todo = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
+    seen = set(todo)
+    while todo:
+        node = todo.pop()
+        for slot, (child, output) in enumerate(node.next_functions):
+            if child is None:
+                continue
+            found[child].append((node, slot, output))
+            if child not in seen:
+                seen.add(child)
+                todo.append(child)
+    return found
+
+
+def _meets(
+    node: Node,
+    slot: int,
+    given: torch.Size,
+    samples: int,
+    has_samples: Callable[[Node], bool],
+    passes: type,
+) -> Place | None:
+    """Where the samples are in a node's output, of whose inputs one is shared; None if nowhere."""
+    if isinstance(node, passes) or not node._input_metadata:
+        return None
+    result, kind = _shape(node, 0), node.name()
+    if kind.startswith(_PRODUCTS):
+        return _meets_in_product(node, slot, samples, has_samples)
+    padded = (1,) * (len(result) - len(given)) + tuple(given)
+    if kind.startswith("RepeatBackward"):
+        for dimension, (size, before) in enumerate(zip(result, padded, strict=True)):
+            if size == before * samples:
+                return Place(dimension, before)
+        return None
+    if kind.startswith(("Index", "Gather")):
+        return Place(0) if len(result) > len(given) and result[0] == samples else None
+    # What broadcasts has more elements afterwards; joined or padded, they belong to no sample.
+    grows = result.numel() > given.numel() and len(result) >= len(given)
+    if not grows or kind.startswith(("Cat", "Stack", "ConstantPad")):
+        return None
+    for dimension, (size, before) in enumerate(zip(result, padded, strict=True)):
+        if size == samples and before == 1:
+            return Place(dimension)
+    return None
+
+
+def _is_doubtful(node: Node, given: torch.Size, samples: int) -> bool:
+    """Rows of a shared table, as many as there are samples: looked up for these, or by chance."""
+    result = _shape(node, 0) if node._input_metadata else torch.Size()
+    looked_up = node.name().startswith("Index") and len(result) == len(given)
+    return looked_up and result[0] == samples != given[0]
+
+
+_PRODUCTS = ("MmBackward", "AddmmBackward", "BmmBackward", "BaddbmmBackward")
+
+
+def _meets_in_product(
+    node: Node, slot: int, samples: int, has_samples: Callable[[Node], bool]
+) -> Place | None:
+    """The same of a product of matrices, in whose rows or columns other dimensions may be."""
+    result = _shape(node, 0)
+    first = 1 if node.name().startswith(("Addmm", "Baddbmm")) else 0
+    if slot < first or result[:-2].numel() != 1:
+        return None  # a bias, or matrices that were expanded before they met
+    other = node.next_functions[first + 1 if slot == first else first][0]
+    dimension = len(result) - (1 if slot == first else 2)
+    if result[dimension] % samples == 0 and has_samples(other):
+        return Place(dimension, result[dimension] // samples)
+    return None
+
+
+def _short_way(
+    node: Node, slot: int, grad: Tensor, shape: torch.Size, place: Place
+) -> Tensor | None:
+    """Shares in the gradient of one input, for the commonest nodes."""
+    kind = node.name()
+    if kind == "AddBackward0":
+        grad = grad * node._saved_alpha if slot == 1 and node._saved_alpha != 1 else grad
+    elif kind == "SubBackward0":
+        grad = grad * -node._saved_alpha if slot == 1 else grad
+    elif kind == "MulBackward0":
+        other = node._saved_other if slot == 0 else node._saved_self
+        if other is None or other.is_complex():
+            return None
+        grad = grad * other
+    elif kind != "ExpandBackward0":
+        return None
+    if place.each != 1:
+        return None
+    # [samples, ...]: what was broadcast otherwise is summed.
+    padded = list((1,) * (grad.dim() - len(shape)) + tuple(shape))
+    del padded[place.dimension]
+    grad = grad.movedim(place.dimension, 0)
+    summed = [
+        dimension
+        for dimension, size in enumerate(padded, start=1)
+        if size == 1 and grad.shape[dimension] != 1
+    ]
+    if summed:
+        grad = grad.sum(summed, keepdim=True)
+    return grad.reshape(len(grad), *shape)
+
+
+def _shape(node: Node, output: int) -> torch.Size:
+    return torch.Size(node._input_metadata[output].shape)
+
+
+def _filled(node: Node, grads: tuple[Tensor | None, ...]) -> list[Tensor]:
+    return [_zeros(node, i) if grad is None else grad for i, grad in enumerate(grads)]
+
+
+def _zeros(node: Node, place: int) -> Tensor:
+    metadata = node._input_metadata[place]
+    return torch.zeros(metadata.shape, dtype=metadata.dtype, device=metadata.device)
+
+
+def _of_slot(gradients: Tensor | tuple[Tensor, ...], slot: int) -> Tensor:
+    return gradients if isinstance(gradients, Tensor) else gradients[slot]
