@@ -29,7 +29,7 @@ LAYERS = [
     ("checks",),
     ("_native",),
     ("averages",),
-    ("files", "optional", "settings"),
+    ("files", "memory", "optional", "settings"),
     ("errors",),
     ("_C", "_C_cuda"),
 ]

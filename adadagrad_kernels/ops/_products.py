@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adadagrad_kernels import backends
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES
+from adadagrad_kernels.memory import is_out_of_memory
 from adadagrad_kernels.ops._layer_moments import Outputs
 
 #: What a pass over an element of a contribution costs, in multiplications of a large product.
@@ -112,14 +113,22 @@ def chunked_moments(
     sq_norms = torch.empty(samples, dtype=torch.float64, device=like.device)
     size = chunk_samples(samples, elements, like.dtype, like.device)
     memory: Tensor | None = None
-    for start in range(0, samples, size):
+    start = 0
+    while start < samples:
         rows = slice(start, min(start + size, samples))
         count = rows.stop - start
-        if memory is None:
-            memory = like.new_empty(count, *shape)
-        chunk = contributions(rows, memory[:count]).reshape(count, elements)
+        try:
+            if memory is None:
+                memory = like.new_empty(count, *shape)
+            chunk = contributions(rows, memory[:count]).reshape(count, elements)
+        except RuntimeError as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+            memory, size = None, size // 2
+            continue
         backend = backends.select(chunk.device, chunk.dtype, "accumulate_moments_")
         backend.accumulate_moments_(total, squares, sq_norms[rows], chunk, start)
+        start = rows.stop
     if squares is not None:
         squares.div_(samples - 1)
     spread = total.new_empty(0) if squares is None else squares.view(shape)

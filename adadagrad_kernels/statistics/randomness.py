@@ -18,3 +18,11 @@ class RandomState:
         torch.set_rng_state(self._cpu)
         if self._cuda is not None:
             torch.cuda.set_rng_state(self._cuda, self._device)
+
+    def has_changed(self) -> bool:
+        """Whether anything was drawn since, on the CPU or on the device."""
+        now = RandomState(self._device)
+        changed = not torch.equal(self._cpu, now._cpu)
+        if self._cuda is not None and now._cuda is not None:
+            changed |= not torch.equal(self._cuda, now._cuda)
+        return changed

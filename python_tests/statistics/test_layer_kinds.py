@@ -273,9 +273,9 @@ def test_other_modules(make: Callable[[], nn.Module], shape: tuple[int, ...]) ->
 
 def test_other_modules_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inner products of several chunks take a second pass."""
-    from adadagrad_kernels.statistics.measuring import micro_batch
+    from adadagrad_kernels.statistics.measuring import pending
 
-    monkeypatch.setattr(micro_batch, "_CHUNK_BYTES", 300)
+    monkeypatch.setattr(pending, "_CHUNK_BYTES", 300)
     assert_measured(Scaled().double(), normal(3, 4))
 
 

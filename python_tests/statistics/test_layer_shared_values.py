@@ -92,7 +92,7 @@ def test_shares_are_those_of_the_samples(name: str, size: tuple[int, int], shado
     if name == "a learnt table" and size[0] == size[1]:
         with layer_statistics(model, shadow=shadow) as recorder:
             loss(model(tokens)).backward()
-            with pytest.raises(UnsupportedModelError, match="as long as the batch.*Embedding"):
+            with pytest.raises(UnsupportedModelError, match=r"as long as the batch.*Embedding"):
                 recorder.statistics()
         return
     plain = model(tokens)

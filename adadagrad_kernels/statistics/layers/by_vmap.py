@@ -18,9 +18,10 @@ from torch.func import functional_call, vjp, vmap
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from adadagrad_kernels.errors import UnsupportedModelError
-from adadagrad_kernels.statistics.layers.registry import Layer
+from adadagrad_kernels.statistics.layers.registry import Contributions, Layer, registered
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
 from adadagrad_kernels.statistics.measuring.uses import Part, Use, wide
+from adadagrad_kernels.statistics.randomness import RandomState
 
 
 def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> Any:
@@ -45,9 +46,9 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
     )
     if not recorder.called(use):
         return layer.forward(*args, **kwargs)
-    before = torch.get_rng_state()
+    before = RandomState(next(iter(own.values())).device)
     result = layer.forward(*args, **kwargs)
-    if not torch.equal(before, torch.get_rng_state()):
+    if before.has_changed():
         raise UnsupportedModelError(
             f"{layer.name} has parameters of its own ({', '.join(layer.own)}) and draws random "
             "numbers, which it would draw anew when it is run again for every sample. Ways out: "
@@ -82,7 +83,7 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
     use.outputs = outputs
     recorder.observe(use, [leaves[place] for place in outputs], tensors)
     if use.shared and use.batch_size > 1:
-        recorder.share(use, leaves[outputs[0]])
+        use.micro_batch.shared.add(use, leaves[outputs[0]])
     return result
 
 
@@ -133,6 +134,9 @@ class ModuleUse(Use):
         ]
         places = sorted(self.grads)
         grads = [self.grads[place][rows] for place in places]
+        formula = registered(self.module)
+        if formula is not None:
+            return self._by_formula(formula, tensors, grads)
         spread = vmap(
             lambda each, grad: self._gradient(each, batched, places, grad, _transformed),
             in_dims=([0 if has_samples else None for has_samples in batched], 0),
@@ -148,6 +152,40 @@ class ModuleUse(Use):
                     raise
                 found = self._one_by_one(tensors, batched, places, grads)
         return [wide(gradient.detach()) for gradient in found]
+
+    def _by_formula(
+        self, formula: Contributions, tensors: list[Tensor], grads: list[Tensor]
+    ) -> list[Tensor]:
+        """By what a user has registered for this kind of layer.
+
+        Raises:
+            ValueError: where it gives something else than the samples' contributions.
+        """
+        if len(grads) != 1:
+            raise ValueError(
+                f"{self.layer} has {len(grads)} outputs with gradients; register_layer takes "
+                "layers with one"
+            )
+        args, kwargs = self._arguments(tensors)
+        with torch.no_grad():
+            found = formula(self.module, *args, grad_output=grads[0], **kwargs)
+        shapes = {n: (len(grads[0]), *p.shape) for n, p in self.own.items()}
+        given = {n: tuple(v.shape) for n, v in found.items() if n in shapes}
+        if given != shapes:
+            raise ValueError(
+                f"the function registered for {self.layer} gave {given}; accepted is a tensor for "
+                f"each of its parameters that require grad: {shapes}"
+            )
+        # What it gives may be a tensor of the graph, and others are added to it.
+        return [wide(found[name].detach()).clone() for name in self.own]
+
+    def _arguments(self, tensors: list[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Those of the call, with other tensors in their places."""
+        given = iter(tensors)
+        leaves = [next(given) if leaf is _TENSOR else leaf for leaf in self.arguments]
+        assert self.structure is not None
+        args, kwargs = tree_unflatten(leaves, self.structure)
+        return args, kwargs
 
     def _one_by_one(
         self, tensors: list[Tensor], batched: list[bool], places: list[int], grads: list[Tensor]
@@ -180,13 +218,11 @@ class ModuleUse(Use):
         pull_back: PullBack,
     ) -> list[Tensor]:
         """Of one sample, which runs as a batch of one."""
-        given = iter(
+        rows = [
             tensor.unsqueeze(0) if has_samples else tensor
             for tensor, has_samples in zip(tensors, batched, strict=True)
-        )
-        leaves = [next(given) if leaf is _TENSOR else leaf for leaf in self.arguments]
-        assert self.structure is not None
-        args, kwargs = tree_unflatten(leaves, self.structure)
+        ]
+        args, kwargs = self._arguments(rows)
 
         def run(values: dict[str, Tensor]) -> list[Tensor]:
             # A layer inside that is tied to one of them has a use of its own.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adadagrad_kernels.ops import LayerMoments, embedding_moments
+from adadagrad_kernels.statistics.layers.linear import LinearUse
 from adadagrad_kernels.statistics.layers.registry import (
     Layer,
     Rule,
@@ -18,7 +19,12 @@ from adadagrad_kernels.statistics.layers.registry import (
     runs_as,
 )
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
-from adadagrad_kernels.statistics.measuring.uses import LayerUse, as_sequences, wide
+from adadagrad_kernels.statistics.measuring.uses import (
+    LayerUse,
+    Use,
+    as_sequences,
+    wide,
+)
 
 
 @finder
@@ -106,3 +112,48 @@ class EmbeddingUse(LayerUse):
         if self.padding_idx is not None:
             weight[:, self.padding_idx] = 0
         return [weight]
+
+    def add_contributions(self, rows: slice, total: dict[tuple[int, int], Tensor]) -> None:
+        """Into the rows that were looked up, where another use has built the rest."""
+        assert self.weight is not None
+        before = total.get(self.weight.key)
+        if before is None:
+            super().add_contributions(rows, total)
+            return
+        indices, outputs = self._looked_up(rows)
+        places = indices.unsqueeze(2).expand_as(outputs)
+        before.scatter_add_(1, places, outputs)
+
+    def cross_products(self, other: Use) -> Tensor | None:
+        """With a product: sum over s, t of g_s . x_t times y_t at the index of s."""
+        indices, outputs = self._looked_up(slice(None))
+        if isinstance(other, EmbeddingUse):
+            theirs, others = other._looked_up(slice(None))
+            pairs = torch.bmm(outputs, others.mT)
+            pairs *= indices.unsqueeze(2) == theirs.unsqueeze(1)
+        elif isinstance(other, LinearUse) and not other.transposed:
+            pairs = torch.bmm(other._inputs, outputs.mT)
+            places = indices.unsqueeze(1).expand(-1, pairs.shape[1], -1)
+            pairs *= other._outputs.gather(2, places)
+        else:
+            return None
+        return pairs.flatten(1).sum(1, dtype=torch.float64)
+
+    def along(self, gradient: Tensor) -> Tensor:
+        """Sum over the rows that were looked up."""
+        indices, outputs = self._looked_up(slice(None))
+        rows = gradient.to(outputs.dtype)[indices]
+        return rows.mul_(outputs).flatten(1).sum(1, dtype=torch.float64)
+
+    @property
+    def own_moments(self) -> tuple[Tensor, Tensor] | None:
+        """None where the gradient is sparse."""
+        return None if self.sparse else super().own_moments
+
+    def _looked_up(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Indices ``[samples, positions]``, and their gradients with zeros for the padding."""
+        outputs = as_sequences(wide(self.grad[rows]))
+        indices = self.saved[0][rows].reshape(len(outputs), -1).long()
+        if self.padding_idx is not None:
+            outputs = outputs.masked_fill((indices == self.padding_idx).unsqueeze(2), 0)
+        return indices, outputs

@@ -22,6 +22,7 @@ from adadagrad_kernels.statistics.layers.registry import (
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
 from adadagrad_kernels.statistics.measuring.uses import (
     LayerUse,
+    Use,
     as_sequences,
     bias_moments,
     wide,
@@ -108,3 +109,26 @@ class LinearUse(LayerUse):
         inputs = as_sequences(wide(self.saved[0][rows]))
         pair = (inputs, outputs) if self.transposed else (outputs, inputs)
         return [torch.bmm(pair[0].mT, pair[1]), *bias]
+
+    def cross_products(self, other: Use) -> Tensor | None:
+        """Of two products: sum over t, s of (x_t . x'_s) (y_t . y'_s)."""
+        if not isinstance(other, LinearUse) or self.transposed != other.transposed:
+            return None
+        pairs = torch.bmm(self._inputs, other._inputs.mT)
+        pairs *= torch.bmm(self._outputs, other._outputs.mT)
+        return pairs.flatten(1).sum(1, dtype=torch.float64)
+
+    def along(self, gradient: Tensor) -> Tensor:
+        """Sum over t of y_t' gradient x_t."""
+        inputs, outputs = self._inputs, self._outputs
+        weight = gradient.to(inputs.dtype)
+        rows = inputs.flatten(0, 1).mm(weight if self.transposed else weight.t())
+        return rows.view(outputs.shape).mul_(outputs).flatten(1).sum(1, dtype=torch.float64)
+
+    @property
+    def _inputs(self) -> Tensor:
+        return as_sequences(wide(self.saved[0]))
+
+    @property
+    def _outputs(self) -> Tensor:
+        return as_sequences(wide(self.grad))

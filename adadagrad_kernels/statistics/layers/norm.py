@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adadagrad_kernels.ops import LayerMoments, norm_layer_moments
+from adadagrad_kernels.statistics.layers.by_vmap import call_module
 from adadagrad_kernels.statistics.layers.registry import (
     Layer,
     Rule,
@@ -24,9 +28,108 @@ from adadagrad_kernels.statistics.measuring.uses import LayerUse, bias_moments, 
 
 @finder
 def find(module: nn.Module) -> Rule | None:
-    """For ``nn.LayerNorm``, ``nn.RMSNorm`` and ``nn.GroupNorm``."""
+    """For ``nn.LayerNorm``, ``nn.RMSNorm``, ``nn.GroupNorm``, and what computes as the first two.
+
+    The last are classes of other libraries, such as the RMSNorms of Transformers.
+    """
     rules = {nn.LayerNorm: _layer_norm, nn.RMSNorm: _rms_norm, nn.GroupNorm: _group_norm}
-    return next((rule for kind, rule in rules.items() if runs_as(module, kind)), None)
+    known = next((rule for kind, rule in rules.items() if runs_as(module, kind)), None)
+    return known or _by_structure(module)
+
+
+def _by_structure(module: nn.Module) -> Rule | None:
+    """The rule for a module of another class whose parameters scale and shift normalised inputs.
+
+    It is asked itself: by how much its output changes with its weight must be the input normalised,
+    and with its bias one.
+    """
+    parameters: dict[str, Any] = dict(module.named_parameters())
+    eps = _eps_of(module)
+    weight = parameters.get("weight")
+    plain = (
+        set(parameters) in ({"weight"}, {"weight", "bias"})
+        and all(p.dim() == 1 and p.is_floating_point() for p in parameters.values())
+        and len({len(p) for p in parameters.values()}) == 1
+        and next(module.children(), None) is None
+        and next(module.buffers(), None) is None
+    )
+    if not plain or eps is None or weight is None or len(weight) < 2 or weight.is_meta:
+        return None
+    kind = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    inputs = (torch.arange(3 * len(weight), dtype=kind, device=weight.device) + 0.5).sin()
+    inputs = 2 * inputs.view(3, -1) + 0.5
+    try:
+        changes = _changes(module, inputs)
+    except Exception:  # what cannot be asked so is of another kind
+        return None
+    for centred in (False, True):
+        normalised = _normalised(inputs, eps, centred)[0]
+        expected = {"weight": normalised, "bias": torch.ones_like(inputs)}
+        close = (torch.allclose(change, expected[n], 1e-3, 1e-3) for n, change in changes.items())
+        if all(close):
+            return functools.partial(_norm_by_structure, eps, centred)
+    return None
+
+
+def _eps_of(module: nn.Module) -> float | None:
+    names = ("variance_epsilon", "eps", "epsilon", "norm_eps")
+    values = (module.__dict__.get(name) for name in names)
+    return next((float(value) for value in values if isinstance(value, int | float)), None)
+
+
+@torch.no_grad()
+def _changes(module: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """What one is to the output when it is added to a parameter, which is put back."""
+    device = inputs.device.type
+    changes = {}
+    with torch.autocast(device, enabled=False):
+        for name, parameter in module.named_parameters():
+            outputs = []
+            for more in (0.0, 1.0):
+                with _holding(module, {name: parameter.detach().to(inputs.dtype) + more}):
+                    outputs.append(type(module).forward(module, inputs).to(inputs.dtype))
+            changes[name] = outputs[1] - outputs[0]
+    return changes
+
+
+@contextmanager
+def _holding(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Other tensors in the place of a module's parameters."""
+    held: Any = module._parameters
+    before = {name: held[name] for name in values}
+    held.update(values)
+    try:
+        yield
+    finally:
+        held.update(before)
+
+
+def _normalised(inputs: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Inputs normalised over their last dimension, in the dtype of sums; rstd and mean."""
+    values = inputs if inputs.dtype == torch.float64 else inputs.float()
+    mean = values.mean(-1) if centred else None
+    if mean is not None:
+        values = values - mean.unsqueeze(-1)
+    rstd = values.square().mean(-1).add(eps).rsqrt()
+    return values * rstd.unsqueeze(-1), rstd, mean
+
+
+def _norm_by_structure(
+    eps: float, centred: bool, recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any
+) -> Any:
+    module = layer.module
+    if len(args) != 1 or kwargs or args[0].shape[-1:] != module.weight.shape:
+        return call_module(recorder, layer, *args, **kwargs)
+    use = _norm_use(layer, features=tuple(module.weight.shape))
+    if not recorder.called(use):
+        return layer.forward(*args)
+    held = {} if recorder.shadow else {n: p.detach() for n, p in module.named_parameters()}
+    with _holding(module, held):
+        output = layer.forward(*args)
+    with torch.no_grad():
+        _, rstd, mean = _normalised(args[0], eps, centred)
+    saved = [args[0], rstd] if mean is None else [args[0], rstd, mean]
+    return recorder.attach(use, output, saved)
 
 
 def _layer_norm(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:

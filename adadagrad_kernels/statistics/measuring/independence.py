@@ -87,7 +87,7 @@ def _ask(
         second, _ = _outputs(model, forward, layers, samples, others, args, kwargs)
         fewer = [i % samples for i in range(2 if count == 3 and samples != 2 else 4)]
         _, again = _outputs(model, forward, layers, samples, fewer, args, kwargs)
-    except UnsupportedModelError:
+    except (UnsupportedModelError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception:  # a model that takes no other batch size than this cannot be asked
         return Inputs(exchanged=samples > 1)
@@ -134,7 +134,7 @@ def _outputs(
         path = paths[module]
         name = f"layer '{path}' ({type(module).__name__})" if path else "the model"
         tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-        outputs.setdefault(name, []).extend(tensor.detach().clone() for tensor in tensors)
+        outputs.setdefault(name, []).extend(_kept(tensor.detach(), len(rows)) for tensor in tensors)
         # Attention may have its samples in the second dimension.
         if module in names and not isinstance(module, nn.MultiheadAttention):
             given = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
@@ -152,6 +152,27 @@ def _outputs(
                 handle.remove()
     see(model, (), result)
     return outputs, sizes
+
+
+#: Elements from which on an output is kept as sums over so many blocks of each sample.
+_LARGE, _BLOCKS = 1 << 18, 4096
+
+
+def _kept(output: Tensor, count: int) -> Tensor:
+    """A copy, or of a large output with samples first weighted sums over blocks of each sample."""
+    blockwise = output.numel() > _LARGE and output.is_floating_point() and len(output) == count
+    if not blockwise or sum(size == count for size in output.shape) > 1:
+        return output.clone()
+    values = output.reshape(count, -1)
+    size = -(-values.shape[1] // _BLOCKS)
+    whole = values.shape[1] // size * size
+    weights = torch.arange(1, size + 1, device=output.device, dtype=torch.float32).sin_()
+    weights = weights.to(output.dtype)
+    sums = values[:, :whole].reshape(count, -1, size) @ weights
+    if whole < values.shape[1]:
+        rest = values[:, whole:] @ weights[: values.shape[1] - whole]
+        sums = torch.cat([sums, rest.unsqueeze(1)], 1)
+    return sums
 
 
 @contextmanager

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from adadagrad_kernels.errors import UnsupportedModelError
-from adadagrad_kernels.ops import LayerMoments, batch_moments
-from adadagrad_kernels.statistics.accumulator import StatisticsAccumulator
-from adadagrad_kernels.statistics.measuring.shared_values import SharedValues
+from adadagrad_kernels.ops import LayerMoments
+from adadagrad_kernels.statistics.measuring import pending
+from adadagrad_kernels.statistics.measuring.shared_uses import SharedUses
 from adadagrad_kernels.statistics.measuring.uses import LayerUse, Part, Use
-from adadagrad_kernels.statistics.record import GradientStatistics
-from adadagrad_kernels.statistics.sums import row_products
-
-#: Bytes of contributions at a time, where they have to be built.
-_CHUNK_BYTES = 32 * 2**20
 
 Key = tuple[int, int]
 
@@ -41,9 +34,7 @@ class MicroBatch:
         parts: every part that was measured.
         arrived: gradients that reached parameters by another way than a replaced gradient.
         had_backward: whether a gradient has arrived.
-        shared: what tells the samples apart in the gradients of values that they share.
-        waiting: uses whose outputs are shared, until the model has returned.
-        listening: nodes behind outputs of layers that only listen, until then.
+        shared: the uses whose outputs all samples share.
         reached: identities of the parameters that have got a gradient.
         autocast: whether a layer ran under autocast.
         cumulative: ``.grad`` after it, where another micro-batch follows.
@@ -62,9 +53,7 @@ class MicroBatch:
     parts: dict[Key, Part] = field(default_factory=dict)
     arrived: dict[int, Tensor] = field(default_factory=dict)
     had_backward: bool = False
-    shared: SharedValues | None = None
-    waiting: list[Use] = field(default_factory=list)
-    listening: set[Any] = field(default_factory=set)
+    shared: SharedUses = field(default_factory=SharedUses)
     reached: set[int] = field(default_factory=set)
     autocast: bool = False
     cumulative: dict[int, Tensor] | None = None
@@ -116,70 +105,13 @@ class MicroBatch:
         if not uses:
             return
         self.parts.update({part.key: part for use in uses for part in use.parts})
-        samples = uses[0].samples
-        bytes_per_sample = sum(part.value.numel() * 4 for use in uses for part in use.parts)
-        size = max(1, _CHUNK_BYTES // max(1, bytes_per_sample))
-        chunks = [slice(i, min(i + size, samples)) for i in range(0, samples, size)]
-        whole = len(chunks) == 1
-        accumulator = StatisticsAccumulator()
-        for chunk in chunks:
-            moments = {}
-            for key, rows in _contributions(uses, chunk).items():
-                measured = batch_moments(
-                    rows.reshape(len(rows), self.parts[key].value.numel()),
-                    variance=self.variance and len(rows) > 1,
-                    inner_products=self.inner_products and whole,
-                )
-                if self.variance and measured.variance is None:
-                    measured = measured._replace(variance=torch.zeros_like(measured.mean))
-                moments[_name(key)] = measured
-            accumulator.add(GradientStatistics.from_moments(moments))
-        record = accumulator.result()
-        for key in _keys(uses):
-            shape = self.parts[key].value.shape
-            self.sums[key] = (record.require_mean_gradient()[_name(key)] * samples).view(shape)
-            if self.variance and record.variance is not None:
-                self.spreads[key] = record.variance[_name(key)].view(shape)
-        assert record.sq_norms is not None
-        self.sq_norms.append((", ".join(dict.fromkeys(use.layer for use in uses)), record.sq_norms))
-        if self.inner_products:
-            self.products.append(self._pending_products(uses, chunks, record))
-        for use in uses:
-            use.release()
-
-    def _pending_products(
-        self, uses: Sequence[Use], chunks: Iterable[slice], record: GradientStatistics
-    ) -> Tensor:
-        """<h_i, sum>; in a second pass where there were several chunks."""
-        if record.inner_products is not None:
-            return record.inner_products * record.batch_size
-        products = []
-        for chunk in chunks:
-            rows = _contributions(uses, chunk)
-            products.append(
-                torch.stack(
-                    [
-                        row_products(r.reshape(len(r), -1), self.sums[k].reshape(-1))
-                        for k, r in rows.items()
-                    ]
-                ).sum(0)
-            )
-        return torch.cat(products)
-
-
-def _contributions(uses: Sequence[Use], rows: slice) -> dict[Key, Tensor]:
-    """Those to each part, added over the uses."""
-    total: dict[Key, Tensor] = {}
-    for use in uses:
-        for part, contribution in zip(use.parts, use.contributions(rows), strict=True):
-            before = total.get(part.key)
-            total[part.key] = contribution if before is None else before + contribution
-    return total
-
-
-def _keys(uses: Iterable[Use]) -> list[Key]:
-    return list(dict.fromkeys(part.key for use in uses for part in use.parts))
-
-
-def _name(key: Key) -> str:
-    return f"{key[0]}:{key[1]}"
+        for group in pending.groups(uses):
+            found = pending.measure(group, self.variance, self.inner_products)
+            layers = ", ".join(dict.fromkeys(use.layer for use in group))
+            self.sq_norms.append((layers, found.sq_norms))
+            self.sums.update(found.sums)
+            self.spreads.update(found.spreads)
+            if found.products is not None:
+                self.products.append(found.products)
+            for use in group:
+                use.release()

@@ -11,20 +11,19 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from adadagrad_kernels.errors import UnsupportedModelError
-from adadagrad_kernels.statistics.measuring.graph_node import TAP, listen, replace_gradient
+from adadagrad_kernels.statistics.measuring.graph_node import listen, replace_gradient
 from adadagrad_kernels.statistics.measuring.independence import Inputs
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
 from adadagrad_kernels.statistics.measuring.samples import (
     no_shares,
     require_samples,
-    tensors_in,
     without_samples,
 )
-from adadagrad_kernels.statistics.measuring.shared_values import SharedValues
 from adadagrad_kernels.statistics.measuring.uses import LayerUse, Part, Use
 from adadagrad_kernels.statistics.measuring.verify import (
     NamedParameters,
     dropped,
+    foreign_gradients,
     in_backward,
     in_parts,
     outside,
@@ -33,13 +32,9 @@ from adadagrad_kernels.statistics.measuring.verify import (
     require_known,
     storage,
     twice,
+    without_grad_mode,
 )
 from adadagrad_kernels.statistics.supported_models import require_per_sample_gradients
-
-#: How far the contributions may be from the gradient that autograd computed, relative to it:
-#: bfloat16 has eight bits.
-_CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}
-_COARSE = 2e-2
 
 
 class Recorder:
@@ -71,6 +66,8 @@ class Recorder:
 
     def reset(self) -> None:
         """Forget the step."""
+        for micro_batch in getattr(self, "micro_batches", []):
+            micro_batch.shared.forget()
         self.micro_batches: list[MicroBatch] = []
         self.problems: list[Exception] = []
         self._batch_size: int | None = None
@@ -184,35 +181,18 @@ class Recorder:
         else:
             self.observe(use, [output], saved)
         if use.shared and samples > 1:
-            self.share(use, output)
+            use.micro_batch.shared.add(use, output)
         return output
-
-    def share(self, use: Use, output: Tensor) -> None:
-        """Have the graph searched for the samples behind an output without any."""
-        use.node = output.grad_fn
-        use.micro_batch.waiting.append(use)
 
     def returned(self, result: Any) -> None:
         """See what the model returned: from there the graph is walked to shared values."""
-        if not self.micro_batches or not self.micro_batches[-1].waiting:
-            return
-        micro_batch = self.micro_batches[-1]
-        if micro_batch.shared is None:
-            micro_batch.shared = SharedValues(micro_batch.samples or 1)
-        uses, micro_batch.waiting = micro_batch.waiting, []
-        outputs = [leaf for leaf in tensors_in(result) if leaf.requires_grad]
-        nodes = {use.node for use in uses}
-        listening = micro_batch.listening
-
-        def measured(node: Any) -> bool:
-            return (isinstance(node, TAP) or node in listening) and node not in nodes
-
-        micro_batch.shared.follow(outputs, [use.node for use in uses], measured, TAP)
-        micro_batch.listening = set()
+        if self.micro_batches:
+            micro_batch = self.micro_batches[-1]
+            micro_batch.shared.search(result, micro_batch.samples or 1)
 
     def observe(self, use: Use, outputs: Sequence[Tensor], saved: Sequence[Tensor]) -> None:
         """Have a use listen to the gradients of its outputs."""
-        use.micro_batch.listening.update(o.grad_fn for o in outputs if o.grad_fn is not None)
+        use.micro_batch.shared.note(outputs)
         listen(self._observe, use, outputs, saved)
 
     # The backward pass.
@@ -254,26 +234,9 @@ class Recorder:
         if use.arrivals > 1:
             self._problem(twice(use.layer))
             return False
-        return not use.shared or self._told_apart(use)
-
-    def _told_apart(self, use: Use) -> bool:
-        """Whether it is known whose the gradient of a shared output is; then it has samples."""
-        shared = use.micro_batch.shared
-        share = shared.take(use.node) if shared is not None else None
-        if use.micro_batch.samples == 1:
-            share = use.grads[0].unsqueeze(0)
-        if share is None:
+        if use.shared and not use.micro_batch.shared.tell_apart(use, use.micro_batch.samples or 1):
             self._problem(no_shares(use.layer), UnsupportedModelError)
-            use.grads = {place: grad.unsqueeze(0) for place, grad in use.grads.items()}
-            use.saved = [tensor.unsqueeze(0) for tensor in use.saved]
             return False
-        if isinstance(use, LayerUse):
-            if share.shape[1] == 1 and len(use.saved[0]) == 1:
-                share = share.squeeze(1)
-                use.saved = [t.expand(len(share), *t.shape[1:]) for t in use.saved]
-            else:
-                use.saved = [t.expand(len(share), *t.shape) for t in use.saved]
-        use.grads[0] = share
         return True
 
     def _require_first(self, use: Use) -> None:
@@ -335,14 +298,11 @@ class Recorder:
         """
         micro_batch = self.micro_batches[-1]
         micro_batch.finish()
-        if micro_batch.shared is not None:
-            micro_batch.shared.forget()
+        micro_batch.shared.forget()
         if followed:
             norms = [values for _, values in micro_batch.sq_norms]
             require_kept(parameters, micro_batch.reached, norms)
-        for name, parameter in parameters:
-            if (grad := micro_batch.arrived.get(id(parameter))) is not None:
-                self._compare(micro_batch, id(parameter), name, grad)
+        self.problems += foreign_gradients(micro_batch, parameters)
         micro_batch.arrived, micro_batch.sums = {}, {}
         if followed and self._variance:
             micro_batch.cumulative = {
@@ -350,26 +310,6 @@ class Recorder:
                 for _, p in parameters
                 if p.requires_grad and p.grad is not None
             }
-
-    def _compare(self, micro_batch: MicroBatch, identity: int, name: str, grad: Tensor) -> None:
-        """Notice a gradient that no layer, or not the layers alone, contributed to."""
-        keys = [key for key in micro_batch.parts if key[0] == identity]
-        if not keys:
-            self.problems.append(
-                UnsupportedModelError(
-                    f"the parameter '{name}' got a gradient outside of the layers that are "
-                    "measured. Ways out: on_other='vmap' for modules of other kinds; a parameter "
-                    "that is used outside of its module's forward needs PerSampleGradients"
-                )
-            )
-        elif all(key in micro_batch.sums for key in keys) and len(keys) == 1:
-            ours, theirs = micro_batch.sums[keys[0]], grad.to_dense().view_as(grad)
-            ours = ours.to_dense() if ours.is_sparse else ours
-            scale = torch.linalg.vector_norm(theirs.double())
-            error = torch.linalg.vector_norm(ours.double() - theirs.double())
-            allowed = _COARSE if micro_batch.autocast else _CLOSE.get(grad.dtype, _COARSE)
-            if error > allowed * scale:
-                self._problem(outside(name))
 
     def require_grad_mode(self) -> None:
         """Refuse layers that ran under no_grad alone, whose parameters wait for a gradient.
@@ -380,7 +320,4 @@ class Recorder:
         measured = {key for m in self.micro_batches for key in m.measured()}
         for layer, parts in self._without_grad.items():
             if layer not in self._with_grad and not measured & {part.key for part in parts}:
-                raise ValueError(
-                    f"{layer} was called under no_grad, so that its parameters have no gradient. "
-                    "Ways out: call it with grad mode, or freeze it with requires_grad_(False)"
-                )
+                raise ValueError(without_grad_mode(layer))

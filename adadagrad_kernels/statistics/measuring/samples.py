@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
-
 _WAYS_OUT = (
     "every layer must have the samples in its first dimension, or a single row for all of them. "
     "Ways out: keep the batch first, [samples, ...], and do not merge it with other dimensions; "
@@ -49,11 +44,3 @@ def no_shares(layer: str) -> str:
         "Ways out: give the layer a row for every sample, such as positions "
         "[samples, positions]; look rows up in an nn.Embedding; or measure with PerSampleGradients"
     )
-
-
-def tensors_in(result: Any) -> list[Tensor]:
-    """The tensors in what a model returned: nested containers, and attributes of objects."""
-    leaves = tree_leaves(result)
-    inside = [value for leaf in leaves for value in getattr(leaf, "__dict__", {}).values()]
-    found = [leaf for leaf in (*leaves, *tree_leaves(inside)) if isinstance(leaf, Tensor)]
-    return found

@@ -73,6 +73,25 @@ class Use(ABC):
         """h_i of each part for some samples, ``[samples, *shape]``, in the dtype of sums."""
 
     @property
+    def own_moments(self) -> tuple[Tensor, Tensor] | None:
+        """Sum of the contributions to its only part, and their norms; None for no short way."""
+        return None
+
+    def cross_products(self, other: Use) -> Tensor | None:
+        """<h_i, h_i of another use of the same part>, ``[samples]``; None for no short way."""
+        return None
+
+    def along(self, gradient: Tensor) -> Tensor | None:
+        """<h_i, gradient> of its only part, ``[samples]``; None for no short way."""
+        return None
+
+    def add_contributions(self, rows: slice, total: dict[tuple[int, int], Tensor]) -> None:
+        """Add those of some samples to what other uses of its parts have contributed."""
+        for part, contribution in zip(self.parts, self.contributions(rows), strict=True):
+            before = total.get(part.key)
+            total[part.key] = contribution if before is None else before.add_(contribution)
+
+    @property
     def samples(self) -> int:
         """Samples of its gradients."""
         return len(next(iter(self.grads.values())))
@@ -95,6 +114,7 @@ class LayerUse(Use):
     weight: Part | None = None
     bias: Part | None = None
     least_dimensions: int = 2
+    _own: tuple[Tensor, Tensor] | None = None
 
     @property
     def parts(self) -> list[Part]:
@@ -111,8 +131,25 @@ class LayerUse(Use):
         """Gradient and statistics, by the layer's op; what belongs to no part does not count."""
 
     def gradients(self) -> tuple[Tensor | None, Tensor | None]:
-        """Weight and bias gradient alone."""
-        return self.restored(self.moments(variance=False, inner_products=False))
+        """Weight and bias gradient alone; with them come the norms, which may be asked for."""
+        moments = self.moments(variance=False, inner_products=False)
+        if self.bias is None and self.weight is not None:
+            self._own = (moments.weight_grad, moments.sq_norms)
+        return self.restored(moments)
+
+    @property
+    def own_moments(self) -> tuple[Tensor, Tensor] | None:
+        """As they came with the gradient, or anew."""
+        if self.weight is None or self.bias is not None or self.weight.value.is_sparse:
+            return None
+        if self._own is None:
+            self.gradients()
+        return self._own
+
+    def release(self) -> None:
+        """Give back the memory of what was saved."""
+        super().release()
+        self._own = None
 
     def restored(self, moments: LayerMoments) -> tuple[Tensor | None, Tensor | None]:
         """Weight and bias gradient in the shape and dtype of the parameters."""

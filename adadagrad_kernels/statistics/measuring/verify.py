@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
+
+#: How far the contributions may be from the gradient that autograd computed, relative to it:
+#: bfloat16 has eight bits.
+_CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}
+_COARSE = 2e-2
 
 #: Of the model in training. A walk over its modules takes longer than each of these checks.
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
@@ -17,9 +25,10 @@ def require_clear(parameters: NamedParameters) -> None:
     Raises:
         ValueError: naming its parameter.
     """
-    for name, parameter in parameters:
-        grad = parameter.grad
-        if parameter.requires_grad and grad is not None and squared(grad):
+    grads = {n: p.grad for n, p in parameters if p.requires_grad and p.grad is not None}
+    left = _not_zero(list(grads.values()))
+    for name, is_left in zip(grads, left, strict=True):
+        if is_left:
             raise ValueError(
                 f"a gradient of an earlier step is left in .grad of '{name}' and would count as "
                 "this step's; call optimizer.zero_grad() before the first forward pass of a step"
@@ -58,10 +67,8 @@ def require_kept(
     Raises:
         ValueError: where all of it is zero, but not what the samples contributed.
     """
-    grads = [p.grad for _, p in parameters if id(p) in reached]
-    if any(grad is not None and squared(grad) for grad in grads):
-        return
-    if any(bool(norms.any()) for norms in sq_norms):
+    grads = [p.grad for _, p in parameters if id(p) in reached and p.grad is not None]
+    if not any(_not_zero(grads)) and any(_not_zero(sq_norms)):
         raise ValueError(dropped("the parameters"))
 
 
@@ -115,10 +122,62 @@ def twice(layer: str) -> str:
     )
 
 
-def squared(grad: Tensor) -> bool:
-    """Whether a gradient is not all zeros."""
-    values = grad.coalesce().values() if grad.is_sparse else grad
-    return bool(values.any())
+def _not_zero(tensors: Sequence[Tensor]) -> list[bool]:
+    """Whether each has an element that is not zero; waits for a device once."""
+    flags = [(t.coalesce().values() if t.is_sparse else t).any() for t in tensors]
+    found: list[bool] = _together(flags).tolist()
+    return found
+
+
+def _together(scalars: Sequence[Tensor]) -> Tensor:
+    """In one tensor on the CPU, each device asked once."""
+    by_device: dict[torch.device, list[int]] = {}
+    for place, scalar in enumerate(scalars):
+        by_device.setdefault(scalar.device, []).append(place)
+    values = torch.empty(len(scalars), dtype=scalars[0].dtype if scalars else torch.bool)
+    for places in by_device.values():
+        values[places] = torch.stack([scalars[place] for place in places]).cpu()
+    return values
+
+
+def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> list[Exception]:
+    """Of gradients that no layer, or not the layers alone, contributed to.
+
+    Where autograd computed a gradient, what the samples contributed must add up to it.
+    """
+    problems: list[Exception] = []
+    compared: list[tuple[str, Tensor]] = []
+    for name, parameter in parameters:
+        grad = micro_batch.arrived.get(id(parameter))
+        if grad is None:
+            continue
+        keys = [key for key in micro_batch.parts if key[0] == id(parameter)]
+        if not keys:
+            problems.append(
+                UnsupportedModelError(
+                    f"the parameter '{name}' got a gradient outside of the layers that are "
+                    "measured. Ways out: on_other='vmap' for modules of other kinds; a parameter "
+                    "that is used outside of its module's forward needs PerSampleGradients"
+                )
+            )
+        elif all(key in micro_batch.sums for key in keys) and len(keys) == 1:
+            ours, theirs = micro_batch.sums[keys[0]], grad.to_dense().view_as(grad)
+            ours = ours.to_dense() if ours.is_sparse else ours
+            scale = torch.linalg.vector_norm(theirs.double())
+            error = torch.linalg.vector_norm(ours.double() - theirs.double())
+            allowed = _COARSE if micro_batch.autocast else _CLOSE.get(grad.dtype, _COARSE)
+            compared.append((name, error > allowed * scale))
+    differs = _together([far for _, far in compared]).tolist()
+    names = [name for (name, _), far in zip(compared, differs, strict=True) if far]
+    return [*problems, *(ValueError(outside(name)) for name in names)]
+
+
+def without_grad_mode(layer: str) -> str:
+    """The message for a layer that no gradient can reach."""
+    return (
+        f"{layer} was called under no_grad, so that its parameters have no gradient. Ways out: "
+        "call it with grad mode, or freeze it with requires_grad_(False)"
+    )
 
 
 def storage(tensor: Tensor) -> int:

@@ -1,0 +1,143 @@
+"""Parameters that several uses share: their contributions are added before they are squared.
+
+Embeddings and linear layers with one weight, as of a language model's head, have a short way: the
+norm of a sum of two is that of each and their inner product, which takes the products of positions
+(a ghost inner product). Else some samples' contributions are built at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from adadagrad_kernels.checks import ACCUMULATION_DTYPES
+from adadagrad_kernels.memory import is_out_of_memory
+from adadagrad_kernels.ops import accumulate_moments_
+from adadagrad_kernels.statistics.measuring.uses import Part, Use
+from adadagrad_kernels.statistics.sums import row_products
+
+#: Bytes of contributions at a time.
+_CHUNK_BYTES = 32 * 2**20
+
+Key = tuple[int, int]
+
+
+@dataclass
+class Measured:
+    """What the samples contributed to the parts of some uses.
+
+    Attributes:
+        sq_norms: over all parts, ``[samples]``.
+        sums: of the contributions to each part.
+        spreads: their variances, where wanted.
+        products: <h_i, sum>, where wanted.
+    """
+
+    sq_norms: Tensor
+    sums: dict[Key, Tensor] = field(default_factory=dict)
+    spreads: dict[Key, Tensor] = field(default_factory=dict)
+    products: Tensor | None = None
+
+
+def groups(uses: Iterable[Use]) -> list[list[Use]]:
+    """Uses that share parts, in the order in which they came."""
+    found: list[tuple[set[Key], list[Use]]] = []
+    for use in uses:
+        keys = {part.key for part in use.parts}
+        met = [each for each in found if each[0] & keys]
+        merged = set(keys).union(*(each[0] for each in met))
+        together = [member for each in met for member in each[1]] + [use]
+        found = [each for each in found if each not in met] + [(merged, together)]
+    return [members for _, members in found]
+
+
+def measure(uses: Sequence[Use], variance: bool, inner_products: bool) -> Measured:
+    """Of uses that share parts."""
+    if not variance:
+        short = _by_pairs(uses, inner_products)
+        if short is not None:
+            return short
+    return _by_contributions(uses, variance, inner_products)
+
+
+def _by_pairs(uses: Sequence[Use], inner_products: bool) -> Measured | None:
+    """Where each has but one part, and two of them a short way to their inner product."""
+    keys = {part.key for use in uses for part in use.parts}
+    alone = [use.own_moments for use in uses]
+    if len(keys) != 1 or any(own is None for own in alone):
+        return None
+    crossed = []
+    for one, other in combinations(uses, 2):
+        cross = one.cross_products(other)
+        if cross is None:
+            cross = other.cross_products(one)
+        if cross is None:
+            return None
+        crossed.append(cross)
+    norms = torch.stack([own[1] for own in alone if own is not None]).sum(0)
+    total = torch.stack([own[0] for own in alone if own is not None]).sum(0)
+    measured = Measured(norms + 2 * torch.stack(crossed).sum(0) if crossed else norms)
+    measured.sq_norms.clamp_(min=0)
+    measured.sums[next(iter(keys))] = total
+    if inner_products:
+        along = [use.along(total) for use in uses]
+        if any(product is None for product in along):
+            return None
+        measured.products = torch.stack([p for p in along if p is not None]).sum(0)
+    return measured
+
+
+def _by_contributions(uses: Sequence[Use], variance: bool, inner_products: bool) -> Measured:
+    parts = {part.key: part for use in uses for part in use.parts}
+    first = next(iter(parts.values())).value
+    samples = uses[0].samples
+    measured = Measured(torch.zeros(samples, dtype=torch.float64, device=first.device))
+    norms = torch.empty_like(measured.sq_norms)
+    squares = {}
+    for key, part in parts.items():
+        dtype = ACCUMULATION_DTYPES[part.value.dtype]
+        measured.sums[key] = torch.empty(part.value.numel(), dtype=dtype, device=first.device)
+        if variance:
+            squares[key] = torch.empty_like(measured.sums[key])
+    for rows, contributions in _chunks(uses, parts, samples):
+        for key, chunk in contributions.items():
+            state = (measured.sums[key], squares.get(key), norms[rows])
+            accumulate_moments_(*state, chunk, samples=rows.start)
+            measured.sq_norms[rows] += norms[rows]
+    if inner_products:
+        measured.products = torch.zeros_like(measured.sq_norms)
+        for rows, contributions in _chunks(uses, parts, samples):
+            for key, chunk in contributions.items():
+                measured.products[rows] += row_products(chunk, measured.sums[key])
+    for key, part in parts.items():
+        measured.sums[key] = measured.sums[key].view(part.value.shape)
+        if variance:
+            spread = squares[key].div_(max(samples - 1, 1)).view(part.value.shape)
+            measured.spreads[key] = spread
+    return measured
+
+
+def _chunks(
+    uses: Sequence[Use], parts: dict[Key, Part], samples: int
+) -> Iterable[tuple[slice, dict[Key, Tensor]]]:
+    """Contributions ``[samples, elements]`` of some samples at a time, those of all uses added."""
+    bytes_per_sample = sum(part.value.numel() * 4 for part in parts.values())
+    size = max(1, _CHUNK_BYTES // max(1, bytes_per_sample))
+    start = 0
+    while start < samples:
+        rows = slice(start, min(start + size, samples))
+        total: dict[Key, Tensor] = {}
+        try:
+            for use in uses:
+                use.add_contributions(rows, total)
+        except RuntimeError as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+            size //= 2
+            continue
+        yield rows, {key: chunk.reshape(len(chunk), -1) for key, chunk in total.items()}
+        start = rows.stop
