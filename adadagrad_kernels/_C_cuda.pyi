@@ -15,8 +15,6 @@ _Scalars: TypeAlias = tuple[float, float, float, float, bool]
 _DeviceAddresses: TypeAlias = tuple[int, int, int]
 # param, grad, accumulator, elements, rows, element type
 _Tensors: TypeAlias = list[tuple[int, int, int, int, int, int]]
-# address, features, strides of samples and positions
-_Sequences: TypeAlias = tuple[int, int, int, int]
 
 def batch_moments(
     grads: int,
@@ -46,20 +44,6 @@ def batch_adagrad_step(
     eps: float,
     weight_decay: float,
     maximize: bool,
-    place: _Place,
-) -> None: ...
-def linear_moments(
-    inputs: _Sequences,
-    grads: _Sequences,
-    type: int,
-    samples: int,
-    positions: int,
-    weight_grad: int,
-    bias_grad: int,
-    weight_variance: int,
-    bias_variance: int,
-    sq_norms: int,
-    inner_products: int,
     place: _Place,
 ) -> None: ...
 def adagrad_step(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -134,14 +135,18 @@ CALLS = (
 UPDATES = tuple(name for name in CALLS if name.startswith(("adagrad_step_", "adagrad_norm_step_")))
 
 
+#: Ops made of products of torch and of passes over what these give: they run where the passes do.
+COMPOSITES = ("linear_moments", "conv_moments")
+PASSES = ("batch_moments", "accumulate_moments_")
+
+
+def runs(backend: ModuleType, op: str) -> bool:
+    """Whether a backend asked for by name runs an op."""
+    needed = PASSES if op in COMPOSITES else (op,)
+    return all(hasattr(backend, each) for each in needed)
+
+
 def calls_of(way: str) -> tuple[str, ...]:
-    """The calls of ops that a backend has; ``way`` is its name, or a way to run it."""
+    """The calls of ops that a backend runs; ``way`` is its name, or a way to run it."""
     backend = backends.BACKENDS[way.partition("-")[0]]
-    return tuple(
-        name
-        for name in CALLS
-        if (
-            hasattr(backend, name.partition(" ")[0])
-            or name.startswith(("linear_moments", "conv_moments"))
-        )
-    )
+    return tuple(name for name in CALLS if runs(backend, name.partition(" ")[0]))

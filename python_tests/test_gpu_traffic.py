@@ -102,31 +102,6 @@ def _updates(name: str, dtype: torch.dtype, rows: bool = False) -> Case:
     return Case(name, f"{size} elements, {given}", make, elements * size * dtype.itemsize + extra)
 
 
-def _layer(
-    samples: int, positions: int, outs: int, ins: int, dtype: torch.dtype, splits: int = 1
-) -> Case:
-    """What tiles of 64 x 64 have to move, without a cache: see linear_moments.cuh."""
-
-    def make() -> Callable[[], Any]:
-        inputs = torch.randn(samples, positions, ins).to(dtype)
-        grads = torch.randn(samples, positions, outs).to(dtype)
-        return lambda: ops.linear_moments(inputs, grads, variance=True, inner_products=True)
-
-    out_tiles, in_tiles = -(-outs // 64), -(-ins // 64)
-    rows = samples * positions * (ins * out_tiles + outs * in_tiles) * dtype.itemsize
-    coordinates = 4 * (ins + 1) * outs
-    # Written and read: by every split its sums and squares, by every tile norms and products.
-    partial_sums = 2 * (splits * 2 * coordinates if splits > 1 else 0)
-    partial_sums += 2 * 2 * 8 * out_tiles * in_tiles * samples
-    return Case(
-        "linear_moments",
-        f"{samples} x {positions}, {outs} x {ins}, {str(dtype).removeprefix('torch.')}, all",
-        make,
-        # Gradient and variance written, the gradient read by every split for its products.
-        2 * rows + (2 + splits) * coordinates + partial_sums + 2 * 8 * samples,
-    )
-
-
 F, B = torch.float32, torch.bfloat16
 CASES = [
     _moments(64, FEATURES, F, False, False),
@@ -146,10 +121,6 @@ CASES = [
     _updates("adagrad_norm_step_", F),
     _updates("adagrad_norm_step_", B),
     _updates("adagrad_norm_step_", F, rows=True),
-    _layer(8, 16, 192, 128, F, splits=2),
-    _layer(8, 16, 192, 128, B, splits=2),
-    _layer(64, 1, 192, 128, F),
-    _layer(16, 32, 64, 64, F, splits=8),
 ]
 
 

@@ -96,7 +96,6 @@ def _cases() -> Iterator[tuple[str, Callable[[], object]]]:
     for dtype, name in TYPES.items():
         whole = dtype != torch.float16  # which is loaded and stored as bfloat16 is
         yield from _moments_cases(dtype, name, SAMPLES if whole else SOME_SAMPLES)
-        yield from _linear_cases(dtype, name)
         counts = {name: (1, 0), f"{name} list": (3, 0), f"{name} unaligned": (1, 1)}
         yield from _list_cases(dtype, counts if whole else {name: (1, 0)})
 
@@ -122,22 +121,6 @@ def _moments_cases(
     yield f"{name} narrow", partial(moments, max(SAMPLES), 64)
     for samples in several:
         yield f"{name} with step", partial(step, samples)
-
-
-def _linear_cases(dtype: torch.dtype, name: str) -> Iterator[tuple[str, Callable[[], object]]]:
-    from adadagrad_kernels.backends import triton as backend
-
-    def layer(samples: int, positions: int, features: int) -> None:
-        rows = torch.empty(samples, positions, features, dtype=dtype)
-        backend.linear_moments(rows, rows, True, True, True)
-
-    # Few tiles, so that samples are split as well. What differs least is left out.
-    yield name, partial(layer, 64, 32, 128)
-    if dtype != torch.float16:
-        yield f"{name} single", partial(layer, 256, 1, 128)
-    if dtype == torch.float32:
-        yield f"{name} unaligned", partial(layer, 64, 32, 129)
-        yield f"{name} single unaligned", partial(layer, 256, 1, 129)
 
 
 def _list_cases(

@@ -35,11 +35,8 @@ def _on_host(name: str, dtype: torch.dtype, shape: tuple[int, int], order: str) 
 
 
 STATISTICS = ("batch_moments", "batch_adagrad_step_")
-# One tile and several, their samples split among blocks and not.
-LAYERS = [(5, 40), (70, 24), (9, 130)]
 CASES = [
     *((name, shape) for name in STATISTICS for shape in SHAPES),
-    *(("linear_moments", shape) for shape in LAYERS),
     *((name, (1, 1)) for name in UPDATES),
 ]
 every_case = pytest.mark.parametrize(

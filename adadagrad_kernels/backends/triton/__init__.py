@@ -26,7 +26,6 @@ __all__ = [
     "adagrad_step_",
     "batch_adagrad_step_",
     "batch_moments",
-    "linear_moments",
     "unavailable",
 ]
 
@@ -88,16 +87,6 @@ def batch_adagrad_step_(
         outputs = run(param, state_sum, per_sample_grads, *rule, variance, inner_products)
     increment_version([param, state_sum])
     return outputs
-
-
-def linear_moments(
-    inputs: Tensor, grad_outputs: Tensor, bias: bool, variance: bool, inner_products: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradient and statistics of a linear layer, for ``[samples, positions, features]``."""
-    from adadagrad_kernels.backends.triton.kernels.linear_moments import linear_moments as run
-
-    with _launch.device_of(inputs):
-        return run(inputs, grad_outputs, bias, variance, inner_products)
 
 
 def adagrad_step_(
