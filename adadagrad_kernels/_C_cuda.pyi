@@ -46,6 +46,13 @@ def batch_adagrad_step(
     maximize: bool,
     place: _Place,
 ) -> None: ...
+def accumulate_moments(
+    chunk: int,
+    type: int,
+    sizes: tuple[int, int, int, int],
+    outputs: tuple[int, int, int],
+    place: _Place,
+) -> None: ...
 def adagrad_step(
     tensors: _Tensors, scalars: _Scalars, device: _DeviceAddresses, sq_norm: int, place: _Place
 ) -> None: ...

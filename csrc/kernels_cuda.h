@@ -48,6 +48,19 @@ struct BatchMomentsArgs {
   AdagradScalars scalars;
 };
 
+// As cpu::AccumulateMomentsArgs, likewise.
+struct AccumulateMomentsArgs {
+  const void* chunk;  // [rows, features], rows `row_stride` elements apart
+  ElementType type;
+  std::int64_t rows;
+  std::int64_t features;
+  std::int64_t row_stride;
+  std::int64_t samples;  // rows before it; 0: sum and squares are overwritten
+  float* sum;            // [features]
+  float* squares;        // [features]; null: not measured
+  double* sq_norms;      // [rows]
+};
+
 struct UpdateArgs {
   const UpdatedTensor* tensors;  // itself on the host
   std::int64_t count;
@@ -62,6 +75,8 @@ using Allocate = std::function<void*(std::int64_t bytes)>;
 // Each puts kernels into the stream and returns; throws Error before anything is written, but for
 // errors of the device itself.
 void batch_moments(const BatchMomentsArgs& args, const Stream& stream, const Allocate& allocate);
+void accumulate_moments(const AccumulateMomentsArgs& args, const Stream& stream,
+                        const Allocate& allocate);
 void adagrad_step(const UpdateArgs& args, const Stream& stream, const Allocate& allocate);
 // `shared` is the one accumulator of all tensors; null: one for each row of each tensor.
 void adagrad_norm_step(const UpdateArgs& args, double* shared, const Stream& stream,

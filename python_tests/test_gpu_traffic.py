@@ -79,6 +79,28 @@ def _fused(samples: int, features: int, dtype: torch.dtype) -> Case:
     )
 
 
+def _chunk(
+    rows: int, features: int, dtype: torch.dtype, samples: int = 8, squares: bool = True
+) -> Case:
+    """Sum and squares are read where there are rows before, and written."""
+
+    def make() -> Callable[[], Any]:
+        sums = torch.rand(2, features)
+        norms = torch.empty(rows, dtype=torch.float64)
+        chunk = torch.randn(rows, features).to(dtype)
+        spread = sums[1] if squares else None
+        return lambda: ops.accumulate_moments_(sums[0], spread, norms, chunk, samples=samples)
+
+    of_column = 4 * (1 + squares) * (2 if samples else 1)
+    asked = "norms" + ", variance" * squares + ("" if samples else ", the first")
+    return Case(
+        "accumulate_moments_",
+        f"{rows} x {features}, {str(dtype).removeprefix('torch.')}, {asked}",
+        make,
+        rows * features * dtype.itemsize + of_column * features + 8 * rows,
+    )
+
+
 def _updates(name: str, dtype: torch.dtype, rows: bool = False) -> Case:
     shapes = [(512, 512)] if rows else [(FEATURES * 4,)]
     size = sum(torch.Size(shape).numel() for shape in shapes)
@@ -116,6 +138,13 @@ CASES = [
     _moments(2048, FEATURES // 32, F, True, True),
     _fused(64, FEATURES, F),
     _fused(64, FEATURES, B),
+    _chunk(4, FEATURES, F),
+    _chunk(4, FEATURES, B),
+    _chunk(1, FEATURES, F),
+    _chunk(9, FEATURES, F, samples=0, squares=False),
+    _chunk(64, FEATURES, F),
+    _chunk(64, FEATURES, B),
+    _chunk(1000, FEATURES // 32, F),
     _updates("adagrad_step_", F),
     _updates("adagrad_step_", B),
     _updates("adagrad_norm_step_", F),

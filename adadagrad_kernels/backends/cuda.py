@@ -62,6 +62,26 @@ def batch_moments(per_sample_grads: Tensor, variance: bool, inner_products: bool
     return outputs
 
 
+def accumulate_moments_(
+    sum: Tensor,
+    squares: Tensor | None,
+    sq_norms: Tensor,
+    chunk: Tensor,
+    samples: int,
+) -> None:
+    """A chunk of rows added to the sum and squared deviations of ``samples`` others."""
+    place, kept = _place(chunk.device)
+    _module().accumulate_moments(
+        address(chunk),
+        _code(chunk),
+        (*chunk.shape, chunk.stride(0), samples),
+        (address(sum), 0 if squares is None else address(squares), address(sq_norms)),
+        place,
+    )
+    kept.clear()
+    increment_version([sum, sq_norms] if squares is None else [sum, squares, sq_norms])
+
+
 def batch_adagrad_step_(
     param: Tensor,
     state_sum: Tensor,

@@ -21,6 +21,15 @@ TRITON: tuple[Budget, ...] = (
         why="tensors and rows that begin at any address: no access may be wider than an element",
     ),
     Budget(
+        "accumulate_moments *",
+        registers=144,
+        occupancy=0.1875,
+        vector_loads=4,
+        also_loads=(4,),
+        also_stores=(4,),
+        why=f"{COLUMNS}; {PARTIALS}",
+    ),
+    Budget(
         "whole *",
         registers=160,
         occupancy=0.125,

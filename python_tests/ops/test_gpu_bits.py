@@ -34,7 +34,7 @@ def _on_host(name: str, dtype: torch.dtype, shape: tuple[int, int], order: str) 
         return _run(name, dtype, shape)
 
 
-STATISTICS = ("batch_moments", "batch_adagrad_step_")
+STATISTICS = ("batch_moments", "batch_adagrad_step_", "accumulate_moments_")
 CASES = [
     *((name, shape) for name in STATISTICS for shape in SHAPES),
     *((name, (1, 1)) for name in UPDATES),

@@ -22,6 +22,7 @@ from adadagrad_kernels.backends.triton import _launch
 
 __all__ = [
     "DTYPES",
+    "accumulate_moments_",
     "adagrad_norm_step_",
     "adagrad_step_",
     "batch_adagrad_step_",
@@ -64,6 +65,23 @@ def batch_moments(
 
     with _launch.device_of(per_sample_grads):
         return run(per_sample_grads, variance, inner_products)
+
+
+def accumulate_moments_(
+    sum: Tensor,
+    squares: Tensor | None,
+    sq_norms: Tensor,
+    chunk: Tensor,
+    samples: int,
+) -> None:
+    """A chunk of rows added to the sum and squared deviations of ``samples`` others."""
+    from adadagrad_kernels.backends.triton.kernels.accumulate_moments import (
+        accumulate_moments_ as run,
+    )
+
+    with _launch.device_of(chunk):
+        run(sum, squares, sq_norms, chunk, samples)
+    increment_version([sum, sq_norms] if squares is None else [sum, squares, sq_norms])
 
 
 def batch_adagrad_step_(
