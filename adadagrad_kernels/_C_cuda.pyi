@@ -15,8 +15,6 @@ _Scalars: TypeAlias = tuple[float, float, float, float, bool]
 _DeviceAddresses: TypeAlias = tuple[int, int, int]
 # param, grad, accumulator, elements, rows, element type
 _Tensors: TypeAlias = list[tuple[int, int, int, int, int, int]]
-# address, features, strides of samples and positions
-_Sequences: TypeAlias = tuple[int, int, int, int]
 
 def batch_moments(
     grads: int,
@@ -48,18 +46,11 @@ def batch_adagrad_step(
     maximize: bool,
     place: _Place,
 ) -> None: ...
-def linear_moments(
-    inputs: _Sequences,
-    grads: _Sequences,
+def accumulate_moments(
+    chunk: int,
     type: int,
-    samples: int,
-    positions: int,
-    weight_grad: int,
-    bias_grad: int,
-    weight_variance: int,
-    bias_variance: int,
-    sq_norms: int,
-    inner_products: int,
+    sizes: tuple[int, int, int, int],
+    outputs: tuple[int, int, int],
     place: _Place,
 ) -> None: ...
 def adagrad_step(

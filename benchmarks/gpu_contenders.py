@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+import layer_peers
 import peers
 import torch
 from torch import Tensor
 
 from adadagrad_kernels import ops, optim, use_backend
-from adadagrad_kernels.backends import reference_layers
 
 LR = 1e-3
 EPS = 1e-10
@@ -134,7 +134,7 @@ def layer(
     features: int,
     dtype: torch.dtype,
 ) -> Calls:
-    """``linear_moments``, beside the gradient alone and beside all contributions at once."""
+    """``linear_moments``, beside the gradient alone and beside every contribution at once."""
     shape = (samples, positions, features)
     inputs, grads = (bench.numbers(samples * positions * features, dtype).view(shape)
                      for _ in range(2))  # fmt: skip
@@ -147,9 +147,7 @@ def layer(
     calls[COPY] = bench.copies(least_bytes)
     calls["torch, gradient alone"] = partial(_gradient, inputs, grads)
     if samples * features * features * 4 <= bench.size:
-        calls["torch, all contributions"] = partial(
-            reference_layers.linear_moments, inputs, grads, True, True, True
-        )
+        calls["torch, all contributions"] = partial(layer_peers.by_samples, inputs, grads)
     return calls
 
 

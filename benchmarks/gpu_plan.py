@@ -115,7 +115,7 @@ def _step(bench: Workbench, rows: int, dtype: torch.dtype) -> Case:
 
 
 def _layer(bench: Workbench, positions: int, dtype: torch.dtype) -> Case:
-    """Bounded by its arithmetic and not by these bytes: twice that of the gradient alone."""
+    """Bounded by its products and not by these bytes."""
     samples = 64 if positions > 1 else 4096
     # Up to 1024 in and out; less where G, of which this has no other use, is small.
     features = min(1024, max(64, bench.size // (samples * positions * dtype.itemsize) // 64 * 64))

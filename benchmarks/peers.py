@@ -57,6 +57,21 @@ def blocked(grads: Tensor) -> Moments:
     return mean, variance.div_(samples - 1), norms, products
 
 
+def add_chunk(
+    total: Tensor, squares: Tensor | None, norms: Tensor, chunk: Tensor, samples: int
+) -> None:
+    """Rows added to the sum and squared deviations of others: `accumulate_moments_`."""
+    rows = len(chunk)
+    norms.copy_(torch.linalg.vector_norm(chunk, dim=1, dtype=torch.float32).square_())
+    added = chunk.sum(0, dtype=total.dtype)
+    if squares is not None:
+        mean = added / rows
+        apart = mean - total / samples
+        squares.add_((chunk - mean).square_().sum(0))
+        squares.addcmul_(apart, apart, value=samples * rows / (samples + rows))
+    total.add_(added)
+
+
 EAGER: dict[str, Callable[[Tensor], Moments]] = {
     "plain": plain,
     "by_matrix_products": by_matrix_products,

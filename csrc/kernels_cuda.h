@@ -48,27 +48,17 @@ struct BatchMomentsArgs {
   AdagradScalars scalars;
 };
 
-// Rows of features that are adjacent, any distance apart.
-struct SequencesArgs {
-  const void* values;  // [samples, positions, features]
-  std::int64_t features;
-  std::int64_t sample_stride;
-  std::int64_t position_stride;
-};
-
-// The moments of a linear layer's contributions; null: not measured.
-struct LinearMomentsArgs {
-  SequencesArgs inputs;
-  SequencesArgs grads;
+// As cpu::AccumulateMomentsArgs, likewise.
+struct AccumulateMomentsArgs {
+  const void* chunk;  // [rows, features], rows `row_stride` elements apart
   ElementType type;
-  std::int64_t samples;
-  std::int64_t positions;
-  float* weight_grad;      // [out_features, in_features], aligned to 16 as the variance is
-  float* bias_grad;        // [out_features], aligned to 16; null: there is no bias
-  float* weight_variance;  // [out_features, in_features]; null: not measured, or no elements
-  float* bias_variance;    // [out_features]; likewise
-  double* sq_norms;        // [samples]
-  double* inner_products;  // [samples]; null: not measured
+  std::int64_t rows;
+  std::int64_t features;
+  std::int64_t row_stride;
+  std::int64_t samples;  // rows before it; 0: sum and squares are overwritten
+  float* sum;            // [features]
+  float* squares;        // [features]; null: not measured
+  double* sq_norms;      // [rows]
 };
 
 struct UpdateArgs {
@@ -85,7 +75,8 @@ using Allocate = std::function<void*(std::int64_t bytes)>;
 // Each puts kernels into the stream and returns; throws Error before anything is written, but for
 // errors of the device itself.
 void batch_moments(const BatchMomentsArgs& args, const Stream& stream, const Allocate& allocate);
-void linear_moments(const LinearMomentsArgs& args, const Stream& stream, const Allocate& allocate);
+void accumulate_moments(const AccumulateMomentsArgs& args, const Stream& stream,
+                        const Allocate& allocate);
 void adagrad_step(const UpdateArgs& args, const Stream& stream, const Allocate& allocate);
 // `shared` is the one accumulator of all tensors; null: one for each row of each tensor.
 void adagrad_norm_step(const UpdateArgs& args, double* shared, const Stream& stream,

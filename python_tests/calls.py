@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -83,6 +84,17 @@ def make_call(
         read = {"per_sample_grads": grads}
         return Call(ops.batch_adagrad_step_, arguments, keywords, written, read, operator,
                     positional)  # fmt: skip
+    if name.startswith("accumulate_moments_"):
+        kind = torch.float64 if dtype == torch.float64 else torch.float32
+        first = "first" in name
+        sums = {"sum": positive(features, kind=kind)}
+        sums["squares"] = None if first else positive(features, kind=kind)
+        sums["sq_norms"] = positive(samples, kind=torch.float64)
+        chunk, before = normal(samples, features), 0 if first else 5
+        arguments = (*sums.values(), chunk)
+        return Call(ops.accumulate_moments_, arguments, {"samples": before}, sums,
+                    {"chunk": chunk}, registered.accumulate_moments_.default,
+                    (*arguments, before))  # fmt: skip
     if name.startswith(("linear_moments", "conv_moments")):
         return Call(*product_arguments(name, normal, samples, features))
     if name.startswith(("norm_layer_moments", "embedding_moments")):
@@ -114,11 +126,14 @@ def make_call(
                 read, registered.adagrad_norm_step_.default, positional)  # fmt: skip
 
 
-#: Every op; updates of lists with grad mode and without, since a backend may have a quicker way
-#: where no graph can be lost; AdaGrad-Norm with one accumulator and with one per row.
+#: Every op; a chunk added to other rows, and the first one, without squares; updates of lists with
+#: grad mode and without, since a backend may have a quicker way where no graph can be lost;
+#: AdaGrad-Norm with one accumulator and with one per row.
 CALLS = (
     "batch_moments",
     "batch_adagrad_step_",
+    "accumulate_moments_",
+    "accumulate_moments_ of first rows",
     "adagrad_step_",
     "adagrad_step_ under no_grad",
     "adagrad_norm_step_",
@@ -134,12 +149,25 @@ CALLS = (
 UPDATES = tuple(name for name in CALLS if name.startswith(("adagrad_step_", "adagrad_norm_step_")))
 
 
+#: Ops made of products of torch and of passes over what these give: they run where the passes do.
+COMPOSITES = ("linear_moments", "conv_moments")
+PASSES = ("batch_moments", "accumulate_moments_")
+
+
+def runs(backend: ModuleType, op: str) -> bool:
+    """Whether a backend asked for by name runs an op."""
+    needed = PASSES if op in COMPOSITES else (op,)
+    return all(hasattr(backend, each) for each in needed)
+
+
+def op_under_test(file: str, name: str) -> str | None:
+    """The op of the call ``name`` that a test is parametrized by, or that of its file."""
+    plain = file.removeprefix("test_")
+    candidates = (name.partition(" ")[0], plain, f"{plain}_")
+    return next((op for op in candidates if op in ops.__all__), None)
+
+
 def calls_of(way: str) -> tuple[str, ...]:
-    """The calls of ops that a backend has; ``way`` is its name, or a way to run it."""
+    """The calls of ops that a backend runs; ``way`` is its name, or a way to run it."""
     backend = backends.BACKENDS[way.partition("-")[0]]
-    return tuple(
-        name
-        for name in CALLS
-        if hasattr(backend, name.partition(" ")[0])
-        or name.startswith(("linear_moments", "conv_moments"))
-    )
+    return tuple(name for name in CALLS if runs(backend, name.partition(" ")[0]))

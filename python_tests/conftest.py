@@ -13,9 +13,10 @@ import torch
 # For gpu_ladder; at the end, so that the package is the installed one and not the sources.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
+from calls import op_under_test, runs
 from gpu_executions import DEVICES, EXECUTIONS, ON_CPU, is_left_out, running
 
-from adadagrad_kernels import _native, ops
+from adadagrad_kernels import _native
 from adadagrad_kernels.backends import BACKENDS, use_backend
 
 
@@ -50,18 +51,13 @@ def _way(item: pytest.Item) -> object:
 
 
 def _lacks_the_op(item: pytest.Item) -> bool:
-    """Whether the item's backend, one of a GPU's, has no kernel for the op that it tests.
-
-    The op is the one that the test is parametrized by, ``name``, or that its file is named after.
-    """
+    """Whether the item's backend, one of a GPU's, does not run the op that it tests."""
     backend = str(_way(item)).partition("-")[0]
     if backend not in ("cuda", "triton"):
         return False
     callspec = getattr(item, "callspec", None)
-    op = str(callspec and callspec.params.get("name")).partition(" ")[0]
-    if not hasattr(ops, op):
-        op = item.path.stem.removeprefix("test_")
-    return hasattr(ops, op) and not hasattr(BACKENDS[backend], op)
+    op = op_under_test(item.path.stem, str(callspec and callspec.params.get("name")))
+    return op is not None and not runs(BACKENDS[backend], op)
 
 
 @pytest.fixture(scope="session")

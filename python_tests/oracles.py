@@ -78,6 +78,22 @@ def assert_moments(actual: BatchMoments, expected: Moments) -> None:
             assert_within(name, given, *getattr(expected, name))
 
 
+@np.errstate(invalid="ignore")
+def assert_accumulated(
+    total: Tensor, squares: Tensor | None, sq_norms: Tensor, rows: Tensor
+) -> None:
+    """What all rows were added to: errors are the mean's and the variance's, times their number."""
+    values, count = extended(rows), len(rows)
+    exact = values.sum(0)
+    assert_within("sum", total, exact, count * mean_tolerance(rows))
+    norms = (values**2).sum(1)
+    assert_within("sq_norms", sq_norms, norms, sq_norm_tolerance(values, rows.dtype))
+    if squares is not None:
+        deviations = ((values - exact / count) ** 2).sum(0)
+        allowed = count * variance_tolerance(rows, deviations / count)
+        assert_within("squares", squares, deviations, allowed)
+
+
 def _direction(grad: Array, param: Array, rule: Rule) -> Array:
     gradient = grad / rule.grad_scale
     return (-gradient if rule.maximize else gradient) + rule.weight_decay * param

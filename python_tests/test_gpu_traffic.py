@@ -79,6 +79,28 @@ def _fused(samples: int, features: int, dtype: torch.dtype) -> Case:
     )
 
 
+def _chunk(
+    rows: int, features: int, dtype: torch.dtype, samples: int = 8, squares: bool = True
+) -> Case:
+    """Sum and squares are read where there are rows before, and written."""
+
+    def make() -> Callable[[], Any]:
+        sums = torch.rand(2, features)
+        norms = torch.empty(rows, dtype=torch.float64)
+        chunk = torch.randn(rows, features).to(dtype)
+        spread = sums[1] if squares else None
+        return lambda: ops.accumulate_moments_(sums[0], spread, norms, chunk, samples=samples)
+
+    of_column = 4 * (1 + squares) * (2 if samples else 1)
+    asked = "norms" + ", variance" * squares + ("" if samples else ", the first")
+    return Case(
+        "accumulate_moments_",
+        f"{rows} x {features}, {str(dtype).removeprefix('torch.')}, {asked}",
+        make,
+        rows * features * dtype.itemsize + of_column * features + 8 * rows,
+    )
+
+
 def _updates(name: str, dtype: torch.dtype, rows: bool = False) -> Case:
     shapes = [(512, 512)] if rows else [(FEATURES * 4,)]
     size = sum(torch.Size(shape).numel() for shape in shapes)
@@ -102,31 +124,6 @@ def _updates(name: str, dtype: torch.dtype, rows: bool = False) -> Case:
     return Case(name, f"{size} elements, {given}", make, elements * size * dtype.itemsize + extra)
 
 
-def _layer(
-    samples: int, positions: int, outs: int, ins: int, dtype: torch.dtype, splits: int = 1
-) -> Case:
-    """What tiles of 64 x 64 have to move, without a cache: see linear_moments.cuh."""
-
-    def make() -> Callable[[], Any]:
-        inputs = torch.randn(samples, positions, ins).to(dtype)
-        grads = torch.randn(samples, positions, outs).to(dtype)
-        return lambda: ops.linear_moments(inputs, grads, variance=True, inner_products=True)
-
-    out_tiles, in_tiles = -(-outs // 64), -(-ins // 64)
-    rows = samples * positions * (ins * out_tiles + outs * in_tiles) * dtype.itemsize
-    coordinates = 4 * (ins + 1) * outs
-    # Written and read: by every split its sums and squares, by every tile norms and products.
-    partial_sums = 2 * (splits * 2 * coordinates if splits > 1 else 0)
-    partial_sums += 2 * 2 * 8 * out_tiles * in_tiles * samples
-    return Case(
-        "linear_moments",
-        f"{samples} x {positions}, {outs} x {ins}, {str(dtype).removeprefix('torch.')}, all",
-        make,
-        # Gradient and variance written, the gradient read by every split for its products.
-        2 * rows + (2 + splits) * coordinates + partial_sums + 2 * 8 * samples,
-    )
-
-
 F, B = torch.float32, torch.bfloat16
 CASES = [
     _moments(64, FEATURES, F, False, False),
@@ -141,15 +138,18 @@ CASES = [
     _moments(2048, FEATURES // 32, F, True, True),
     _fused(64, FEATURES, F),
     _fused(64, FEATURES, B),
+    _chunk(4, FEATURES, F),
+    _chunk(4, FEATURES, B),
+    _chunk(1, FEATURES, F),
+    _chunk(9, FEATURES, F, samples=0, squares=False),
+    _chunk(64, FEATURES, F),
+    _chunk(64, FEATURES, B),
+    _chunk(1000, FEATURES // 32, F),
     _updates("adagrad_step_", F),
     _updates("adagrad_step_", B),
     _updates("adagrad_norm_step_", F),
     _updates("adagrad_norm_step_", B),
     _updates("adagrad_norm_step_", F, rows=True),
-    _layer(8, 16, 192, 128, F, splits=2),
-    _layer(8, 16, 192, 128, B, splits=2),
-    _layer(64, 1, 192, 128, F),
-    _layer(16, 32, 64, 64, F, splits=8),
 ]
 
 

@@ -21,7 +21,6 @@ from adadagrad_kernels.checks import address
 _TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 _Moments: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
-_LayerMoments: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 _Place: TypeAlias = tuple[int, int, Callable[[int], int]]
 
 _OLDEST = (8, 0)
@@ -63,6 +62,26 @@ def batch_moments(per_sample_grads: Tensor, variance: bool, inner_products: bool
     return outputs
 
 
+def accumulate_moments_(
+    sum: Tensor,
+    squares: Tensor | None,
+    sq_norms: Tensor,
+    chunk: Tensor,
+    samples: int,
+) -> None:
+    """A chunk of rows added to the sum and squared deviations of ``samples`` others."""
+    place, kept = _place(chunk.device)
+    _module().accumulate_moments(
+        address(chunk),
+        _code(chunk),
+        (*chunk.shape, chunk.stride(0), samples),
+        (address(sum), 0 if squares is None else address(squares), address(sq_norms)),
+        place,
+    )
+    kept.clear()
+    increment_version([sum, sq_norms] if squares is None else [sum, squares, sq_norms])
+
+
 def batch_adagrad_step_(
     param: Tensor,
     state_sum: Tensor,
@@ -89,32 +108,6 @@ def batch_adagrad_step_(
     )
     kept.clear()
     increment_version([param, state_sum])
-    return outputs
-
-
-def linear_moments(
-    inputs: Tensor, grad_outputs: Tensor, bias: bool, variance: bool, inner_products: bool
-) -> _LayerMoments:
-    """Gradient and statistics of a linear layer, for ``[samples, positions, features]``."""
-    outputs = _empty_layer_moments(
-        grad_outputs,
-        (grad_outputs.shape[2], inputs.shape[2]),
-        grad_outputs.shape[2] if bias else 0,
-        variance,
-        inner_products,
-    )
-    weight_grad, bias_grad, sq_norms, weight_variance, bias_variance, products = outputs
-    results = (weight_grad, bias_grad, weight_variance, bias_variance, sq_norms, products)
-    place, kept = _place(inputs.device)
-    _module().linear_moments(
-        _sequences(inputs),
-        _sequences(grad_outputs),
-        _code(inputs),
-        *inputs.shape[:2],
-        *(result.data_ptr() for result in results),
-        place,
-    )
-    kept.clear()
     return outputs
 
 
@@ -288,33 +281,6 @@ def _empty_moments(grads: Tensor, variance: bool, inner_products: bool) -> _Mome
         _empty((samples,), torch.float64, grads.device),
         _empty((samples,) if inner_products else nothing, torch.float64, grads.device),
     )
-
-
-def _empty_layer_moments(
-    grads: Tensor,
-    weight_shape: tuple[int, ...],
-    biases: int,
-    variance: bool,
-    inner_products: bool,
-) -> _LayerMoments:
-    samples, nothing = (len(grads),), (0,)
-
-    def empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-        return _empty(shape, dtype, grads.device)
-
-    return (
-        empty(weight_shape),
-        empty((biases,)),
-        empty(samples, torch.float64),
-        empty(weight_shape if variance else nothing),
-        empty((biases if variance else 0,)),
-        empty(samples if inner_products else nothing, torch.float64),
-    )
-
-
-def _sequences(tensor: Tensor) -> tuple[int, int, int, int]:
-    """Address, features, and strides of samples and positions."""
-    return address(tensor), tensor.shape[2], tensor.stride(0), tensor.stride(1)
 
 
 def _moments_arguments(grads: Tensor, outputs: _Moments) -> tuple[int, ...]:

@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <tuple>
@@ -67,22 +68,12 @@ void batch_adagrad_step(Address param, Address state_sum, Address grads, int typ
       stream_of(place), allocate_of(place));
 }
 
-// Address, features, and strides of samples and positions in elements.
-using SequencesTuple = std::tuple<Address, std::int64_t, std::int64_t, std::int64_t>;
-
-cuda::SequencesArgs sequences(const SequencesTuple& tuple) {
-  const auto& [values, features, sample_stride, position_stride] = tuple;
-  return {pointer(values), features, sample_stride, position_stride};
-}
-
-void linear_moments(const SequencesTuple& inputs, const SequencesTuple& grads, int type,
-                    std::int64_t samples, std::int64_t positions, Address weight_grad,
-                    Address bias_grad, Address weight_variance, Address bias_variance,
-                    Address sq_norms, Address inner_products, const Place& place) {
-  cuda::linear_moments(
-      {sequences(inputs), sequences(grads), element_type(type), samples, positions,
-       pointer<float>(weight_grad), pointer<float>(bias_grad), pointer<float>(weight_variance),
-       pointer<float>(bias_variance), pointer<double>(sq_norms), pointer<double>(inner_products)},
+// Sizes are rows, features, the row stride and the rows before; outputs sum, squares and norms.
+void accumulate_moments(Address chunk, int type, const std::array<std::int64_t, 4>& sizes,
+                        const std::array<Address, 3>& outputs, const Place& place) {
+  cuda::accumulate_moments(
+      {pointer(chunk), element_type(type), sizes[0], sizes[1], sizes[2], sizes[3],
+       pointer<float>(outputs[0]), pointer<float>(outputs[1]), pointer<double>(outputs[2])},
       stream_of(place), allocate_of(place));
 }
 
@@ -152,7 +143,7 @@ PYBIND11_MODULE(_C_cuda, m, py::mod_gil_not_used()) {
   py::register_local_exception<cuda::Error>(m, "CudaError", PyExc_RuntimeError);
   m.def("batch_moments", &batch_moments);
   m.def("batch_adagrad_step", &batch_adagrad_step);
-  m.def("linear_moments", &linear_moments);
+  m.def("accumulate_moments", &accumulate_moments);
   m.def("adagrad_step", &adagrad_step);
   m.def("adagrad_norm_step", &adagrad_norm_step);
   m.def("use_tensor_exchange", [](const py::capsule& capsule, const py::tuple& types) {

@@ -6,8 +6,6 @@
 namespace adak::cuda {
 namespace {
 
-constexpr std::int64_t chunk_bytes = 16;
-
 // Two blocks of so much fit on a multiprocessor of an A100 or larger, so that one of them reads
 // memory while the other is busy with its tile. (Near 1,024 rows an A100 holds one, since a tile
 // has at least four lanes; consumer GPUs always do.)
@@ -58,13 +56,6 @@ Plan plan_of(const BatchMomentsArgs& args) {
   return plan;
 }
 
-template <class T>
-bool rows_are_aligned(const BatchMomentsArgs& args) {
-  const auto bytes = args.row_stride * static_cast<std::int64_t>(sizeof(T));
-  return reinterpret_cast<std::uintptr_t>(args.grads) % chunk_bytes == 0 &&
-         (args.samples == 1 || bytes % chunk_bytes == 0);
-}
-
 // One call for elements of type T.
 template <class T>
 class Moments {
@@ -76,10 +67,11 @@ class Moments {
         plan_(args.variance ? plan_of<T, true>(args) : plan_of<T, false>(args)) {}
 
   void run() const {
+    const bool aligned = rows_are_aligned<T>(args_.grads, args_.samples, args_.row_stride);
     if (args_.variance)
-      rows_are_aligned<T>(args_) ? run<true, true>() : run<true, false>();
+      aligned ? run<true, true>() : run<true, false>();
     else
-      rows_are_aligned<T>(args_) ? run<false, true>() : run<false, false>();
+      aligned ? run<false, true>() : run<false, false>();
   }
 
  private:

@@ -3,40 +3,9 @@
 // memory, always in the same order.
 #pragma once
 
-#include "cuda/row_sums.cuh"
+#include "cuda/matrix_tiles.cuh"
 
 namespace adak::cuda {
-
-// This thread's columns of a row of shared memory. Where they are adjacent they go 16 bytes at a
-// time: singly, threads of a warp would be four or eight banks apart and wait for one another.
-template <int size, class Tile>
-__device__ inline void store_columns(const float (&values)[size], float* row, const Tile& tile) {
-  if constexpr (Tile::adjacent) {
-#pragma unroll
-    for (int k = 0; k < size; k += 4)
-      *reinterpret_cast<float4*>(row + tile.column(k)) =
-          make_float4(values[k], values[k + 1], values[k + 2], values[k + 3]);
-  } else {
-#pragma unroll
-    for (int k = 0; k < size; ++k) row[tile.column(k)] = values[k];
-  }
-}
-template <int size, class Tile>
-__device__ inline void load_columns(const float* row, float (&values)[size], const Tile& tile) {
-  if constexpr (Tile::adjacent) {
-#pragma unroll
-    for (int k = 0; k < size; k += 4) {
-      const float4 four = *reinterpret_cast<const float4*>(row + tile.column(k));
-      values[k] = four.x;
-      values[k + 1] = four.y;
-      values[k + 2] = four.z;
-      values[k + 3] = four.w;
-    }
-  } else {
-#pragma unroll
-    for (int k = 0; k < size; ++k) values[k] = row[tile.column(k)];
-  }
-}
 
 // One column's rows so far: their mean relative to `shift`, and the squares of their deviations
 // from it. Groups of rows are pooled (Chan, Golub, LeVeque 1983), so that a variance is a sum of

@@ -97,4 +97,15 @@ inline std::int64_t round_up(std::int64_t value, std::int64_t to) {
   return divide_up(value, to) * to;
 }
 
+// What one thread loads or stores in one instruction.
+inline constexpr std::int64_t chunk_bytes = 16;
+
+// Whether every row of a matrix begins at a multiple of that.
+template <class T>
+bool rows_are_aligned(const void* first, std::int64_t rows, std::int64_t row_stride) {
+  const auto bytes = row_stride * static_cast<std::int64_t>(sizeof(T));
+  return reinterpret_cast<std::uintptr_t>(first) % chunk_bytes == 0 &&
+         (rows == 1 || bytes % chunk_bytes == 0);
+}
+
 }  // namespace adak::cuda

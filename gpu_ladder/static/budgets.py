@@ -15,6 +15,8 @@ TWO_BLOCKS = 0.25
 TILES = {120: 1 / 6}
 #: What moments_kernel keeps to with a tile, up to 830 rows of any type, and the most without one.
 WITH_TILE, WITHOUT_TILE = 80 << 10, 32_800
+#: What accumulate_moments_kernel takes for 64 rows; 512, the most, are 28 KiB more.
+CHUNK_OF_64, NARROW_CHUNK_OF_64 = 12_320, 20_512
 
 CUDA: tuple[Budget, ...] = (
     Budget(
@@ -94,33 +96,48 @@ CUDA: tuple[Budget, ...] = (
         why=f"columns of the groups, a warp's side by side; {ENDS}",
     ),
     Budget(
-        "linear_moments_kernel<*>",
-        registers=128,
-        occupancy=TWO_BLOCKS,
-        vector_loads=4,
-        vector_stores=4,
-        also_loads=(4, 2),
-        also_stores=(8, 4),
-        why=f"rows of x and y begin at any address; {ENDS}; {PARTIALS}",
-    ),
-    Budget(
-        "linear_products_kernel<*>",
-        registers=128,
-        occupancy=TWO_BLOCKS,
+        "accumulate_moments_kernel<float32*aligned>",
+        registers=80,
+        dynamic_shared=CHUNK_OF_64,
+        occupancy=0.375,
         vector_loads=8,
-        also_loads=(4, 2),
-        also_stores=(8,),
-        why=f"rows of x and y begin at any address; {ENDS}; {PARTIALS}",
-    ),
-    Budget(
-        "linear_merge_kernel<*>",
-        registers=64,
-        occupancy=0.5,
-        vector_loads=1,
         vector_stores=1,
         also_loads=(4,),
-        also_stores=(4,),
-        why=ENDS,
+        also_stores=(8, 4),
+        why=f"{ENDS}; {PARTIALS}",
+    ),
+    Budget(
+        "accumulate_moments_kernel<float32*>",
+        registers=80,
+        dynamic_shared=CHUNK_OF_64,
+        occupancy=0.375,
+        vector_loads=0,
+        vector_stores=1,
+        also_loads=(4,),
+        also_stores=(8, 4),
+        why=f"rows of the chunk begin at any address; {ENDS}; {PARTIALS}",
+    ),
+    Budget(
+        "accumulate_moments_kernel<*aligned>",
+        registers=128,
+        dynamic_shared=NARROW_CHUNK_OF_64,
+        occupancy=TWO_BLOCKS,
+        vector_loads=8,
+        vector_stores=2,
+        also_loads=(4, 2),
+        also_stores=(8, 4),
+        why=f"{ENDS}; {PARTIALS}",
+    ),
+    Budget(
+        "accumulate_moments_kernel<*>",
+        registers=128,
+        dynamic_shared=NARROW_CHUNK_OF_64,
+        occupancy=TWO_BLOCKS,
+        vector_loads=0,
+        vector_stores=2,
+        also_loads=(4, 2),
+        also_stores=(8, 4),
+        why=f"rows of the chunk begin at any address; {ENDS}; {PARTIALS}",
     ),
     Budget(
         "sum_partials_kernel",

@@ -96,7 +96,7 @@ def _cases() -> Iterator[tuple[str, Callable[[], object]]]:
     for dtype, name in TYPES.items():
         whole = dtype != torch.float16  # which is loaded and stored as bfloat16 is
         yield from _moments_cases(dtype, name, SAMPLES if whole else SOME_SAMPLES)
-        yield from _linear_cases(dtype, name)
+        yield from _accumulate_cases(dtype, name)
         counts = {name: (1, 0), f"{name} list": (3, 0), f"{name} unaligned": (1, 1)}
         yield from _list_cases(dtype, counts if whole else {name: (1, 0)})
 
@@ -124,20 +124,27 @@ def _moments_cases(
         yield f"{name} with step", partial(step, samples)
 
 
-def _linear_cases(dtype: torch.dtype, name: str) -> Iterator[tuple[str, Callable[[], object]]]:
+def _accumulate_cases(dtype: torch.dtype, name: str) -> Iterator[tuple[str, Callable[[], object]]]:
     from adadagrad_kernels.backends import triton as backend
 
-    def layer(samples: int, positions: int, features: int) -> None:
-        rows = torch.empty(samples, positions, features, dtype=dtype)
-        backend.linear_moments(rows, rows, True, True, True)
+    def accumulate(rows: int, features: int, samples: int, squares: bool) -> None:
+        sums = torch.empty(2, features)
+        backend.accumulate_moments_(
+            sums[0],
+            sums[1] if squares else None,
+            torch.empty(rows, dtype=torch.float64),
+            torch.empty(rows, features, dtype=dtype),
+            samples,
+        )
 
-    # Few tiles, so that samples are split as well. What differs least is left out.
-    yield name, partial(layer, 64, 32, 128)
-    if dtype != torch.float16:
-        yield f"{name} single", partial(layer, 256, 1, 128)
-    if dtype == torch.float32:
-        yield f"{name} unaligned", partial(layer, 64, 32, 129)
-        yield f"{name} single unaligned", partial(layer, 256, 1, 129)
+    yield name, partial(accumulate, 4, 1 << 16, 9, True)
+    if dtype == torch.float16:
+        return
+    yield name, partial(accumulate, 1000, 4096, 9, True)
+    yield f"{name} first", partial(accumulate, 4, 1 << 16, 0, True)
+    yield f"{name} sums", partial(accumulate, 4, 1 << 16, 9, False)
+    for rows in (4, 1000):
+        yield f"{name} unaligned", partial(accumulate, rows, 4097, 9, True)
 
 
 def _list_cases(

@@ -26,7 +26,7 @@ def _bits(results: list[torch.Tensor]) -> list[bytes]:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("name", CALLS[:2])
+@pytest.mark.parametrize("name", CALLS[:4])
 def test_statistics_do_not_depend_on_threads(
     backend: str, name: str, dtype: torch.dtype, shape: tuple[int, int]
 ) -> None:

@@ -34,12 +34,9 @@ def _on_host(name: str, dtype: torch.dtype, shape: tuple[int, int], order: str) 
         return _run(name, dtype, shape)
 
 
-STATISTICS = ("batch_moments", "batch_adagrad_step_")
-# One tile and several, their samples split among blocks and not.
-LAYERS = [(5, 40), (70, 24), (9, 130)]
+STATISTICS = ("batch_moments", "batch_adagrad_step_", "accumulate_moments_")
 CASES = [
     *((name, shape) for name in STATISTICS for shape in SHAPES),
-    *(("linear_moments", shape) for shape in LAYERS),
     *((name, (1, 1)) for name in UPDATES),
 ]
 every_case = pytest.mark.parametrize(

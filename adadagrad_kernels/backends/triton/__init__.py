@@ -22,11 +22,11 @@ from adadagrad_kernels.backends.triton import _launch
 
 __all__ = [
     "DTYPES",
+    "accumulate_moments_",
     "adagrad_norm_step_",
     "adagrad_step_",
     "batch_adagrad_step_",
     "batch_moments",
-    "linear_moments",
     "unavailable",
 ]
 
@@ -67,6 +67,23 @@ def batch_moments(
         return run(per_sample_grads, variance, inner_products)
 
 
+def accumulate_moments_(
+    sum: Tensor,
+    squares: Tensor | None,
+    sq_norms: Tensor,
+    chunk: Tensor,
+    samples: int,
+) -> None:
+    """A chunk of rows added to the sum and squared deviations of ``samples`` others."""
+    from adadagrad_kernels.backends.triton.kernels.accumulate_moments import (
+        accumulate_moments_ as run,
+    )
+
+    with _launch.device_of(chunk):
+        run(sum, squares, sq_norms, chunk, samples)
+    increment_version([sum, sq_norms] if squares is None else [sum, squares, sq_norms])
+
+
 def batch_adagrad_step_(
     param: Tensor,
     state_sum: Tensor,
@@ -88,16 +105,6 @@ def batch_adagrad_step_(
         outputs = run(param, state_sum, per_sample_grads, *rule, variance, inner_products)
     increment_version([param, state_sum])
     return outputs
-
-
-def linear_moments(
-    inputs: Tensor, grad_outputs: Tensor, bias: bool, variance: bool, inner_products: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradient and statistics of a linear layer, for ``[samples, positions, features]``."""
-    from adadagrad_kernels.backends.triton.kernels.linear_moments import linear_moments as run
-
-    with _launch.device_of(inputs):
-        return run(inputs, grad_outputs, bias, variance, inner_products)
 
 
 def adagrad_step_(

@@ -78,7 +78,7 @@ FAULTS = [
     ),
     Fault(
         "vectors from an address that is not aligned",
-        "batch_moments.cuh",
+        "matrix_tiles.cuh",
         "reinterpret_cast<const uint4*>(span + r * stride) + lane",
         "reinterpret_cast<const uint4*>(span + r * stride + 1) + lane",
     ),
@@ -114,7 +114,7 @@ FAULTS = [
     ),
     Fault(
         "elements loaded one at a time",
-        "batch_moments.cuh",
+        "matrix_tiles.cuh",
         "if (aligned && there == rows_together && (lane + 1) * Chunk<T>::size <= left) {",
         "if (false) {",
     ),

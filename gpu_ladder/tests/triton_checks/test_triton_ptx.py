@@ -51,6 +51,13 @@ def test_batch_moments(architecture: int, dtype: torch.dtype, shape: tuple[int, 
 
 
 @architectures_and_types
+@pytest.mark.parametrize("shape", cases.CHUNKS, ids=lambda shape: "x".join(map(str, shape)))
+def test_accumulate_moments(architecture: int, dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    result = _run("accumulate_moments_", architecture, dtype, shape)
+    assert result == _first("accumulate_moments_", dtype, shape)
+
+
+@architectures_and_types
 @pytest.mark.parametrize("shape", [(9, 31), (32, 512), (128, 256), (250, 70), (600, 300)])
 def test_batch_adagrad_step(architecture: int, dtype: torch.dtype, shape: tuple[int, int]) -> None:
     result = _run("batch_adagrad_step_", architecture, dtype, shape)
@@ -144,6 +151,20 @@ def test_statistics_read_the_gradients_once(dtype: torch.dtype, samples: int) ->
     assert 8 * features <= written
     assert read + written <= 1.05 * (size + 8 * features)
     assert _moved(finish)[0] <= 0.05 * size
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("rows", [12, 96])
+def test_chunks_are_read_once(dtype: torch.dtype, rows: int) -> None:
+    """Sum and squares are written by the first, then read and written."""
+    features = 4096
+    first, _, second, _ = _reports("accumulate_moments_", dtype, (rows, features))
+    of_row, of_sums = features * dtype.itemsize, 2 * 4 * features
+    for (name, report), count, read_too in ((first, rows // 3, 0), (second, rows * 2 // 3, 1)):
+        assert name == "accumulate_moments_kernel"
+        read, written = _moved(report)
+        assert read == count * of_row + read_too * of_sums
+        assert of_sums <= written <= of_sums + 0.01 * count * of_row
 
 
 def test_tall_batches_read_the_gradients_twice() -> None:

@@ -22,6 +22,7 @@ from adadagrad_kernels.ops.batch_moments import pack  # noqa: E402
 #: One tile and several, aligned and not, all rows at once and cut, few columns and many.
 MOMENTS = [(1, 17), (2, 0), (9, 31), (31, 512), (64, 1001), (130, 200), (256, 64), (513, 33),
            (600, 300)]  # fmt: skip
+CHUNKS = [(1, 17), (2, 0), (9, 31), (31, 512), (64, 1001), (130, 200), (600, 300)]
 LISTS = [(4099,), (), (0,), (7,), (8, 9), (3, 1100), (33, 5), (2048,)]
 RULE = oracles.Rule(lr=0.1, eps=1e-3, weight_decay=0.01, maximize=True, grad_scale=3.0)
 
@@ -38,6 +39,8 @@ def make_case(op: str, dtype: torch.dtype, shape: tuple[int, int] | None = None)
     torch.manual_seed(0)
     if op == "batch_moments":
         return _moments(dtype, *shape)
+    if op == "accumulate_moments_":
+        return _accumulate(dtype, *shape)
     if op == "batch_adagrad_step_":
         return _moments_and_step(dtype, *shape)
     if op == "adagrad_step_":
@@ -54,6 +57,22 @@ def _moments(dtype: torch.dtype, samples: int, features: int) -> Case:
         return outputs
 
     return Case(run, lambda: oracles.assert_moments(pack(outputs, samples > 1, True), expected))
+
+
+def _accumulate(dtype: torch.dtype, samples: int, features: int) -> Case:
+    """A third of the rows first, and then the others."""
+    rows, _ = oracles.shared_case(samples, features, dtype)
+    sums = torch.full((2, features), torch.nan)
+    norms = torch.full((samples,), torch.nan, dtype=torch.float64)
+
+    def run() -> list[Tensor]:
+        first = (samples + 2) // 3
+        for start, stop in ((0, first), (first, samples)):
+            if start < stop:
+                backend.accumulate_moments_(*sums, norms[start:stop], rows[start:stop], start)
+        return [sums, norms]
+
+    return Case(run, lambda: oracles.assert_accumulated(*sums, norms, rows))
 
 
 def _moments_and_step(dtype: torch.dtype, samples: int, features: int) -> Case:
