@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import processor
 import torch
 import train_op_goals
 import train_step_goals
@@ -110,7 +111,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     rows, start = [], time.monotonic()
     for index, experiment in enumerate(chosen):
         _progress(index, len(chosen), experiment.title, start)
-        found = list(_rows(experiment, rounds))
+        found = [{**row, "cpu": machine["cpu"]} for row in _rows(experiment, rounds)]
         _progress(None, len(chosen), "", start)
         _print_rows(experiment.title, found)
         rows += found
@@ -177,7 +178,7 @@ def _progress(index: int | None, total: int, title: str, start: float) -> None:
 def _machine(threads: int) -> dict[str, Any]:
     return {
         "machine": platform.node(),
-        "cpu": _cpu_model(),
+        "cpu": processor.name(),
         "cores": os.cpu_count(),
         "load_at_start": os.getloadavg()[0],
         "isa": _native.instruction_sets()["active"],
@@ -186,17 +187,6 @@ def _machine(threads: int) -> dict[str, Any]:
         "package": __version__,
         "date": datetime.date.today().isoformat(),
     }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
 
 
 if __name__ == "__main__":
