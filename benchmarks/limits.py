@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         report = _measure(options)
     finally:
         torch.set_num_threads(threads)
-    if not report["rows"]:
+    if not report["rows"] and not report["left_out"]:
         print(f"limits: no experiment's title contains {options.only!r}", file=sys.stderr)
         return 2
     targets = [options.json] if options.json else []
@@ -98,8 +98,9 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     rounds = max(2, options.rounds or (7 if options.quick else 9))
     machine = _machine(options.threads)
     print(
-        f"{machine['machine']}: {machine['cpu']}, {machine['isa']}, {options.threads} threads, "
-        f"torch {machine['torch']}; G of {size // MIB} MiB float32, {rounds} rounds\n"
+        f"{machine['machine']}: {machine['cpu']}; {machine['isa']} kernels, "
+        f"{options.threads} threads, torch {machine['torch']}; "
+        f"G of {size // MIB} MiB float32, {rounds} rounds\n"
     )
     settings = Settings(size, options.threads, options.quick)
     everything = chain(
@@ -108,9 +109,14 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         train_step_goals.experiments(settings),
     )
     chosen = [experiment for experiment in everything if options.only in experiment.title]
-    rows, start = [], time.monotonic()
+    rows, left_out, start = [], {}, time.monotonic()
     for index, experiment in enumerate(chosen):
         _progress(index, len(chosen), experiment.title, start)
+        reason = experiment.missing()
+        if reason is not None:
+            left_out[experiment.title] = reason
+            print(f"{experiment.title}\n  left out: {reason}")
+            continue
         found = [{**row, "cpu": machine["cpu"]} for row in _rows(experiment, rounds)]
         _progress(None, len(chosen), "", start)
         _print_rows(experiment.title, found)
@@ -119,12 +125,13 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         met = sum(row["met"] for row in rows)
         print(f"\n{met} of {len(rows)} goals met, {time.monotonic() - start:.0f} s")
     return {"settings": {"bytes": size, "rounds": rounds, "quick": options.quick}, **machine,
-            "rows": rows}  # fmt: skip
+            "left_out": left_out, "rows": rows}  # fmt: skip
 
 
 def _rows(experiment: Experiment, rounds: int) -> Iterator[dict[str, Any]]:
     """Run one experiment; a row for each of its goals."""
     contenders = experiment.contenders()
+    rounds = min(rounds, experiment.most_rounds or rounds)
     if experiment.meter is None:
         measured = rounds_of_seconds(contenders, rounds)
     else:

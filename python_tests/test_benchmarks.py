@@ -53,6 +53,7 @@ def test_every_contender_runs_in_every_round(monkeypatch: pytest.MonkeyPatch) ->
     assert times["b"] == pytest.approx([3.0] * 4)
     assert times["short"] == pytest.approx([1e-3] * 4)
     assert order.count("short") == 2 + 4 * 5, "short calls are repeated for five milliseconds"
+    assert order.count("b") == 1 + 4, "long ones have but one call before"
     last = [name for name in order[-7:] if name != "short"]
     assert last == ["a", "b"], "the order moves on by one each round"
 
