@@ -40,10 +40,11 @@ Nothing here passes or fails: a goal that is missed is a row that says so.
 """
 EXAMPLES = """\
 examples:
-  python benchmarks/limits.py                    all rows, G of 256 MiB, some 5 minutes
-  python benchmarks/limits.py --quick            fewer rows, no torch.compile, under a minute
+  python benchmarks/limits.py                    all rows, G of 256 MiB, some 40 minutes
+  python benchmarks/limits.py --quick            fewer rows, small models, some 3 minutes
   python benchmarks/limits.py --only "512 rows"  only experiments whose title contains this
   python benchmarks/limits.py --only train       training steps with statistics, and their layers
+  python benchmarks/limits.py --only "Llama 6"   one model's steps, in both precisions
   python benchmarks/limits.py --size 1024 --save keeps it in benchmarks/results/<machine>.json
 """
 

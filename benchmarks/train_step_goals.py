@@ -12,6 +12,7 @@ scratch too, moves by a tenth with what the system's allocator keeps of earlier 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import interleaved
@@ -19,6 +20,7 @@ import torch
 from goals import Calls, Chosen, Experiment, Goal, Settings
 from train_step_models import Case, Training, cnn, gpt, mlp
 from train_step_peers import peers
+from train_step_real_models import real_models
 from train_steps import (
     NORMS,
     PRODUCTS,
@@ -38,6 +40,8 @@ CNN_LIMITS: Limits = {NORMS: 1.05, VARIANCE: 1.08, PRODUCTS: 1.15}
 #: Of 64 samples, where the cost of calls counts, and of 4,096.
 OTHER_CNN_LIMITS: Limits = {NORMS: 1.15, VARIANCE: 1.20, PRODUCTS: 1.25}
 GPT_LIMITS: Limits = {NORMS: 1.05, VARIANCE: 1.07, PRODUCTS: 1.15}
+FLOAT32_LIMITS: Limits = {NORMS: 1.05, VARIANCE: 1.08, PRODUCTS: 1.20}
+BFLOAT16_LIMITS: Limits = {NORMS: 1.10, VARIANCE: 1.15, PRODUCTS: 1.25}
 MEMORY_LIMIT = 1.1
 
 #: Bytes of all samples' contributions to parameters without a rule, or with several uses, that
@@ -68,6 +72,9 @@ def cases(*, quick: bool) -> Iterator[tuple[Case, Limits]]:
     yield gpt(4 if quick else 32), GPT_LIMITS
     for samples in () if quick else (64, 4096):
         yield cnn(samples), OTHER_CNN_LIMITS
+    for case in real_models(quick=quick):
+        yield case, FLOAT32_LIMITS
+        yield replace(case, autocast=True), BFLOAT16_LIMITS
 
 
 def step_times(case: Case, limits: Limits, threads: int) -> Experiment:
@@ -91,10 +98,10 @@ def step_times(case: Case, limits: Limits, threads: int) -> Experiment:
 
 
 def step_memory(case: Case) -> Experiment:
-    """Peak memory over a plain step's, less what the names of the rows say.
+    """Peak memory over a plain step's, less what the rows' names say.
 
-    D is the variance, an output as large as the parameters. Where parameters are measured by all
-    samples' contributions, ``CONTRIBUTIONS`` are left out too.
+    D is the variance, an output as large as the parameters; C is ``CONTRIBUTIONS``, where some
+    parameters are measured by them.
     """
     chunk = CONTRIBUTIONS if case.contributions else 0
 
@@ -105,7 +112,7 @@ def step_memory(case: Case) -> Experiment:
                 training.zero_grad()
 
             training.zero_grad()
-            return interleaved.allocated_bytes(alone) - discount
+            return max(0.0, interleaved.allocated_bytes(alone) - discount)
 
         calls: Calls = {PLAIN: partial(peak, *plain_step(case))}
         for quantity in QUANTITIES:
@@ -116,11 +123,12 @@ def step_memory(case: Case) -> Experiment:
         return calls
 
     def less(quantity: str) -> str:
-        parts = ["D"] * (quantity == VARIANCE) + ["32 MiB of contributions"] * case.contributions
+        parts = ["C"] * case.contributions + ["D"] * (quantity == VARIANCE)
         return " less " * bool(parts) + " and ".join(parts)
 
     goals = [Goal(f"{q}{less(q)} / {PLAIN}", q, PLAIN, MEMORY_LIMIT) for q in QUANTITIES]
     title = f"memory of a train step of {case.title}"
+    title += " (C: 32 MiB of contributions)" * case.contributions
     return Experiment(
         title, contenders, goals, unit="B", meter=lambda call: call(), missing=case.missing
     )

@@ -184,7 +184,7 @@ def test_every_case_has_its_rows(quick: bool) -> None:
     assert len(set(titles)) == len(titles)
     assert all("train" in title for title in titles), "what --only train looks for"
     times = [title for title in titles if title.startswith("train step")]
-    assert len(times) == (3 if quick else 10)
+    assert len(times) == (3 + 8 if quick else 10 + 16)
 
 
 @needs_kernels
