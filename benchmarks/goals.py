@@ -52,6 +52,8 @@ class Experiment:
         goals: the rows of the table.
         unit: seconds, or bytes.
         meter: measures a contender, once and without rounds; None for rounds of seconds.
+        most_rounds: where contenders take seconds.
+        missing: why the experiment is left out on this machine, or None.
     """
 
     title: str
@@ -59,6 +61,8 @@ class Experiment:
     goals: list[Goal]
     unit: str = "s"
     meter: interleaved.Meter | None = None
+    most_rounds: int | None = None
+    missing: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True)

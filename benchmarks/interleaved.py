@@ -21,6 +21,8 @@ Meter = Callable[[Callable[[], object]], float]
 
 #: Calls shorter than this are repeated, so that the clock and the loop do not count.
 SHORTEST_SECONDS = 5e-3
+#: Calls longer than this are not called a second time to see how long they take.
+LONG_SECONDS = 1.0
 
 
 class Spread(NamedTuple):
@@ -45,8 +47,9 @@ def rounds_of_seconds(
     """Seconds of every contender in every round, in an order that moves on by one each round."""
     repeats = {}
     for name, call in contenders.items():
-        call()  # first calls allocate, compile and fault pages in
-        once = seconds(call)
+        once = seconds(call)  # first calls allocate, compile and fault pages in
+        if once < LONG_SECONDS:
+            once = seconds(call)
         repeats[name] = max(1, round(SHORTEST_SECONDS / max(once, 1e-9)))
     names = list(contenders)
     times: dict[str, list[float]] = {name: [] for name in names}

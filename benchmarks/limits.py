@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import processor
 import torch
 import train_op_goals
 import train_step_goals
@@ -39,10 +40,11 @@ Nothing here passes or fails: a goal that is missed is a row that says so.
 """
 EXAMPLES = """\
 examples:
-  python benchmarks/limits.py                    all rows, G of 256 MiB, some 5 minutes
-  python benchmarks/limits.py --quick            fewer rows, no torch.compile, under a minute
+  python benchmarks/limits.py                    all rows, G of 256 MiB, some 40 minutes
+  python benchmarks/limits.py --quick            fewer rows, small models, some 3 minutes
   python benchmarks/limits.py --only "512 rows"  only experiments whose title contains this
   python benchmarks/limits.py --only train       training steps with statistics, and their layers
+  python benchmarks/limits.py --only "Llama 6"   one model's steps, in both precisions
   python benchmarks/limits.py --size 1024 --save keeps it in benchmarks/results/<machine>.json
 """
 
@@ -60,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         report = _measure(options)
     finally:
         torch.set_num_threads(threads)
-    if not report["rows"]:
+    if not report["rows"] and not report["left_out"]:
         print(f"limits: no experiment's title contains {options.only!r}", file=sys.stderr)
         return 2
     targets = [options.json] if options.json else []
@@ -97,8 +99,9 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     rounds = max(2, options.rounds or (7 if options.quick else 9))
     machine = _machine(options.threads)
     print(
-        f"{machine['machine']}: {machine['cpu']}, {machine['isa']}, {options.threads} threads, "
-        f"torch {machine['torch']}; G of {size // MIB} MiB float32, {rounds} rounds\n"
+        f"{machine['machine']}: {machine['cpu']}; {machine['isa']} kernels, "
+        f"{options.threads} threads, torch {machine['torch']}; "
+        f"G of {size // MIB} MiB float32, {rounds} rounds\n"
     )
     settings = Settings(size, options.threads, options.quick)
     everything = chain(
@@ -107,10 +110,15 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         train_step_goals.experiments(settings),
     )
     chosen = [experiment for experiment in everything if options.only in experiment.title]
-    rows, start = [], time.monotonic()
+    rows, left_out, start = [], {}, time.monotonic()
     for index, experiment in enumerate(chosen):
         _progress(index, len(chosen), experiment.title, start)
-        found = list(_rows(experiment, rounds))
+        reason = experiment.missing()
+        if reason is not None:
+            left_out[experiment.title] = reason
+            print(f"{experiment.title}\n  left out: {reason}")
+            continue
+        found = [{**row, "cpu": machine["cpu"]} for row in _rows(experiment, rounds)]
         _progress(None, len(chosen), "", start)
         _print_rows(experiment.title, found)
         rows += found
@@ -118,12 +126,13 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         met = sum(row["met"] for row in rows)
         print(f"\n{met} of {len(rows)} goals met, {time.monotonic() - start:.0f} s")
     return {"settings": {"bytes": size, "rounds": rounds, "quick": options.quick}, **machine,
-            "rows": rows}  # fmt: skip
+            "left_out": left_out, "rows": rows}  # fmt: skip
 
 
 def _rows(experiment: Experiment, rounds: int) -> Iterator[dict[str, Any]]:
     """Run one experiment; a row for each of its goals."""
     contenders = experiment.contenders()
+    rounds = min(rounds, experiment.most_rounds or rounds)
     if experiment.meter is None:
         measured = rounds_of_seconds(contenders, rounds)
     else:
@@ -177,7 +186,7 @@ def _progress(index: int | None, total: int, title: str, start: float) -> None:
 def _machine(threads: int) -> dict[str, Any]:
     return {
         "machine": platform.node(),
-        "cpu": _cpu_model(),
+        "cpu": processor.name(),
         "cores": os.cpu_count(),
         "load_at_start": os.getloadavg()[0],
         "isa": _native.instruction_sets()["active"],
@@ -186,17 +195,6 @@ def _machine(threads: int) -> dict[str, Any]:
         "package": __version__,
         "date": datetime.date.today().isoformat(),
     }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
 
 
 if __name__ == "__main__":

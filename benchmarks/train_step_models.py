@@ -1,12 +1,13 @@
-"""The models whose training steps are measured, with a batch each: an MLP, a CNN and a GPT."""
+"""What a training step is measured of: a model and a batch; an MLP, a CNN and a small GPT."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from kinks import without_kinks
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,12 +18,14 @@ class Training(NamedTuple):
     model: nn.Module
     inputs: Tensor
     targets: Tensor
+    autocast: bool = False
 
     def zero_grad(self) -> None:
         self.model.zero_grad(set_to_none=True)
 
     def loss(self) -> Tensor:
-        return mean_loss(self.model(self.inputs), self.targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            return mean_loss(self.model(self.inputs), self.targets)
 
 
 @dataclass(frozen=True)
@@ -30,28 +33,57 @@ class Case:
     """A model and a size of its batch.
 
     Attributes:
-        title: as the tables name it.
+        name: of the model and its batch.
         samples: size of the batch.
-        chunk: samples whose gradients peers may hold at a time, where they can hold some only.
+        model: makes it.
+        batch: makes inputs and targets of so many samples.
+        chunk: samples whose gradients peers may hold at a time, where they can hold some only;
+            0 leaves peers out.
+        contributions: whether some parameters are measured by all samples' contributions.
         long: whether a step takes the better part of a second.
+        autocast: whether forward pass and loss run under autocast to bfloat16.
+        twin: whether the model is without kinks, for comparisons.
+        needs: what this machine lacks to build the model, or None.
     """
 
-    title: str
+    name: str
     samples: int
     model: Callable[[], nn.Module]
     batch: Callable[[int], tuple[Tensor, Tensor]]
     chunk: int = 64
+    contributions: bool = False
     long: bool = False
+    autocast: bool = False
+    twin: bool = False
+    needs: Callable[[], str | None] = lambda: None
+
+    @property
+    def title(self) -> str:
+        """As the tables name it."""
+        return self.name + ", bf16 autocast" * self.autocast
+
+    def missing(self) -> str | None:
+        """Why the case is left out here."""
+        return self.needs() or (no_bfloat16() if self.autocast else None)
 
     def build(self) -> Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return Training(self.model(), *self.batch(self.samples))
+            model, batch = self.model(), self.batch(self.samples)
+        return Training(without_kinks(model) if self.twin else model, *batch, self.autocast)
 
 
-def mean_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy, its mean over samples and, where there are any, their tokens."""
-    return F.cross_entropy(outputs.flatten(0, -2), targets.flatten())
+def no_bfloat16() -> str | None:
+    """Why a step under autocast would take minutes here."""
+    if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None
+    return "oneDNN has no bfloat16 for this processor, and torch's own takes minutes"
+
+
+def mean_loss(outputs: Any, targets: Tensor) -> Tensor:
+    """Cross-entropy in float32, its mean over samples and, where there are any, their tokens."""
+    logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
+    return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten())
 
 
 def mlp(samples: int = 512, width: int = 2048) -> Case:

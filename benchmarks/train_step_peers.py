@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 from train_step_models import Case, Training, mean_loss
-from train_steps import NORMS, PRODUCTS, VARIANCE, Measured
+from train_steps import NORMS, PRODUCTS, VARIANCE, Maker, Measured
 
 from adadagrad_kernels.statistics import GradientStatistics, PerSampleGradients
 
@@ -26,8 +27,10 @@ MOST_BYTES = 2 << 30
 PeerStep = Callable[[], "Measured | GradientStatistics"]
 
 
-def peers(case: Case, quantity: str) -> dict[str, Callable[[], tuple[Training, PeerStep]]]:
-    """By name, makers of the steps that give ``quantity`` for ``case``, each with a model."""
+def peers(case: Case, quantity: str) -> dict[str, Maker]:
+    """By name, makers of the steps that give ``quantity`` for ``case`` and its twin."""
+    if case.chunk == 0:
+        return {}
     with torch.device("meta"):
         model = case.model()
     whole = case.samples * sum(4 * p.numel() for p in model.parameters()) <= MOST_BYTES
@@ -47,16 +50,16 @@ def peers(case: Case, quantity: str) -> dict[str, Callable[[], tuple[Training, P
     if quantity != PRODUCTS and backpack and isinstance(model, nn.Sequential):
         makers["BackPACK"] = lambda training: _quiet(_backpack(training, quantity))
 
-    def made(maker: Callable[[Training], PeerStep]) -> tuple[Training, PeerStep]:
+    def made(maker: Callable[[Training], PeerStep], case: Case) -> tuple[Training, PeerStep]:
         training = case.build()
         return training, maker(training)
 
-    return {name: lambda maker=maker: made(maker) for name, maker in makers.items()}
+    return {name: partial(made, maker) for name, maker in makers.items()}
 
 
 def _vmap(training: Training, chunk: int, quantity: str) -> PeerStep:
     """Some samples' gradients at a time; again, for their products with the mean."""
-    model, inputs, targets = training
+    model, inputs, targets, _ = training
     names = [name for name, _ in model.named_parameters()]
 
     def loss(parameters: dict[str, Tensor], sample: Tensor, target: Tensor) -> Tensor:
@@ -104,7 +107,7 @@ def _per_sample_gradients(training: Training) -> PeerStep:
 
 
 def _expanded_weights(training: Training, quantity: str) -> PeerStep:
-    model, inputs, targets = training
+    model, inputs, targets, _ = training
 
     def step() -> Measured:
         for parameter in model.parameters():
@@ -124,7 +127,7 @@ def _expanded_weights(training: Training, quantity: str) -> PeerStep:
 def _opacus(training: Training, quantity: str) -> PeerStep:
     from opacus.grad_sample import GradSampleModule
 
-    model, inputs, targets = training
+    model, inputs, targets, _ = training
     wrapped = GradSampleModule(model, loss_reduction="mean")
 
     def step() -> Measured:
@@ -156,7 +159,7 @@ def _backpack(training: Training, quantity: str) -> PeerStep:
     from backpack import backpack, extend
     from backpack.extensions import BatchL2Grad, SumGradSquared
 
-    model, inputs, targets = training
+    model, inputs, targets, _ = training
     layers = [layer for layer in model.modules() if not list(layer.children())]
     for layer in layers:
         extend(layer)

@@ -77,6 +77,15 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tensors too small to share: threads that wait for each other would take all the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def _flags_that_may_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch's own checkers freeze its flags for the process, and Opacus sets one.

@@ -20,6 +20,7 @@ import goals  # noqa: E402
 import interleaved  # noqa: E402
 import limits  # noqa: E402
 import peers  # noqa: E402
+import processor  # noqa: E402
 from oracles import Moments, assert_within, shared_case  # noqa: E402
 
 from adadagrad_kernels.backends import cpu  # noqa: E402
@@ -52,6 +53,7 @@ def test_every_contender_runs_in_every_round(monkeypatch: pytest.MonkeyPatch) ->
     assert times["b"] == pytest.approx([3.0] * 4)
     assert times["short"] == pytest.approx([1e-3] * 4)
     assert order.count("short") == 2 + 4 * 5, "short calls are repeated for five milliseconds"
+    assert order.count("b") == 1 + 4, "long ones have but one call before"
     last = [name for name in order[-7:] if name != "short"]
     assert last == ["a", "b"], "the order moves on by one each round"
 
@@ -90,9 +92,11 @@ def test_the_report_has_every_row(tmp_path: Path, capsys: pytest.CaptureFixture[
     report = json.loads(target.read_text())
     assert {"machine", "cpu", "isa", "threads", "torch", "rows", "settings"} <= report.keys()
     assert len(report["rows"]) == 7
+    assert report["cpu"] == processor.name()
     printed = capsys.readouterr().out
     for row in report["rows"]:
         assert row["experiment"] in printed
+        assert row["cpu"] == report["cpu"]
         assert row["what"] in printed
         assert row["quartiles"][0] <= row["measured"] <= row["quartiles"][1]
         met = row["measured"] >= row["goal"] if row["at_least"] else row["measured"] <= row["goal"]

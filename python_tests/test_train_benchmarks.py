@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,10 @@ from train_steps import (  # noqa: E402
     PRODUCTS,
     QUANTITIES,
     VARIANCE,
+    Maker,
     Measured,
     check,
+    checked,
     our_step,
     plain_step,
     reference,
@@ -68,32 +71,37 @@ def test_a_case_is_the_same_every_time_and_leaves_the_generator_alone(case: Case
     assert one.model is not other.model
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_every_way_to_a_step_agrees(case: Case, quantity: str) -> None:
-    expected, training = reference(case), case.build()
-    check(plain_step(training)(), training, expected, None)
-    training = case.build()
-    step = our_step(training, quantity)
-    step()
-    check(step(), training, expected, quantity)
-    for make in peers(case, quantity).values():
-        training, step = make()
+    """On the twin, and more than once; the step that is given back is that of the case itself."""
+    for make in (partial(our_step, quantity=quantity), *peers(case, quantity).values()):
+        training, step = make(replace(case, twin=True))
         step()
-        check(step(), training, expected, quantity)
+        check(step(), training, reference(case), quantity)
+        built = []
+
+        def noted(case: Case, make: Maker = make, built: list[Case] = built) -> object:
+            built.append(case)
+            return make(case)
+
+        checked(case, noted, quantity)()
+        assert built == [replace(case, twin=True), case]
+    checked(case, plain_step, None)()
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_vmap_adds_up_over_its_chunks(case: Case) -> None:
     chunked = replace(case, chunk=2)
     for quantity in QUANTITIES:
-        training, step = peers(chunked, quantity)["vmap(grad) in chunks"]()
-        check(step(), training, reference(case), quantity)
+        checked(chunked, peers(chunked, quantity)["vmap(grad) in chunks"], quantity)
 
 
 @pytest.mark.parametrize("what", ["grad", *QUANTITIES])
 def test_a_wrong_result_does_not_count(what: str) -> None:
     case = CASES["mlp"]
-    training, expected = case.build(), reference(case)
-    statistics = our_step(training, NORMS if what == "grad" else what)()
+    training, step = our_step(replace(case, twin=True), NORMS if what == "grad" else what)
+    statistics = step()
     if what == "grad":
         training.model[0].bias.grad[0] *= 1.1
     elif what == NORMS:
@@ -103,16 +111,17 @@ def test_a_wrong_result_does_not_count(what: str) -> None:
     else:
         next(iter(statistics.variance.values())).mul_(1.01)
     with pytest.raises(AssertionError, match="is off by"):
-        check(statistics, training, expected, None if what == "grad" else what)
+        check(statistics, training, reference(case), None if what == "grad" else what)
 
 
 def test_a_peer_that_lacks_something_does_not_count() -> None:
     case = CASES["mlp"]
-    training, expected = case.build(), reference(case)
-    plain_step(training)()
+    training, step = plain_step(replace(case, twin=True))
+    step()
+    expected = reference(case)
     for quantity in (VARIANCE, PRODUCTS):
         with pytest.raises(AssertionError, match="missing"):
-            check(Measured(expected.sq_norms), training, expected, quantity)
+            check(Measured(expected.values["sq_norms"]), training, expected, quantity)
 
 
 def test_peers_that_hold_all_gradients_are_left_out_of_large_cases() -> None:
@@ -175,7 +184,7 @@ def test_every_case_has_its_rows(quick: bool) -> None:
     assert len(set(titles)) == len(titles)
     assert all("train" in title for title in titles), "what --only train looks for"
     times = [title for title in titles if title.startswith("train step")]
-    assert len(times) == (3 if quick else 10)
+    assert len(times) == (3 + 8 if quick else 10 + 16)
 
 
 @needs_kernels

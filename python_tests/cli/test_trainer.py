@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from adadagrad_kernels.batching import AdaptiveBatchSampler, PeakMemory
@@ -103,7 +105,15 @@ def test_follows_adadagrad_as_written(data: Data, micro_batch: int) -> None:
     assert lines[-1]["batch/average"] == 2000 / len(batches)
 
 
-def test_fixed_batch_is_the_plain_loop(data: Data) -> None:
+def smooth_cnn(shape: Sequence[int], classes: int) -> nn.Module:
+    """No ReLU and no maximum, on whose sides two computations may fall."""
+    return nn.Sequential(
+        nn.Conv2d(shape[0], 8, 3), nn.GELU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(72, classes)
+    )
+
+
+def test_fixed_batch_is_the_plain_loop(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(trainer.MODELS, "cnn", smooth_cnn)
     config = replace(
         CONFIG, model="cnn", optimizer="sgd", momentum=0.5, test="none", eta=None, max_batch=32,
         batch_size=32, samples=330, micro_batch=32,

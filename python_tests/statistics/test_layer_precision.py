@@ -25,7 +25,7 @@ def network() -> nn.Sequential:
 
 
 class Mixed(nn.Module):
-    """Every kind of layer that autocast treats in its own way."""
+    """Every kind of layer that autocast treats in its own way, and no kink to fall beside."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Mixed(nn.Module):
         self.linear, self.twice = nn.Linear(8, 8), nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = self.group(self.conv(x)).relu().flatten(2).mT
+        pixels = F.gelu(self.group(self.conv(x))).flatten(2).mT
         tokens = pixels + self.embedding(torch.arange(7).expand(len(x), 7)).mean(1, keepdim=True)
         tokens = self.norm(tokens)
         tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
