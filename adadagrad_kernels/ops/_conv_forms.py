@@ -143,6 +143,8 @@ def conv_moments(
         dtype=inputs.dtype,
         **asked,
     )
+    if kernel is not None and torch.are_deterministic_algorithms_enabled():
+        form = "kernel"  # whose bits no number of threads changes
     if form == "kernel" and kernel is not None:
         outputs: Outputs = kernel(inputs, grad_outputs, *geometry, bias, variance, inner_products)
         return outputs
