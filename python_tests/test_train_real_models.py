@@ -29,7 +29,7 @@ from train_step_real_models import gpt2, llama, no_transformers, resnet18, vit  
 from train_steps import QUANTITIES, checked, our_step, plain_step  # noqa: E402
 
 from adadagrad_kernels.backends import cpu  # noqa: E402
-from adadagrad_kernels.statistics.layerwise import micro_batch  # noqa: E402
+from adadagrad_kernels.statistics.measuring import pending  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
@@ -107,7 +107,7 @@ def test_they_stand_beside_plain_steps_alone() -> None:
 
 def test_memory_leaves_out_what_the_rows_name() -> None:
     """One chunk of contributions where there are such, and the variance itself."""
-    assert micro_batch._CHUNK_BYTES == train_step_goals.CONTRIBUTIONS == 32 << 20
+    assert pending._CHUNK_BYTES == train_step_goals.CONTRIBUTIONS == 32 << 20
     memory = train_step_goals.step_memory(gpt2())
     assert memory.title.endswith("(C: 32 MiB of contributions)")
     assert [goal.what for goal in memory.goals] == [
