@@ -11,6 +11,7 @@ sample and group.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from adadagrad_kernels.ops._linear_forms import gram_norms
 from adadagrad_kernels.ops._products import (
     PASS,
     SMALL_PRODUCT_SPEED,
+    chunk_samples,
     chunked_moments,
     narrow,
     product_chunk,
@@ -157,17 +159,35 @@ def _gram(inputs: Tensor, grad_outputs: Tensor, geometry: ConvGeometry, bias: bo
     """Norms from the products of patches, group by group; the gradient is autograd's."""
     dtype = ACCUMULATION_DTYPES[inputs.dtype]
     weight_grad = geometry.weight_grad(inputs, grad_outputs).to(dtype)
-    samples, groups = len(inputs), geometry.groups
-    patches = geometry.patches(inputs).to(dtype)
-    x = patches.transpose(3, 4).reshape(samples * groups, -1, patches.shape[3]).mT
-    y = grad_outputs.to(dtype).reshape(samples * groups, -1, patches.shape[3]).mT
-    sq_norms = gram_norms(x, y, bias).view(samples, groups).sum(1)
+    sq_norms = torch.empty(len(inputs), dtype=torch.float64, device=inputs.device)
+    for rows in _rows_of_patches(inputs, grad_outputs, geometry):
+        patches = geometry.patches(inputs[rows]).to(dtype)
+        count, groups, _, positions, _ = patches.shape
+        x = patches.transpose(3, 4).reshape(count * groups, -1, positions).mT
+        y = grad_outputs[rows].to(dtype).reshape(count * groups, -1, positions).mT
+        sq_norms[rows] = gram_norms(x, y, bias).view(count, groups).sum(1)
     nothing = weight_grad.new_empty(0)
     bias_grad = nothing
     if bias:
         axes = [0, *range(2, grad_outputs.dim())]
         bias_grad = grad_outputs.sum(axes).to(dtype)
     return weight_grad, bias_grad, sq_norms, nothing, nothing, sq_norms.new_empty(0)
+
+
+def _patch_elements(inputs: Tensor, grad_outputs: Tensor, geometry: ConvGeometry) -> int:
+    """Of a sample's patches, written out."""
+    elements = torch.Size(geometry.kernel_size).numel()
+    return inputs.shape[1] * elements * grad_outputs.shape[2:].numel()
+
+
+def _rows_of_patches(
+    inputs: Tensor, grad_outputs: Tensor, geometry: ConvGeometry
+) -> Iterator[slice]:
+    """Samples whose patches are a chunk."""
+    elements = _patch_elements(inputs, grad_outputs, geometry)
+    size = chunk_samples(len(inputs), elements, inputs.dtype, inputs.device)
+    for start in range(0, len(inputs), size):
+        yield slice(start, min(start + size, len(inputs)))
 
 
 def _chunks(
@@ -198,7 +218,9 @@ def _chunks(
         return product_chunk(y, x.mT, chunk.view(count * groups, y.shape[1], x.shape[1]))
 
     contributions = grouped if form == "grouped" else unfolded
-    weight = chunked_moments(contributions, samples, shape, grad_outputs, variance)
+    # Patches take more than what they add up to.
+    patches = _patch_elements(inputs, grad_outputs, geometry) if form == "unfold" else 0
+    weight = chunked_moments(contributions, samples, shape, grad_outputs, variance, patches)
     products = None
     if inner_products:
         products = _along_gradient(inputs, grad_outputs, geometry, weight.sum)

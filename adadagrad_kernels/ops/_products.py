@@ -95,6 +95,7 @@ def chunked_moments(
     shape: tuple[int, ...],
     like: Tensor,
     variance: bool,
+    operands: int = 0,
 ) -> ChunkedMoments:
     """Run through all samples, chunk by chunk.
 
@@ -105,13 +106,14 @@ def chunked_moments(
         shape: of one contribution.
         like: a tensor of the elements' type, on the device.
         variance: whether to measure it.
+        operands: elements of a sample that are written out to multiply them.
     """
     dtype = ACCUMULATION_DTYPES[like.dtype]
     elements = torch.Size(shape).numel()
     total = torch.empty(elements, dtype=dtype, device=like.device)
     squares = torch.empty_like(total) if variance else None
     sq_norms = torch.empty(samples, dtype=torch.float64, device=like.device)
-    size = chunk_samples(samples, elements, like.dtype, like.device)
+    size = chunk_samples(samples, max(elements, operands), like.dtype, like.device)
     memory: Tensor | None = None
     start = 0
     while start < samples:

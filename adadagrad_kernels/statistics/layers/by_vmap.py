@@ -73,6 +73,7 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
         )
     if not unbatched:
         recorder.samples_of(use, rows)
+    use.unbatched = unbatched
     use.shared = unbatched or rows != use.batch_size
     if use.shared and len(outputs) > 1:
         raise UnsupportedModelError(
@@ -104,6 +105,7 @@ class ModuleUse(Use):
         plain: makes a context in which the module's children run as they are.
         cast: makes the context of its autocast, which is over when it runs again.
         batch_size: samples of the batch.
+        unbatched: whether none of its tensors has samples, however long they are.
     """
 
     module: nn.Module = field(default_factory=nn.Module)
@@ -114,6 +116,7 @@ class ModuleUse(Use):
     plain: Callable[[], AbstractContextManager[None]] | None = None
     cast: Callable[[], AbstractContextManager[Any]] = nullcontext
     batch_size: int = 0
+    unbatched: bool = False
 
     @property
     def parts(self) -> list[Part]:
@@ -127,7 +130,10 @@ class ModuleUse(Use):
             UnsupportedModelError: where the module cannot be run again for a sample.
         """
         assert self.plain is not None
-        batched = [tensor.dim() > 0 and len(tensor) == self.batch_size for tensor in self.saved]
+        batched = [
+            not self.unbatched and tensor.dim() > 0 and len(tensor) == self.batch_size
+            for tensor in self.saved
+        ]
         tensors = [
             tensor[rows] if has_samples else tensor
             for tensor, has_samples in zip(self.saved, batched, strict=True)

@@ -56,12 +56,14 @@ def groups(uses: Iterable[Use]) -> list[list[Use]]:
 
 
 def measure(uses: Sequence[Use], variance: bool, inner_products: bool) -> Measured:
-    """Of uses that share parts."""
-    if not variance:
-        short = _by_pairs(uses, inner_products)
-        if short is not None:
-            return short
-    return _by_contributions(uses, variance, inner_products)
+    """Of uses that share parts; in the types of what they saved, whatever autocast says now."""
+    kind = uses[0].parts[0].value.device.type
+    with torch.autocast(kind, enabled=False):
+        if not variance:
+            short = _by_pairs(uses, inner_products)
+            if short is not None:
+                return short
+        return _by_contributions(uses, variance, inner_products)
 
 
 def _by_pairs(uses: Sequence[Use], inner_products: bool) -> Measured | None:
