@@ -49,8 +49,12 @@ NIGHTLY = (
     *("cuda-checked-forward", "cuda-checked-reverse", "cuda-ptx-sm_120"),
     *("triton-ptx-sm_80", "triton-ptx-sm_100", "triton-ptx-sm_120"),
 )
-#: Files whose many runs take Triton's larger code minutes; likewise.
-NIGHTLY_FOR_TRITON = ("test_determinism.py", "test_properties.py", "test_device_scalars.py")
+#: Files whose many runs take Triton's larger code minutes, or whose op is other files' passes
+#: around plain torch; likewise.
+NIGHTLY_FOR_TRITON = (
+    *("test_determinism.py", "test_properties.py", "test_device_scalars.py"),
+    "test_conv_moments.py",
+)
 
 
 def is_left_out(way: object, file: str, nightly: bool) -> bool:

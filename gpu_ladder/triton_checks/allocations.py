@@ -28,14 +28,18 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        named = kwargs or {}
+        result = func(*args, **named)
         name = func._schema.name.rpartition("::")[2]
         if name in _EMPTY:
             self.on_empty(f"torch.{name}", result)
         elif func._schema.is_mutable and name not in _METADATA:
-            for argument, given in zip(func._schema.arguments, args, strict=False):
-                if argument.alias_info is not None and argument.alias_info.is_write:
-                    for tensor in given if isinstance(given, list | tuple) else [given]:
+            for place, argument in enumerate(func._schema.arguments):
+                given = args[place] if place < len(args) else named.get(argument.name)
+                if argument.alias_info is None or not argument.alias_info.is_write:
+                    continue
+                for tensor in given if isinstance(given, list | tuple) else [given]:
+                    if tensor is not None:
                         self.on_write(tensor)
         return result
 

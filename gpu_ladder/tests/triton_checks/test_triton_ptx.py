@@ -122,6 +122,16 @@ def test_unwritten_memory_is_found() -> None:
     assert {finding.kind for _, finding in executor.findings} == {"uninitialised"}
 
 
+def test_what_torch_writes_to_an_output_is_written() -> None:
+    import planted_kernels
+
+    with PtxExecutor(90).running(set_executor) as executor:
+        source, target = torch.empty(64), torch.empty(64)
+        torch.mul(torch.ones(64), 2, out=source)
+        executor(Launch(planted_kernels.double, (2,), (source, target, 64), {"BLOCK": 32}, 1))
+    assert not executor.findings
+
+
 def _reports(op: str, dtype: torch.dtype, shape: tuple[int, int] | None = None):
     case = cases.make_case(op, dtype, shape)
     with PtxExecutor(90).running(set_executor) as executor:
