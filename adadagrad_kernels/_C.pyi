@@ -1,5 +1,7 @@
 """Types of the compiled module. Addresses are integers; nothing is checked on the other side."""
 
+import enum
+
 from torch import Tensor
 
 def batch_moments(
@@ -39,8 +41,32 @@ def accumulate_moments(
     outputs: tuple[int, int, int],
     threads: int,
 ) -> None: ...
+
+class Accumulators(enum.Enum):
+    """Accumulators like the params, one number for each row, or one in all."""
+
+    elements = ...
+    rows = ...
+    one = ...
+
+class Update:
+    """Addresses that a step reads and writes; whoever has it also holds the tensors."""
+
+    def __init__(
+        self, tensors: list[tuple[int, int, int, int, int, int]], shared: int = 0
+    ) -> None: ...
+
+def read_lists(
+    device_type: int,
+    device_index: int,
+    params: list[Tensor],
+    grads: list[Tensor],
+    accumulators: list[Tensor],
+    kind: Accumulators,
+    grad_mode: bool,
+) -> Update | None: ...
 def adagrad_step(
-    tensors: list[tuple[int, int, int, int, int, int]],
+    update: Update,
     lr: float,
     eps: float,
     weight_decay: float,
@@ -48,28 +74,6 @@ def adagrad_step(
     grad_scale: float,
     threads: int,
 ) -> float: ...
-def adagrad_step_lists(
-    params: list[Tensor],
-    grads: list[Tensor],
-    state_sums: list[Tensor],
-    lr: float,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: float,
-    threads: int,
-) -> float | None: ...
-def adagrad_norm_step_lists(
-    params: list[Tensor],
-    grads: list[Tensor],
-    shared: int,
-    lr: float,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: float,
-    threads: int,
-) -> float | None: ...
 def norm_layer_moments(
     inputs: int,
     grad_outputs: int,
@@ -133,10 +137,11 @@ def sparse_mean_csr_step(
     scalars: tuple[float, float, float, float],
     threads: int,
 ) -> float | None: ...
-def use_tensor_exchange(capsule: object, types: tuple[type, ...]) -> None: ...
+def use_tensor_exchange(
+    capsule: object, types: tuple[type, ...], is_neg: object, requires_grad: object
+) -> None: ...
 def adagrad_norm_step(
-    tensors: list[tuple[int, int, int, int, int, int]],
-    shared: int,
+    update: Update,
     lr: float,
     eps: float,
     weight_decay: float,

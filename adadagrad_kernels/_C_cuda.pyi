@@ -1,5 +1,6 @@
 """Types of the compiled module. Addresses are integers; nothing is checked on the other side."""
 
+import enum
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -53,37 +54,36 @@ def accumulate_moments(
     outputs: tuple[int, int, int],
     place: _Place,
 ) -> None: ...
+
+class Accumulators(enum.Enum):
+    """Accumulators like the params, one number for each row, or one in all."""
+
+    elements = ...
+    rows = ...
+    one = ...
+
+class Update:
+    """Addresses that a step reads and writes; whoever has it also holds the tensors."""
+
+    def __init__(self, tensors: _Tensors, shared: int = 0) -> None: ...
+
+def read_lists(
+    device_type: int,
+    device_index: int,
+    params: list[Tensor],
+    grads: list[Tensor],
+    accumulators: list[Tensor],
+    kind: Accumulators,
+    grad_mode: bool,
+) -> Update | None: ...
 def adagrad_step(
-    tensors: _Tensors, scalars: _Scalars, device: _DeviceAddresses, sq_norm: int, place: _Place
+    update: Update, scalars: _Scalars, device: _DeviceAddresses, sq_norm: int, place: _Place
 ) -> None: ...
 def adagrad_norm_step(
-    tensors: _Tensors,
-    shared: int,
-    scalars: _Scalars,
-    device: _DeviceAddresses,
-    sq_norm: int,
-    place: _Place,
+    update: Update, scalars: _Scalars, device: _DeviceAddresses, sq_norm: int, place: _Place
 ) -> None: ...
-def adagrad_step_lists(
-    device_type: int,
-    params: list[Tensor],
-    grads: list[Tensor],
-    state_sums: list[Tensor],
-    scalars: _Scalars,
-    device: _DeviceAddresses,
-    sq_norm: int,
-    place: _Place,
-) -> bool: ...
-def adagrad_norm_step_lists(
-    device_type: int,
-    params: list[Tensor],
-    grads: list[Tensor],
-    shared: int,
-    scalars: _Scalars,
-    device: _DeviceAddresses,
-    sq_norm: int,
-    place: _Place,
-) -> bool: ...
-def use_tensor_exchange(capsule: object, types: tuple[type, ...]) -> None: ...
+def use_tensor_exchange(
+    capsule: object, types: tuple[type, ...], is_neg: object, requires_grad: object
+) -> None: ...
 def runtime_info() -> tuple[int, int, int, str]: ...
 def compute_capability(device: int) -> tuple[int, int]: ...

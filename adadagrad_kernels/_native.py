@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 # Torch first: the kernels share its OpenMP runtime, which must be in the process by then.
 import torch
@@ -99,11 +100,18 @@ def use_isa(name: str) -> None:
     C.use_isa(name)
 
 
-def _initialise() -> None:
+def introduce_tensors(module: Any) -> None:
+    """Tell a compiled module how to read whole lists of tensors, where torch offers it."""
     exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # torch >= 2.10
+    if exchange is not None:
+        types = (torch.Tensor, torch.nn.Parameter)
+        module.use_tensor_exchange(exchange, types, torch.Tensor.is_neg, torch.Tensor.requires_grad)
+
+
+def _initialise() -> None:
     for module in (C, C_cuda):
-        if module is not None and exchange is not None:
-            module.use_tensor_exchange(exchange, (torch.Tensor, torch.nn.Parameter))
+        if module is not None:
+            introduce_tensors(module)
     if C is None:
         return
     for path in openmp_runtimes():

@@ -19,7 +19,8 @@ ACCUMULATION_DTYPES = {
     torch.float64: torch.float64,
 }
 
-_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+#: What is read as it is; subclasses may keep their elements elsewhere.
+PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 
 def require_plain(name: str, tensor: Tensor) -> None:
@@ -30,7 +31,7 @@ def require_plain(name: str, tensor: Tensor) -> None:
     """
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    if type(tensor) not in _PLAIN_TYPES:
+    if type(tensor) not in PLAIN_TYPES:
         hint = "pass its local shard, .to_local()" if hasattr(tensor, "to_local") else "unwrap it"
         raise ValueError(
             f"{name} is a {type(tensor).__name__}, whose memory a kernel cannot address; "

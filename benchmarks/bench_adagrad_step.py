@@ -33,7 +33,6 @@ def test_kernel(run: Callable, sizes: list[int], dtype: torch.dtype) -> None:
     if dtype == torch.float32:
         _assert_follows_torch(params, grads, sums)
 
-    @torch.no_grad()
     def step(params: list[Tensor], grads: list[Tensor], sums: list[Tensor]) -> None:
         adagrad_step_(params, grads, sums, lr=LR)
 

@@ -193,10 +193,9 @@ def _updates(sizes: list[int]) -> Calls:
     details = [p.detach() for p in params]
     theirs = torch.optim.Adagrad(params, lr=LR, initial_accumulator_value=1.0, fused=True)
     ours = optim.Adagrad(params, lr=LR, initial_accumulator_value=1.0)
-    # As optimizers call it: without grad mode there is no graph to look out for.
-    step = torch.no_grad()(ops.adagrad_step_)
     return {
-        "ours": partial(step, details, grads, sums, lr=LR),
+        # As a loop calls it that has no optimizer: in grad mode, on tensors that need no gradient.
+        "ours": partial(ops.adagrad_step_, details, grads, sums, lr=LR),
         "optimizer": ours.step,
         "torch": theirs.step,
     }

@@ -163,8 +163,7 @@ def adagrad(bench: Workbench, least_bytes: int, sizes: list[int], dtype: torch.d
         param.grad = bench.numbers(param.numel(), dtype)
     grads, sums = [p.grad for p in params], [torch.ones_like(p) for p in params]
     details = [p.detach() for p in params]
-    # As optimizers call it: without grad mode there is no graph to look out for.
-    step = torch.no_grad()(partial(ops.adagrad_step_, details, grads, sums, lr=LR))
+    step = partial(ops.adagrad_step_, details, grads, sums, lr=LR)
     calls = dict(bench.ours(step)) | {COPY: bench.copies(least_bytes)}
     options = {"lr": LR, "initial_accumulator_value": 1.0}
     for name, call in bench.ours(optim.Adagrad(params, **options).step):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import torch
 from product_calls import PRODUCT_CALLS, product_arguments
@@ -14,6 +16,7 @@ from sparse_calls import SPARSE_CALLS, sparse_arguments
 from torch import Tensor
 
 from adadagrad_kernels import backends, ops
+from adadagrad_kernels.ops import _lists
 
 SHAPES = [(31, 33), (4099,), (), (0,), (3, 5, 2), (700, 20)]
 
@@ -47,6 +50,13 @@ def tensors(tree: Any) -> Iterator[Tensor]:
     elif isinstance(tree, list | tuple):
         for branch in tree:
             yield from tensors(branch)
+
+
+@contextlib.contextmanager
+def tensor_by_tensor() -> Iterator[None]:
+    """Have ops look at each tensor of a list, as they do where a backend cannot read the whole."""
+    with mock.patch.object(_lists, "PLAIN_TYPES", ()):
+        yield
 
 
 def make_call(
@@ -109,7 +119,7 @@ def make_call(
         arguments = (params, read["grads"], sums)
         written = {"params": params, "state_sums": sums}
         step = ops.adagrad_step_
-        function = torch.no_grad()(step) if name.endswith("no_grad") else step
+        function = tensor_by_tensor()(step) if name.endswith("by tensor") else step
         return Call(function, arguments, scaled, written, read,
                     registered.adagrad_step_.default, (*arguments, *scaled.values()))  # fmt: skip
     row_wise = name.endswith("rows")
@@ -120,26 +130,26 @@ def make_call(
         accumulators = positive(kind=torch.float64)
     written = {"params": params, "accumulators": accumulators}
     step = ops.adagrad_norm_step_
-    function = torch.no_grad()(step) if "no_grad" in name else step
+    function = tensor_by_tensor()(step) if "by tensor" in name else step
     positional = (params, read["grads"], list(tensors(accumulators)), row_wise, *scaled.values())
     return Call(function, (params, read["grads"], accumulators), scaled, written,
                 read, registered.adagrad_norm_step_.default, positional)  # fmt: skip
 
 
-#: Every op; a chunk added to other rows, and the first one, without squares; updates of lists with
-#: grad mode and without, since a backend may have a quicker way where no graph can be lost;
-#: AdaGrad-Norm with one accumulator and with one per row.
+#: Every op; a chunk added to other rows, and the first one, without squares; updates of lists that
+#: a backend may read as a whole, and of lists whose tensors are looked at one by one; AdaGrad-Norm
+#: with one accumulator and with one per row.
 CALLS = (
     "batch_moments",
     "batch_adagrad_step_",
     "accumulate_moments_",
     "accumulate_moments_ of first rows",
     "adagrad_step_",
-    "adagrad_step_ under no_grad",
+    "adagrad_step_ tensor by tensor",
     "adagrad_norm_step_",
-    "adagrad_norm_step_ under no_grad",
+    "adagrad_norm_step_ tensor by tensor",
     "adagrad_norm_step_ by rows",
-    "adagrad_norm_step_ under no_grad by rows",
+    "adagrad_norm_step_ tensor by tensor by rows",
     *PRODUCT_CALLS,
     *ROW_CALLS,
     *SPARSE_CALLS,

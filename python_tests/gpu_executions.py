@@ -172,7 +172,8 @@ def known_buffers(add_buffer: Callable[..., None]) -> Iterator[None]:
     patch.setattr(cuda, "_empty", empty)
     patch.setattr(cuda, "address", address)
     # What reads whole lists at once does not ask for the address of each.
-    patch.setattr(cuda, "_readable", lambda *lists: False)
+    for name in ("quick_adagrad_step_", "quick_adagrad_norm_step_"):
+        patch.delattr(cuda, name)
     try:
         yield
     finally:
@@ -186,9 +187,7 @@ def _emulated(flavour: str) -> Any:
     except ImportError:
         pytest.skip("the ladder is not here: the tests run away from the sources")
     loaded = emulated.load(flavour)
-    exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
-    if exchange is not None:
-        loaded.module.use_tensor_exchange(exchange, (torch.Tensor, torch.nn.Parameter))
+    _native.introduce_tensors(loaded.module)
     return loaded
 
 

@@ -7,8 +7,7 @@ it has written are raised here, which is how autograd notices a saved tensor tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +36,9 @@ __all__ = [
     "subtract_square_",
     "unavailable",
 ]
+
+# Type and index of the device, as DLPack counts them.
+_DLPACK_CPU = (1, 0)
 
 _C: Any = _native.C  # None only where `unavailable` says so, and then nothing here is called
 
@@ -177,15 +179,14 @@ def adagrad_step_(
     """An AdaGrad step of every tensor; returns the squared norm of the whole gradient."""
     if found_inf is not None and float(found_inf) != 0:
         return _sq_norm(grads, float(grad_scale))
-    tensors = [
-        (address(param), address(grad), address(state_sum), param.numel(), 1, _code(param))
-        for param, grad, state_sum in zip(params, grads, state_sums, strict=True)
-    ]
-    sq_norm = _C.adagrad_step(
-        tensors, float(lr), eps, weight_decay, maximize, float(grad_scale), torch.get_num_threads()
+    update = _C.Update(
+        [
+            (address(param), address(grad), address(state_sum), param.numel(), 1, _code(param))
+            for param, grad, state_sum in zip(params, grads, state_sums, strict=True)
+        ]
     )
-    increment_version([*params, *state_sums])
-    return torch.tensor(sq_norm, dtype=torch.float64)
+    scalars = (float(lr), eps, weight_decay, maximize, float(grad_scale))
+    return _run(_C.adagrad_step, update, [*params, *state_sums], scalars)
 
 
 def quick_adagrad_step_(
@@ -200,24 +201,14 @@ def quick_adagrad_step_(
     found_inf: Tensor | None,
 ) -> Tensor | None:
     """The same for unchecked lists, read as a whole; None where they need the checks."""
+    if found_inf is not None and float(found_inf) != 0:
+        return None
     lists = [list(params), list(grads), list(state_sums)]
-    if found_inf is not None or _lazy_or_alien(*lists):
+    update = _read(lists, _C.Accumulators.elements)
+    if update is None:
         return None
-    sq_norm = _C.adagrad_step_lists(
-        *lists, float(lr), eps, weight_decay, maximize, float(grad_scale), torch.get_num_threads()
-    )
-    if sq_norm is None:
-        return None
-    increment_version(lists[0] + lists[2])
-    return torch.tensor(sq_norm, dtype=torch.float64)
-
-
-def _lazy_or_alien(*lists: list[Tensor]) -> bool:
-    """Whether an item is a lazy negation, which its memory does not show, or not a tensor."""
-    try:
-        return any(map(Tensor.is_neg, chain(*lists)))
-    except TypeError:
-        return True
+    scalars = (float(lr), eps, weight_decay, maximize, float(grad_scale))
+    return _run(_C.adagrad_step, update, lists[0] + lists[2], scalars)
 
 
 def adagrad_norm_step_(
@@ -235,7 +226,6 @@ def adagrad_norm_step_(
     """An AdaGrad-Norm step; one accumulator in all, or one for each row of each tensor."""
     if found_inf is not None and float(found_inf) != 0:
         return _sq_norm(grads, float(grad_scale))
-    shared = 0 if row_wise else address(accumulators[0])
     tensors = [
         (
             address(param),
@@ -247,24 +237,16 @@ def adagrad_norm_step_(
         )
         for index, (param, grad) in enumerate(zip(params, grads, strict=True))
     ]
-    sq_norm = _C.adagrad_norm_step(
-        tensors,
-        shared,
-        float(lr),
-        eps,
-        weight_decay,
-        maximize,
-        float(grad_scale),
-        torch.get_num_threads(),
-    )
-    increment_version([*params, *accumulators])
-    return torch.tensor(sq_norm, dtype=torch.float64)
+    update = _C.Update(tensors, 0 if row_wise else address(accumulators[0]))
+    scalars = (float(lr), eps, weight_decay, maximize, float(grad_scale))
+    return _run(_C.adagrad_norm_step, update, [*params, *accumulators], scalars)
 
 
 def quick_adagrad_norm_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
-    accumulator: Tensor,
+    accumulators: Sequence[Tensor],
+    row_wise: bool,
     lr: float | Tensor,
     eps: float,
     weight_decay: float,
@@ -272,24 +254,29 @@ def quick_adagrad_norm_step_(
     grad_scale: float | Tensor,
     found_inf: Tensor | None,
 ) -> Tensor | None:
-    """The same for unchecked lists and one checked accumulator; None where they need the checks."""
-    lists = [list(params), list(grads)]
-    if found_inf is not None or _lazy_or_alien(*lists):
+    """The same for unchecked lists, read as a whole; None where they need the checks."""
+    if found_inf is not None and float(found_inf) != 0:
         return None
-    sq_norm = _C.adagrad_norm_step_lists(
-        *lists,
-        address(accumulator),
-        float(lr),
-        eps,
-        weight_decay,
-        maximize,
-        float(grad_scale),
-        torch.get_num_threads(),
-    )
-    if sq_norm is None:
+    lists = [list(params), list(grads), list(accumulators)]
+    update = _read(lists, _C.Accumulators.rows if row_wise else _C.Accumulators.one)
+    if update is None:
         return None
-    increment_version([*lists[0], accumulator])
-    return torch.tensor(sq_norm, dtype=torch.float64)
+    scalars = (float(lr), eps, weight_decay, maximize, float(grad_scale))
+    return _run(_C.adagrad_norm_step, update, lists[0] + lists[2], scalars)
+
+
+def _read(lists: list[list[Tensor]], kind: Any) -> Any | None:
+    """An update of params, grads and accumulators that are plainly right, or None."""
+    return _C.read_lists(*_DLPACK_CPU, *lists, kind, torch.is_grad_enabled())
+
+
+def _run(
+    step: Callable[..., float], update: Any, written: list[Tensor], scalars: tuple[Any, ...]
+) -> Tensor:
+    """Take a step; the caller holds the tensors of the update."""
+    sq_norm = step(update, *scalars, torch.get_num_threads())
+    increment_version(written)
+    return torch.full((), sq_norm, dtype=torch.float64)
 
 
 def _sq_norm(grads: Sequence[Tensor], grad_scale: float) -> Tensor:

@@ -123,21 +123,14 @@ def adagrad_step_(
     found_inf: Tensor | None,
 ) -> Tensor:
     """An AdaGrad step of every tensor; returns the squared norm of the whole gradient."""
-    tensors = [
-        (address(param), address(grad), address(state_sum), param.numel(), 1, _code(param))
-        for param, grad, state_sum in zip(params, grads, state_sums, strict=True)
-    ]
-    sq_norm = _empty((), torch.float64, params[0].device)
-    place, kept = _place(params[0].device)
-    _module().adagrad_step(
-        tensors,
-        *_scalars(lr, eps, weight_decay, maximize, grad_scale, found_inf),
-        sq_norm.data_ptr(),
-        place,
+    update = _module().Update(
+        [
+            (address(param), address(grad), address(state_sum), param.numel(), 1, _code(param))
+            for param, grad, state_sum in zip(params, grads, state_sums, strict=True)
+        ]
     )
-    kept.clear()
-    increment_version([*params, *state_sums])
-    return sq_norm
+    scalars = _scalars(lr, eps, weight_decay, maximize, grad_scale, found_inf)
+    return _run(_module().adagrad_step, update, [*params, *state_sums], scalars)
 
 
 def quick_adagrad_step_(
@@ -153,22 +146,11 @@ def quick_adagrad_step_(
 ) -> Tensor | None:
     """The same for unchecked lists, read as a whole; None where they need the checks."""
     lists = [list(params), list(grads), list(state_sums)]
-    if not _readable(*lists):
+    update = _read(lists, _module().Accumulators.elements)
+    if update is None:
         return None
-    sq_norm = _empty((), torch.float64, params[0].device)
-    place, kept = _place(params[0].device)
-    settled = _module().adagrad_step_lists(
-        _DLPACK_DEVICE,
-        *lists,
-        *_scalars(lr, eps, weight_decay, maximize, grad_scale, found_inf),
-        sq_norm.data_ptr(),
-        place,
-    )
-    kept.clear()
-    if not settled:
-        return None
-    increment_version(lists[0] + lists[2])
-    return sq_norm
+    scalars = _scalars(lr, eps, weight_decay, maximize, grad_scale, found_inf)
+    return _run(_module().adagrad_step, update, lists[0] + lists[2], scalars)
 
 
 def adagrad_norm_step_(
@@ -184,7 +166,6 @@ def adagrad_norm_step_(
     found_inf: Tensor | None,
 ) -> Tensor:
     """An AdaGrad-Norm step; one accumulator in all, or one for each row of each tensor."""
-    device = params[0].device
     tensors = [
         (
             address(param),
@@ -196,24 +177,16 @@ def adagrad_norm_step_(
         )
         for index, (param, grad) in enumerate(zip(params, grads, strict=True))
     ]
-    sq_norm = _empty((), torch.float64, device)
-    place, kept = _place(device)
-    _module().adagrad_norm_step(
-        tensors,
-        0 if row_wise else address(accumulators[0]),
-        *_scalars(lr, eps, weight_decay, maximize, grad_scale, found_inf),
-        sq_norm.data_ptr(),
-        place,
-    )
-    kept.clear()
-    increment_version([*params, *accumulators])
-    return sq_norm
+    update = _module().Update(tensors, 0 if row_wise else address(accumulators[0]))
+    scalars = _scalars(lr, eps, weight_decay, maximize, grad_scale, found_inf)
+    return _run(_module().adagrad_norm_step, update, [*params, *accumulators], scalars)
 
 
 def quick_adagrad_norm_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
-    accumulator: Tensor,
+    accumulators: Sequence[Tensor],
+    row_wise: bool,
     lr: float | Tensor,
     eps: float,
     weight_decay: float,
@@ -221,24 +194,32 @@ def quick_adagrad_norm_step_(
     grad_scale: float | Tensor,
     found_inf: Tensor | None,
 ) -> Tensor | None:
-    """The same for unchecked lists and one checked accumulator; None where they need the checks."""
-    lists = [list(params), list(grads)]
-    if not _readable(*lists):
+    """The same for unchecked lists, read as a whole; None where they need the checks."""
+    lists = [list(params), list(grads), list(accumulators)]
+    kinds = _module().Accumulators
+    update = _read(lists, kinds.rows if row_wise else kinds.one)
+    if update is None:
         return None
-    sq_norm = _empty((), torch.float64, params[0].device)
-    place, kept = _place(params[0].device)
-    settled = _module().adagrad_norm_step_lists(
-        _DLPACK_DEVICE,
-        *lists,
-        address(accumulator),
-        *_scalars(lr, eps, weight_decay, maximize, grad_scale, found_inf),
-        sq_norm.data_ptr(),
-        place,
-    )
+    scalars = _scalars(lr, eps, weight_decay, maximize, grad_scale, found_inf)
+    return _run(_module().adagrad_norm_step, update, lists[0] + lists[2], scalars)
+
+
+def _read(lists: list[list[Tensor]], kind: Any) -> Any | None:
+    """An update of params, grads and accumulators that are plainly right, or None."""
+    place = (_DLPACK_DEVICE, _index(lists[0][0].device))
+    return _module().read_lists(*place, *lists, kind, torch.is_grad_enabled())
+
+
+def _run(
+    step: Callable[..., None], update: Any, written: list[Tensor], scalars: tuple[Any, ...]
+) -> Tensor:
+    """Put a step into the stream; the caller holds the tensors of the update."""
+    device = written[0].device
+    sq_norm = _empty((), torch.float64, device)
+    place, kept = _place(device)
+    step(update, *scalars, sq_norm.data_ptr(), place)
     kept.clear()
-    if not settled:
-        return None
-    increment_version([*lists[0], accumulator])
+    increment_version(written)
     return sq_norm
 
 
@@ -321,14 +302,6 @@ def _scalars(
         0 if found_inf is None else address(found_inf),
     )
     return on_host, on_device
-
-
-def _readable(*lists: list[Tensor]) -> bool:
-    """Whether all are tensors whose memory shows what they hold: no lazy negation."""
-    try:
-        return not any(tensor.is_neg() for tensors in lists for tensor in tensors)
-    except AttributeError:
-        return False
 
 
 def _code(tensor: Tensor) -> int:

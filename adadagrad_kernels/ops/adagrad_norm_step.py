@@ -15,7 +15,7 @@ from adadagrad_kernels.checks import (
     require_plain,
 )
 from adadagrad_kernels.ops._library import register
-from adadagrad_kernels.ops._lists import checked_flag, joined, select_for, split
+from adadagrad_kernels.ops._lists import checked_flag, joined, select_for, settle_quickly, split
 
 
 def adagrad_norm_step_(
@@ -110,13 +110,10 @@ def _run(
         joined("grad_scale", grad_scale, grad_scale_tensor, devices_of),
         checked_flag(found_inf, devices_of),
     )
-    # As in adagrad_step_: what is plainly right need not go through the checks, tensor by tensor.
-    if params and isinstance(params[0], Tensor) and not row_wise and not torch.is_grad_enabled():
-        _check_accumulator(accumulators[0], 1, params[0])
-        quick = getattr(select_for(params), "quick_adagrad_norm_step_", None)
-        settled: Tensor | None = quick and quick(params, grads, accumulators[0], *scalars)
-        if settled is not None:
-            return settled
+    lists = (params, grads, accumulators)
+    settled = settle_quickly("adagrad_norm_step_", lists, row_wise, *scalars)
+    if settled is not None:
+        return settled
     _check(params, grads, accumulators, row_wise)
     if not params:
         return torch.zeros((), dtype=torch.float64)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adadagrad_kernels.checks import check_updated, require_disjoint, require_distinct
 from adadagrad_kernels.ops._library import register
-from adadagrad_kernels.ops._lists import checked_flag, joined, select_for, split
+from adadagrad_kernels.ops._lists import checked_flag, joined, select_for, settle_quickly, split
 
 
 def adagrad_step_(
@@ -93,11 +93,8 @@ def _run(
         joined("grad_scale", grad_scale, grad_scale_tensor, params),
         checked_flag(found_inf, params),
     )
-    # The checks below cost more than the update of a small tensor. Where all is plainly right a
-    # backend may settle it on its own, and where it is not, the checks find out what is wrong.
-    if params and isinstance(params[0], Tensor) and not torch.is_grad_enabled():
-        quick = getattr(select_for(params), "quick_adagrad_step_", None)
-        settled: Tensor | None = quick and quick(params, grads, state_sums, *scalars)
+    if len(params) == len(grads) == len(state_sums):
+        settled = settle_quickly("adagrad_step_", (params, grads, state_sums), *scalars)
         if settled is not None:
             return settled
     _check(params, grads, state_sums)

@@ -28,23 +28,19 @@ inline ElementType element_type(int code) {
 // One tensor of an update: addresses of param, grad and accumulator, elements, rows, element type.
 using TensorTuple = std::tuple<Address, Address, Address, std::int64_t, std::int64_t, int>;
 
-inline std::vector<UpdatedTensor> tensors_of(const std::vector<TensorTuple>& tuples) {
+// What an update reads and writes, as addresses: whoever holds this holds the tensors too.
+struct Update {
   std::vector<UpdatedTensor> tensors;
-  tensors.reserve(tuples.size());
-  for (const auto& [param, grad, accumulator, size, rows, type] : tuples)
-    tensors.push_back(
-        {pointer(param), pointer(grad), pointer(accumulator), size, rows, element_type(type)});
-  return tensors;
-}
+  double* shared = nullptr;  // AdaGrad-Norm's one accumulator in all
+};
 
-// Whether the double at `shared` lies in the memory of a parameter or gradient.
-inline bool overlaps(const UpdatedTensor& tensor, Address shared) {
-  const auto bytes = static_cast<Address>(tensor.size * element_bytes(tensor.type));
-  const auto within = [&](const void* start) {
-    const auto begin = reinterpret_cast<Address>(start);
-    return begin < shared + sizeof(double) && shared < begin + bytes;
-  };
-  return within(tensor.param) || within(tensor.grad);
+inline Update update_of(const std::vector<TensorTuple>& tuples, Address shared) {
+  Update update{{}, pointer<double>(shared)};
+  update.tensors.reserve(tuples.size());
+  for (const auto& [param, grad, accumulator, size, rows, type] : tuples)
+    update.tensors.push_back(
+        {pointer(param), pointer(grad), pointer(accumulator), size, rows, element_type(type)});
+  return update;
 }
 
 }  // namespace adak::bindings

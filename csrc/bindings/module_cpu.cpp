@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <memory>
 #include <new>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -24,14 +23,10 @@
 namespace py = pybind11;
 namespace cpu = adak::cpu;
 using adak::AdagradScalars;
-using adak::UpdatedTensor;
 using adak::bindings::Address;
-using adak::bindings::cpu_device;
 using adak::bindings::element_type;
-using adak::bindings::overlaps;
 using adak::bindings::pointer;
-using adak::bindings::tensors_of;
-using adak::bindings::TensorTuple;
+using adak::bindings::Update;
 
 namespace {
 
@@ -110,60 +105,26 @@ void accumulate_moments(Address chunk, int type, const std::array<std::int64_t, 
 }
 
 template <class Step>
-double run_update(const std::vector<UpdatedTensor>& tensors, const AdagradScalars& scalars,
-                  int threads, Step&& step) {
+double run_update(const Update& update, const AdagradScalars& scalars, int threads, Step&& step) {
   py::gil_scoped_release release;
-  cpu::UpdateArgs args{tensors.data(), static_cast<std::int64_t>(tensors.size()), scalars, nullptr,
-                       threads};
+  cpu::UpdateArgs args{update.tensors.data(), static_cast<std::int64_t>(update.tensors.size()),
+                       scalars, nullptr, threads};
   std::vector<double> workspace(static_cast<std::size_t>(cpu::update_workspace(args)));
   args.workspace = workspace.data();
   return step(args);
 }
 
-double adagrad_step(const std::vector<TensorTuple>& tensors, double lr, double eps,
-                    double weight_decay, bool maximize, double grad_scale, int threads) {
-  return run_update(tensors_of(tensors), {lr, eps, weight_decay, grad_scale, maximize}, threads,
+double adagrad_step(const Update& update, double lr, double eps, double weight_decay, bool maximize,
+                    double grad_scale, int threads) {
+  return run_update(update, {lr, eps, weight_decay, grad_scale, maximize}, threads,
                     [](const cpu::UpdateArgs& args) { return cpu::adagrad_step(args); });
 }
 
-adak::bindings::TensorLists& tensor_lists() {
-  static adak::bindings::TensorLists lists;
-  return lists;
-}
-
-// The same for whole lists of tensors; None where they need the checks in Python.
-std::optional<double> adagrad_step_lists(const py::list& params, const py::list& grads,
-                                         const py::list& state_sums, double lr, double eps,
-                                         double weight_decay, bool maximize, double grad_scale,
-                                         int threads) {
-  std::vector<UpdatedTensor> tensors;
-  if (!tensor_lists().read(cpu_device, params, grads, &state_sums, tensors)) return std::nullopt;
-  return run_update(tensors, {lr, eps, weight_decay, grad_scale, maximize}, threads,
-                    [](const cpu::UpdateArgs& args) { return cpu::adagrad_step(args); });
-}
-
-double adagrad_norm_step(const std::vector<TensorTuple>& tensors, Address shared, double lr,
-                         double eps, double weight_decay, bool maximize, double grad_scale,
-                         int threads) {
-  return run_update(tensors_of(tensors), {lr, eps, weight_decay, grad_scale, maximize}, threads,
-                    [shared](const cpu::UpdateArgs& args) {
-                      return cpu::adagrad_norm_step(args, pointer<double>(shared));
-                    });
-}
-
-// The same for whole lists of tensors with one accumulator in all; None as above.
-std::optional<double> adagrad_norm_step_lists(const py::list& params, const py::list& grads,
-                                              Address shared, double lr, double eps,
-                                              double weight_decay, bool maximize, double grad_scale,
-                                              int threads) {
-  std::vector<UpdatedTensor> tensors;
-  if (!tensor_lists().read(cpu_device, params, grads, nullptr, tensors)) return std::nullopt;
-  for (const UpdatedTensor& tensor : tensors)
-    if (overlaps(tensor, shared)) return std::nullopt;
-  return run_update(tensors, {lr, eps, weight_decay, grad_scale, maximize}, threads,
-                    [shared](const cpu::UpdateArgs& args) {
-                      return cpu::adagrad_norm_step(args, pointer<double>(shared));
-                    });
+double adagrad_norm_step(const Update& update, double lr, double eps, double weight_decay,
+                         bool maximize, double grad_scale, int threads) {
+  return run_update(
+      update, {lr, eps, weight_decay, grad_scale, maximize}, threads,
+      [&](const cpu::UpdateArgs& args) { return cpu::adagrad_norm_step(args, update.shared); });
 }
 
 void subtract_square(Address grad, Address squares, int type, std::int64_t size, double scale,
@@ -195,17 +156,13 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("batch_moments", &batch_moments);
   m.def("batch_adagrad_step", &batch_adagrad_step);
   m.def("accumulate_moments", &accumulate_moments);
+  adak::bindings::add_tensor_lists(m);
   m.def("adagrad_step", &adagrad_step);
-  m.def("adagrad_step_lists", &adagrad_step_lists);
   m.def("adagrad_norm_step", &adagrad_norm_step);
-  m.def("adagrad_norm_step_lists", &adagrad_norm_step_lists);
   adak::bindings::add_conv_moments(m);
   adak::bindings::add_row_layers(m);
   adak::bindings::add_sparse_mean(m);
   m.def("subtract_square", &subtract_square, py::call_guard<py::gil_scoped_release>());
-  m.def("use_tensor_exchange", [](const py::capsule& capsule, const py::tuple& types) {
-    tensor_lists().use(capsule, types);
-  });
   m.def(
       "stream_read",
       [](Address data, std::int64_t bytes, int threads) {

@@ -18,13 +18,10 @@
 namespace py = pybind11;
 namespace cuda = adak::cuda;
 using adak::AdagradScalars;
-using adak::UpdatedTensor;
 using adak::bindings::Address;
 using adak::bindings::element_type;
-using adak::bindings::overlaps;
 using adak::bindings::pointer;
-using adak::bindings::tensors_of;
-using adak::bindings::TensorTuple;
+using adak::bindings::Update;
 
 namespace {
 
@@ -80,59 +77,24 @@ void accumulate_moments(Address chunk, int type, const std::array<std::int64_t, 
 // The host's scalars of an update, in the order of AdagradScalars.
 using Scalars = std::tuple<double, double, double, double, bool>;
 
-cuda::UpdateArgs update_args(const std::vector<UpdatedTensor>& tensors, const Scalars& scalars,
+cuda::UpdateArgs update_args(const Update& update, const Scalars& scalars,
                              const DeviceAddresses& addresses, Address sq_norm) {
   const auto& [lr, eps, weight_decay, grad_scale, maximize] = scalars;
-  return {tensors.data(), static_cast<std::int64_t>(tensors.size()),
+  return {update.tensors.data(), static_cast<std::int64_t>(update.tensors.size()),
           AdagradScalars{lr, eps, weight_decay, grad_scale, maximize}, device_scalars(addresses),
           pointer<double>(sq_norm)};
 }
 
-void adagrad_step(const std::vector<TensorTuple>& tuples, const Scalars& scalars,
-                  const DeviceAddresses& addresses, Address sq_norm, const Place& place) {
-  const auto tensors = tensors_of(tuples);
-  cuda::adagrad_step(update_args(tensors, scalars, addresses, sq_norm), stream_of(place),
+void adagrad_step(const Update& update, const Scalars& scalars, const DeviceAddresses& addresses,
+                  Address sq_norm, const Place& place) {
+  cuda::adagrad_step(update_args(update, scalars, addresses, sq_norm), stream_of(place),
                      allocate_of(place));
 }
 
-void adagrad_norm_step(const std::vector<TensorTuple>& tuples, Address shared,
-                       const Scalars& scalars, const DeviceAddresses& addresses, Address sq_norm,
-                       const Place& place) {
-  const auto tensors = tensors_of(tuples);
-  cuda::adagrad_norm_step(update_args(tensors, scalars, addresses, sq_norm),
-                          pointer<double>(shared), stream_of(place), allocate_of(place));
-}
-
-adak::bindings::TensorLists& tensor_lists() {
-  static adak::bindings::TensorLists lists;
-  return lists;
-}
-
-// The same for whole lists of tensors on a device of DLPack's type `device_type`; false, and
-// nothing done, where they need the checks in Python.
-bool adagrad_step_lists(int device_type, const py::list& params, const py::list& grads,
-                        const py::list& state_sums, const Scalars& scalars,
-                        const DeviceAddresses& addresses, Address sq_norm, const Place& place) {
-  std::vector<UpdatedTensor> tensors;
-  if (!tensor_lists().read({device_type, std::get<0>(place)}, params, grads, &state_sums, tensors))
-    return false;
-  cuda::adagrad_step(update_args(tensors, scalars, addresses, sq_norm), stream_of(place),
-                     allocate_of(place));
-  return true;
-}
-
-bool adagrad_norm_step_lists(int device_type, const py::list& params, const py::list& grads,
-                             Address shared, const Scalars& scalars,
-                             const DeviceAddresses& addresses, Address sq_norm,
-                             const Place& place) {
-  std::vector<UpdatedTensor> tensors;
-  if (!tensor_lists().read({device_type, std::get<0>(place)}, params, grads, nullptr, tensors))
-    return false;
-  for (const UpdatedTensor& tensor : tensors)
-    if (overlaps(tensor, shared)) return false;
-  cuda::adagrad_norm_step(update_args(tensors, scalars, addresses, sq_norm),
-                          pointer<double>(shared), stream_of(place), allocate_of(place));
-  return true;
+void adagrad_norm_step(const Update& update, const Scalars& scalars,
+                       const DeviceAddresses& addresses, Address sq_norm, const Place& place) {
+  cuda::adagrad_norm_step(update_args(update, scalars, addresses, sq_norm), update.shared,
+                          stream_of(place), allocate_of(place));
 }
 
 }  // namespace
@@ -144,13 +106,9 @@ PYBIND11_MODULE(_C_cuda, m, py::mod_gil_not_used()) {
   m.def("batch_moments", &batch_moments);
   m.def("batch_adagrad_step", &batch_adagrad_step);
   m.def("accumulate_moments", &accumulate_moments);
+  adak::bindings::add_tensor_lists(m);
   m.def("adagrad_step", &adagrad_step);
   m.def("adagrad_norm_step", &adagrad_norm_step);
-  m.def("use_tensor_exchange", [](const py::capsule& capsule, const py::tuple& types) {
-    tensor_lists().use(capsule, types);
-  });
-  m.def("adagrad_step_lists", &adagrad_step_lists);
-  m.def("adagrad_norm_step_lists", &adagrad_norm_step_lists);
   m.def("runtime_info", [] {
     const cuda::RuntimeInfo info = cuda::runtime_info();
     return std::tuple(info.compiled_for, info.driver, info.devices, info.error);

@@ -1,15 +1,16 @@
 // Many tensors at the price of few: reads addresses, shapes and types of whole lists through
-// DLPack's C exchange interface, which torch offers since 2.10, instead of half a dozen Python
-// calls for each tensor. Whatever is not plainly right is left to the checks in Python, which say
-// why.
+// DLPack's C exchange interface, which torch offers since 2.10, instead of a dozen Python calls for
+// each tensor. Whatever is not plainly right is left to the checks in Python, which say why.
 #pragma once
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
-#include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
+#include "bindings/arguments.h"
 #include "kernels.h"
 
 namespace adak::bindings {
@@ -50,42 +51,97 @@ struct Device {
   std::int32_t type;  // 1: CPU, 2: CUDA
   std::int32_t index;
 };
-inline constexpr Device cpu_device{1, 0};
+
+// A method without arguments, or an attribute, that a class written in C answers with True or
+// False; asked by its C function, since Python's way to it takes as long as the answer.
+class Question {
+ public:
+  // Takes what the class's dictionary holds; false where that is not written in C.
+  bool use(PyObject* descriptor) {
+    if (Py_TYPE(descriptor) == &PyMethodDescr_Type) {
+      const PyMethodDef* method = reinterpret_cast<PyMethodDescrObject*>(descriptor)->d_method;
+      method_ = method->ml_flags == METH_NOARGS ? method->ml_meth : nullptr;
+    } else if (Py_TYPE(descriptor) == &PyGetSetDescr_Type) {
+      attribute_ = reinterpret_cast<PyGetSetDescrObject*>(descriptor)->d_getset;
+    }
+    return method_ != nullptr || attribute_ != nullptr;
+  }
+
+  bool answers_no(PyObject* object) const {
+    PyObject* answer =
+        method_ ? method_(object, nullptr) : attribute_->get(object, attribute_->closure);
+    const bool no = answer == Py_False;
+    if (answer == nullptr) PyErr_Clear();
+    Py_XDECREF(answer);
+    return no;
+  }
+
+ private:
+  PyCFunction method_ = nullptr;
+  const PyGetSetDef* attribute_ = nullptr;
+};
+
+// What the accumulators of an update are: tensors like the parameters, a float64 for each of their
+// rows, or one float64 in all.
+enum class Accumulators { elements, rows, one };
 
 class TensorLists {
  public:
-  // Takes torch's capsule and the exact types that are read; without it every list is refused.
-  void use(const pybind11::capsule& capsule, const pybind11::tuple& types) {
+  // Takes torch's capsule, the exact types that are read, and how such a tensor says whether it is
+  // a lazy negation and whether it requires grad. Without them every list is refused.
+  void use(const pybind11::capsule& capsule, const pybind11::tuple& types,
+           const pybind11::object& is_neg, const pybind11::object& requires_grad) {
     const auto* exchange = capsule.get_pointer<const dlpack::Exchange>();
     if (exchange->version.major != 1) return;
-    exchange_ = exchange;
+    if (!is_negated_.use(is_neg.ptr()) || !requires_grad_.use(requires_grad.ptr())) return;
+    is_neg.inc_ref();
+    requires_grad.inc_ref();
     for (const pybind11::handle type : types) types_.push_back(type.inc_ref().ptr());
+    exchange_ = exchange;
   }
 
-  // Fills `tensors` from lists of contiguous tensors on one device that agree in shape and type and
-  // do not overlap; false where anything is otherwise. Without state_sums the accumulators are
-  // null.
-  bool read(const Device& device, const pybind11::list& params, const pybind11::list& grads,
-            const pybind11::list* state_sums, std::vector<UpdatedTensor>& tensors) const {
-    const std::size_t count = params.size();
-    if (exchange_ == nullptr || grads.size() != count) return false;
-    if (state_sums && state_sums->size() != count) return false;
-    tensors.reserve(count);
-    for (std::size_t i = 0; i < count; ++i) {
-      View param, grad, sum;
-      if (!view(device, params[i], param) || !view(device, grads[i], grad) || !same(param, grad) ||
-          overlap(grad, param))
-        return false;
-      char* accumulator = nullptr;
-      if (state_sums) {
-        if (!view(device, (*state_sums)[i], sum) || !same(param, sum) || overlap(param, sum) ||
-            overlap(grad, sum))
-          return false;
-        accumulator = sum.data();
-      }
-      tensors.push_back({param.data(), grad.data(), accumulator, param.size, 1, param.type});
+  // Reads lists of contiguous tensors on one device that agree in shape and type and do not
+  // overlap; nothing where anything is otherwise, or where grad mode is on and a tensor that is to
+  // be written requires grad.
+  std::optional<Update> read(const Device& device, const pybind11::list& params,
+                             const pybind11::list& grads, const pybind11::list& accumulators,
+                             Accumulators kind, bool grad_mode) const {
+    const Py_ssize_t count = PyList_GET_SIZE(params.ptr());
+    const bool one = kind == Accumulators::one;
+    if (exchange_ == nullptr || PyList_GET_SIZE(grads.ptr()) != count ||
+        PyList_GET_SIZE(accumulators.ptr()) != (one ? 1 : count))
+      return std::nullopt;
+    const auto view_of = [&](const pybind11::list& list, Py_ssize_t i, View& out) {
+      return view(device, PyList_GET_ITEM(list.ptr(), i), out);
+    };
+    const auto written = [&](const pybind11::list& list, Py_ssize_t i, View& out) {
+      return view_of(list, i, out) &&
+             (!grad_mode || requires_grad_.answers_no(PyList_GET_ITEM(list.ptr(), i)));
+    };
+    Update update;
+    update.tensors.reserve(static_cast<std::size_t>(count));
+    Starts starts(2 * count);
+    View accumulator;
+    if (one) {
+      if (!written(accumulators, 0, accumulator) || !counts(accumulator, 1)) return std::nullopt;
+      update.shared = reinterpret_cast<double*>(accumulator.data());
     }
-    return distinct(tensors);
+    for (Py_ssize_t i = 0; i < count; ++i) {
+      View param, grad;
+      if (!written(params, i, param) || !view_of(grads, i, grad) || !same(param, grad) ||
+          overlap(param, grad) || !starts.add(param))
+        return std::nullopt;
+      const std::int64_t rows = kind == Accumulators::rows ? rows_of(param) : 1;
+      if (!one) {
+        if (!written(accumulators, i, accumulator) || !starts.add(accumulator)) return std::nullopt;
+        if (kind == Accumulators::rows ? !counts(accumulator, rows) : !same(param, accumulator))
+          return std::nullopt;
+      }
+      if (overlap(accumulator, param) || overlap(accumulator, grad)) return std::nullopt;
+      update.tensors.push_back({param.data(), grad.data(), one ? nullptr : accumulator.data(),
+                                param.size, rows, param.type});
+    }
+    return update;
   }
 
  private:
@@ -96,12 +152,37 @@ class TensorLists {
     char* data() const { return static_cast<char*>(tensor.data) + tensor.byte_offset; }
   };
 
-  bool view(const Device& device, pybind11::handle object, View& out) const {
+  // Where tensors begin that are written; a table with open addressing, at most half full.
+  class Starts {
+   public:
+    explicit Starts(Py_ssize_t most) {
+      std::size_t slots = 16;
+      while (slots < 2 * static_cast<std::size_t>(most)) slots *= 2;
+      table_.resize(slots);
+    }
+
+    // False where another tensor begins there too.
+    bool add(const View& view) {
+      if (view.size == 0) return true;
+      const auto address = reinterpret_cast<std::uintptr_t>(view.data());
+      const std::size_t last = table_.size() - 1;
+      std::size_t slot = (address * 0x9E3779B97F4A7C15u >> 32) & last;
+      for (; table_[slot] != 0; slot = (slot + 1) & last)
+        if (table_[slot] == address) return false;
+      table_[slot] = address;
+      return true;
+    }
+
+   private:
+    std::vector<std::uintptr_t> table_;
+  };
+
+  bool view(const Device& device, PyObject* object, View& out) const {
     bool plain = false;
     for (const PyObject* type : types_)
-      plain |= reinterpret_cast<const PyObject*>(Py_TYPE(object.ptr())) == type;
-    if (!plain) return false;
-    if (exchange_->tensor_from_object(object.ptr(), &out.tensor) != 0) {
+      plain |= reinterpret_cast<const PyObject*>(Py_TYPE(object)) == type;
+    if (!plain || !is_negated_.answers_no(object)) return false;
+    if (exchange_->tensor_from_object(object, &out.tensor) != 0) {
       PyErr_Clear();
       return false;
     }
@@ -139,26 +220,44 @@ class TensorLists {
     return true;
   }
 
-  // Whether no parameter and no accumulator begins where another does.
-  static bool distinct(const std::vector<UpdatedTensor>& tensors) {
-    std::vector<const void*> starts;
-    starts.reserve(2 * tensors.size());
-    for (const UpdatedTensor& tensor : tensors) {
-      if (tensor.size == 0) continue;
-      starts.push_back(tensor.param);
-      if (tensor.accumulator) starts.push_back(tensor.accumulator);
-    }
-    std::sort(starts.begin(), starts.end());
-    return std::adjacent_find(starts.begin(), starts.end()) == starts.end();
+  static bool counts(const View& accumulator, std::int64_t rows) {
+    return accumulator.type == ElementType::float64 && accumulator.size == rows;
+  }
+
+  static std::int64_t rows_of(const View& param) {
+    return param.tensor.dimensions > 0 ? param.tensor.shape[0] : 1;
   }
 
   static bool overlap(const View& a, const View& b) {
-    const std::int64_t bytes = a.size * a.tensor.bits / 8;
-    return a.data() < b.data() + bytes && b.data() < a.data() + bytes;
+    return a.data() < b.data() + b.size * b.tensor.bits / 8 &&
+           b.data() < a.data() + a.size * a.tensor.bits / 8;
   }
 
   const dlpack::Exchange* exchange_ = nullptr;
   std::vector<PyObject*> types_;
+  Question is_negated_;
+  Question requires_grad_;
 };
+
+// Adds to a module what reads lists, and what it makes of them.
+inline void add_tensor_lists(pybind11::module_& m) {
+  namespace py = pybind11;
+  static TensorLists lists;
+  // Local: each module has its own.
+  py::enum_<Accumulators>(m, "Accumulators", py::module_local())
+      .value("elements", Accumulators::elements)
+      .value("rows", Accumulators::rows)
+      .value("one", Accumulators::one);
+  py::class_<Update>(m, "Update", py::module_local())
+      .def(py::init(&update_of), py::arg("tensors"), py::arg("shared") = 0);
+  m.def("use_tensor_exchange",
+        [](const py::capsule& capsule, const py::tuple& types, const py::object& is_neg,
+           const py::object& requires_grad) { lists.use(capsule, types, is_neg, requires_grad); });
+  m.def("read_lists", [](std::int32_t device_type, std::int32_t device_index,
+                         const py::list& params, const py::list& grads,
+                         const py::list& accumulators, Accumulators kind, bool grad_mode) {
+    return lists.read({device_type, device_index}, params, grads, accumulators, kind, grad_mode);
+  });
+}
 
 }  // namespace adak::bindings

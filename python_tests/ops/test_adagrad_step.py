@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
 import torch
 from buffers import guarded, taken
+from calls import tensor_by_tensor
 from oracles import Rule, assert_adagrad
 from tolerances import assert_within, extended, sq_norm_tolerance
 
@@ -22,10 +24,11 @@ RULES = [
 Triples = tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]
 
 
-@pytest.fixture(autouse=True, params=[True, False], ids=["grad", "no_grad"])
-def _grad_mode(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A backend may have a quicker way where no graph can be lost."""
-    with torch.set_grad_enabled(request.param):
+@pytest.fixture(autouse=True, params=[contextlib.nullcontext, tensor_by_tensor],
+                ids=["as a whole", "tensor by tensor"])  # fmt: skip
+def _reading(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A backend may read whole lists, and leave to the checks what it does not take."""
+    with request.param():
         yield
 
 

@@ -42,7 +42,7 @@ def mesh() -> Iterator[DeviceMesh]:
     torch.distributed.destroy_process_group()
 
 
-# Without grad mode a backend may look at the tensors in a quicker way, which must refuse the same.
+# Without grad mode nothing is refused for its graph, and all else as with it.
 GRAD_MODES = pytest.mark.parametrize("grad_mode", [True, False], ids=["grad", "no_grad"])
 
 # What no kernel can read, whatever the argument.
