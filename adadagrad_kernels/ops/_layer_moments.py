@@ -80,6 +80,21 @@ def as_given(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
+def bias_moments(
+    sums: Tensor, variance: bool, inner_products: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradient, variance, squared norms and inner products with the gradient, of a bias.
+
+    Args:
+        sums: what the samples contribute to it, ``[samples, features]``.
+        variance: as asked of the op; what is not comes back empty.
+        inner_products: likewise.
+    """
+    backend = backends.select(sums.device, sums.dtype)
+    mean, spread, norms, along = backend.batch_moments(sums, variance, inner_products)
+    return mean * len(sums), spread, norms, along * len(sums)
+
+
 def outputs_of_nothing(
     grad_outputs: Tensor,
     positions: int,
@@ -107,11 +122,8 @@ def outputs_of_nothing(
     products = torch.zeros_like(sq_norms) if inner_products else sq_norms.new_empty(0)
     if not bias:
         return weight, nothing, sq_norms, spread, nothing, products
-    backend = backends.select(sums.device, dtype)
-    mean, bias_spread, norms, along = backend.batch_moments(sums, variance, inner_products)
-    if inner_products:
-        products = along * len(sums)
-    return weight, mean * len(sums), norms, spread, bias_spread, products
+    bias_grad, bias_spread, norms, along = bias_moments(sums, variance, inner_products)
+    return weight, bias_grad, norms, spread, bias_spread, along
 
 
 def fake_outputs(

@@ -21,7 +21,7 @@ from torch import Tensor
 from adadagrad_kernels import backends
 from adadagrad_kernels.backends import reference
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES
-from adadagrad_kernels.ops._layer_moments import Outputs
+from adadagrad_kernels.ops._layer_moments import Outputs, bias_moments
 from adadagrad_kernels.ops._products import (
     PASS,
     SMALL_PRODUCT_SPEED,
@@ -264,8 +264,5 @@ def _rows(
     if not bias:
         return weight_grad, nothing, sq_norms, weight_variance, nothing, products
     sums = grad_outputs.sum(1, dtype=dtype)
-    mean, spread, norms, along = backends.select(sums.device, dtype).batch_moments(
-        sums, variance, True
-    )
-    products.add_(along, alpha=samples)
-    return weight_grad, mean * samples, sq_norms + norms, weight_variance, spread, products
+    grad, spread, norms, along = bias_moments(sums, variance, True)
+    return weight_grad, grad, sq_norms + norms, weight_variance, spread, products + along

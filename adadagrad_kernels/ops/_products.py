@@ -12,7 +12,7 @@ from torch import Tensor
 from adadagrad_kernels import backends
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES
 from adadagrad_kernels.memory import is_out_of_memory
-from adadagrad_kernels.ops._layer_moments import Outputs
+from adadagrad_kernels.ops._layer_moments import Outputs, bias_moments
 
 #: What a pass over an element of a contribution costs, in multiplications of a large product.
 PASS = 12.0
@@ -79,14 +79,12 @@ class ChunkedMoments:
         along = self.sq_norms.new_empty(0) if products is None else products
         if sums is None:
             return self.sum, nothing, self.sq_norms, self.variance, nothing, along
-        samples = len(sums)
-        wants = products is not None
-        mean, spread, norms, bias_products = backends.select(sums.device, sums.dtype).batch_moments(
-            sums, self.variance.numel() > 0, wants
+        grad, spread, norms, bias_along = bias_moments(
+            sums, self.variance.numel() > 0, products is not None
         )
-        if wants:
-            along = torch.add(along, bias_products, alpha=samples)
-        return self.sum, mean * samples, self.sq_norms + norms, self.variance, spread, along
+        if products is not None:
+            along = products + bias_along
+        return self.sum, grad, self.sq_norms + norms, self.variance, spread, along
 
 
 def chunked_moments(

@@ -180,9 +180,14 @@ def _nothing(hook: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
 def _layers(model: nn.Module, on_other: str) -> Iterator[Layer]:
     """The modules with parameters of their own that require grad."""
     units = list(_units(model))
-    ruled = {id(p) for _, m, whole in units if _rule(m) for p in m.parameters(recurse=whole)}
-    for path, module, whole in units:
-        rule = _rule(module)
+    rules = [_rule(module) for _, module, _ in units]
+    ruled = {
+        id(parameter)
+        for (_, module, whole), rule in zip(units, rules, strict=True)
+        if rule
+        for parameter in module.parameters(recurse=whole)
+    }
+    for (path, module, whole), rule in zip(units, rules, strict=True):
         where = f"layer '{path}'" if path else "the model"
         name = f"{where} ({type(module).__name__})"
         own = {

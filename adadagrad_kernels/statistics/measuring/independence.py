@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,12 +28,10 @@ class Inputs:
 
     Attributes:
         unbatched: layers whose input does not grow with the batch.
-        dimensions: those that each layer's input may have.
         exchanged: whether samples were exchanged, which takes two of them.
     """
 
     unbatched: frozenset[str] = frozenset()
-    dimensions: Mapping[str, frozenset[int]] = field(default_factory=dict)
     exchanged: bool = False
 
 
@@ -102,7 +100,6 @@ def _ask(
                 )
     return Inputs(
         frozenset(name for name, shapes in sizes.items() if _rows(shapes) == _rows(again[name])),
-        {name: frozenset(len(shape) for shape in shapes) for name, shapes in sizes.items()},
         exchanged=samples > 1,
     )
 
