@@ -28,7 +28,8 @@ class SamplesLR:
 
     Call ``step`` after the optimizer's step, as torch asks. A unit that a batch only begins is kept
     for the next call. ReduceLROnPlateau gets the metric and at most one step per call, however
-    many units have passed: one observation must not count as several bad ones.
+    many units have passed: one observation must not count as several bad ones. OneCycleLR keeps
+    its last rate from the end of its cycle on, which the last batch may cross.
 
     Args:
         scheduler: built on the optimizer, with all its times in units of ``samples_per_step``.
@@ -86,22 +87,26 @@ class SamplesLR:
                 f"{type(self.scheduler).__name__} "
                 + ("needs step(samples, metric)" if needs_metric else "takes no metric")
             )
-        self.samples_seen += samples
-        passed = self.samples_seen // self.samples_per_step - self.units
-        if passed == 0:
+        seen = self.samples_seen + samples
+        units = seen // self.samples_per_step
+        if units > self.units:
+            self._move(units - self.units, metric)
+        self.samples_seen, self.units = seen, units
+
+    def _move(self, passed: int, metric: float | Tensor | None) -> None:
+        scheduler = self.scheduler
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(metric)  # type: ignore[arg-type]
             return
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(metric)  # type: ignore[arg-type]
-            self.units += passed
-            return
-        if type(self.scheduler) in _WITHOUT_MEMORY:
-            self.scheduler.last_epoch += passed - 1
-            self.scheduler._step_count += passed - 1
-            self.units += passed - 1
+        if isinstance(scheduler, OneCycleLR):
+            # The last batch crosses the end of the cycle, whose last rate it keeps.
+            passed = min(passed, scheduler.total_steps - 1 - scheduler.last_epoch)
+        if passed > 0 and type(scheduler) in _WITHOUT_MEMORY:
+            scheduler.last_epoch += passed - 1
+            scheduler._step_count += passed - 1
             passed = 1
         for _ in range(passed):
-            self.scheduler.step()
-            self.units += 1
+            scheduler.step()
 
     def get_last_lr(self) -> list[float | Tensor]:
         """The learning rates now, one per parameter group."""

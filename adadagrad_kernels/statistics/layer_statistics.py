@@ -192,11 +192,17 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                 "and the backward pass inside the context, then ask"
             )
         parameters = list(self.model.named_parameters())
+        recorder.require_unchanged(parameters)
         recorder.close(parameters, followed=False)
         if recorder.problems:
             raise recorder.problems[0]
         micro_batches = recorder.micro_batches
         require_present(parameters, set().union(*(m.reached for m in micro_batches)))
+        micro_batches = [m for m in micro_batches if m.samples != 0]
+        if not micro_batches:
+            raise ValueError(
+                "the batch is empty: no sample has reached the layers since the last statistics()"
+            )
         with torch.no_grad():
             record = merged(micro_batches, parameters, self.variance, grad_scale)
         if not record.is_finite and not self._keep_nonfinite:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.ops import batch_moments
 from adadagrad_kernels.statistics.accumulator import StatisticsAccumulator
+from adadagrad_kernels.statistics.measuring.as_before import as_before
+from adadagrad_kernels.statistics.measuring.independence import ask_once
 from adadagrad_kernels.statistics.randomness import RandomState
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sample_losses import SampleLosses
@@ -36,7 +38,8 @@ class PerSampleGradients:
 
     ``loss_fn`` must be a mean over the samples: the gradient of sample i is that of
     ``loss_fn(model(inputs[i:i+1]), targets[i:i+1])``. A loss that normalises otherwise (a sum,
-    class weights, a mean over the tokens of all samples) is not the mean of these losses.
+    class weights, a mean over the tokens of all samples) is not the mean of these losses, and is
+    refused: in every step the loss of a chunk's samples is compared with the mean of their own.
 
     Inner products with the mean gradient come out of the same pass where all samples fit into one
     chunk. Where they do not, the mean is known only after the last chunk and a second pass
@@ -131,13 +134,16 @@ class PerSampleGradients:
                 samples of its step. The statistics are those of the unscaled loss.
 
         Raises:
-            UnsupportedModelError: for layers without per-sample gradients, such as BatchNorm.
+            UnsupportedModelError: for layers without per-sample gradients, such as BatchNorm, a
+                model that mixes samples, and what ``torch.func.vmap`` cannot run.
             ValueError: for an empty batch, inputs and targets of different numbers of samples, a
-                loss that is not a scalar, or a model without parameters that require grad.
+                loss that is not a scalar or not a mean over the samples, or a model without
+                parameters that require grad.
         """
         require_per_sample_gradients(self.model)
         samples = Samples.of(inputs, targets)
         parameters = self._parameters()
+        ask_once(self.model, self.model.forward, None, (inputs,), {})
         detached = {name: parameter.detach() for name, parameter in parameters.items()}
         chunks = samples.chunks(self.samples_per_chunk(len(samples)))
         before = RandomState(samples.tensors[0].device)
@@ -145,7 +151,7 @@ class PerSampleGradients:
         unused = set(parameters)
         for chunk in chunks:
             gradients, losses = self._losses.gradients(detached, chunk, samples)
-            unused &= _outside_graph(gradients)
+            unused &= _constant_zeros(gradients)
             accumulator.add(self._measure(gradients, losses, whole_batch=len(chunks) == 1))
         statistics = accumulator.result()
         mean = statistics.require_mean_gradient()
@@ -156,6 +162,7 @@ class PerSampleGradients:
                 self._losses.directional_derivatives(detached, chunks, samples, mean)
             )
             after.restore()
+        unused = self._not_reached(unused, samples)
         used = {name: p for name, p in parameters.items() if name not in unused}
         _add_to_grads(used, mean, scale)
         return statistics
@@ -196,6 +203,23 @@ class PerSampleGradients:
         if not any(parameter.numel() for parameter in parameters.values()):
             raise ValueError("the model has no parameter that requires grad; nothing to measure")
         return parameters
+
+    def _not_reached(self, names: set[str], samples: Samples) -> set[str]:
+        """Which of some parameters the loss does not reach, whose ``.grad`` backward leaves alone.
+
+        Their gradients are zero, as those of others may be, so a sample is asked.
+        """
+        parameters = {name: p for name, p in self._parameters().items() if name in names}
+        if not any(parameter.grad is None for parameter in parameters.values()):
+            return set()
+        inputs, targets = samples.restore([tensor[:1] for tensor in samples.tensors])
+        with as_before(self.model), torch.enable_grad():
+            loss = self.loss_fn(self.model(inputs), targets)
+            if not loss.requires_grad:
+                return names
+            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        pairs = zip(parameters, found, strict=True)
+        return {name for name, gradient in pairs if gradient is None}
 
     def _measure(
         self, gradients: dict[str, Tensor], losses: Tensor, *, whole_batch: bool
@@ -260,11 +284,8 @@ def backward_with_statistics(
     return source.backward(inputs, targets)
 
 
-def _outside_graph(gradients: Mapping[str, Tensor]) -> set[str]:
-    """Parameters that the loss does not reach: loss.backward() leaves their ``.grad`` alone.
-
-    torch.func returns zeros for them, which vmap expands over the samples.
-    """
+def _constant_zeros(gradients: Mapping[str, Tensor]) -> set[str]:
+    """Parameters with zeros for all samples, which vmap expands where the loss does not reach."""
     return {
         name
         for name, gradient in gradients.items()

@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
+import random
+import sys
+from typing import Any
+
 import torch
 
 
 class RandomState:
-    """The state of the generators from which a model on ``device`` draws, such as for dropout."""
+    """The state of the generators from which a model on ``device`` draws, such as for dropout.
+
+    These are torch's on the CPU and on the device, Python's, and numpy's where it is loaded.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._cpu = torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        self._python = random.getstate()
+        self._numpy = _numpy_random().get_state() if _numpy_random() else None
 
     def restore(self) -> None:
         """Set the generators back to where they were."""
         torch.set_rng_state(self._cpu)
         if self._cuda is not None:
             torch.cuda.set_rng_state(self._cuda, self._device)
+        random.setstate(self._python)
+        if self._numpy is not None:
+            _numpy_random().set_state(self._numpy)
 
     def has_changed(self) -> bool:
-        """Whether anything was drawn since, on the CPU or on the device."""
+        """Whether anything was drawn since."""
         now = RandomState(self._device)
-        changed = not torch.equal(self._cpu, now._cpu)
+        changed = not torch.equal(self._cpu, now._cpu) or self._python != now._python
         if self._cuda is not None and now._cuda is not None:
             changed |= not torch.equal(self._cuda, now._cuda)
+        if self._numpy is not None and now._numpy is not None:
+            changed |= any(
+                bool((a != b).any()) if hasattr(a, "any") else a != b
+                for a, b in zip(self._numpy, now._numpy, strict=True)
+            )
         return changed
+
+
+def _numpy_random() -> Any:
+    """``numpy.random`` where somebody has loaded it: who has not draws nothing from it."""
+    return sys.modules.get("numpy.random")

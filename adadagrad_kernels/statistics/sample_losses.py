@@ -11,6 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, jvp, vmap
 
+from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.memory import is_out_of_memory
+from adadagrad_kernels.statistics.contents import Contents
+from adadagrad_kernels.statistics.measuring.as_before import as_before
 from adadagrad_kernels.statistics.randomness import RandomState
 from adadagrad_kernels.statistics.samples import Samples
 from adadagrad_kernels.statistics.sums import row_products
@@ -33,7 +37,9 @@ class SampleLosses:
         self._loss_fn = loss_fn
         vectorize = partial(vmap, in_dims=(None, 0, None), randomness="different")
         self._losses: Callable[..., Any] = vectorize(self._loss)
-        self._gradients: Callable[..., Any] = vectorize(grad_and_value(self._loss))
+        with_outputs = grad_and_value(self._loss_and_outputs, has_aux=True)
+        self._gradients: Callable[..., Any] = vectorize(with_outputs)
+        self._outputs: Contents | None = None
 
     def gradients(
         self, parameters: dict[str, Tensor], chunk: list[Tensor], samples: Samples
@@ -41,10 +47,61 @@ class SampleLosses:
         """Gradients ``[samples, *shape]`` by parameter name, and losses ``[samples]``, of a chunk.
 
         Raises:
-            ValueError: for a loss that is not a scalar.
+            UnsupportedModelError: for what ``torch.func`` cannot run for many samples at once.
+            ValueError: for a loss that is not a scalar, or not the mean of the samples' own.
         """
-        gradients, losses = self._gradients(parameters, chunk, samples)
+        try:
+            gradients, (losses, outputs) = self._gradients(parameters, chunk, samples)
+        except (RuntimeError, ValueError) as error:
+            self._explain(error, chunk, samples)
+            raise
+        self._require_mean(losses, outputs, chunk, samples)
         return gradients, losses
+
+    def _require_mean(
+        self, losses: Tensor, outputs: list[Tensor], chunk: list[Tensor], samples: Samples
+    ) -> None:
+        """Refuse a loss that is, for all samples of a chunk together, another than their mean."""
+        if len(losses) == 1 or any(t.dim() < 2 or t.shape[1] != 1 for t in outputs):
+            return  # the model gives the loss itself
+        assert self._outputs is not None
+        state = RandomState(losses.device)
+        together = self._outputs.replaced([t.detach().flatten(0, 1) for t in outputs])
+        whole = self._loss_fn(together, samples.restore(chunk)[1])
+        if state.has_changed():
+            state.restore()
+            return
+        own = losses.double()
+        mean, scale = float(own.mean()), float(own.abs().mean())
+        allowed = {torch.float64: 1e-9, torch.float32: 1e-4}.get(losses.dtype, 2e-2)
+        if abs(float(whole) - mean) > allowed * max(scale, abs(float(whole))):
+            raise ValueError(
+                f"loss_fn gives {float(whole):.6g} for {len(losses)} samples together, and their "
+                f"own losses have the mean {mean:.6g}: it is a sum, weights classes, leaves "
+                "targets out or compares samples, and would train on another gradient than "
+                "loss.backward(). Ways out: a mean over the samples, such as "
+                "reduction='none' and .mean(); or layer_statistics, which takes any loss as it is"
+            )
+
+    def _explain(self, error: Exception, chunk: list[Tensor], samples: Samples) -> None:
+        """Raise what the user can do something about, where this is not the error itself.
+
+        Raises:
+            UnsupportedModelError: where the model runs, but not for single samples at once.
+            Exception: the model's own, where it does not run at all.
+        """
+        if isinstance(error, UnsupportedModelError) or is_out_of_memory(error):
+            return
+        inputs, targets = samples.restore(chunk)
+        with as_before(self._model):
+            loss = self._loss_fn(self._model(inputs), targets)
+        if not isinstance(loss, Tensor) or loss.dim() != 0:
+            return
+        raise UnsupportedModelError(
+            f"{type(self._model).__name__} or its loss cannot be run for single samples by "
+            f"torch.func.vmap: {error}. Ways out: layer_statistics, which runs the model as it is; "
+            "or MicroBatchGradients"
+        ) from error
 
     def directional_derivatives(
         self,
@@ -77,15 +134,23 @@ class SampleLosses:
 
     def _loss(self, parameters: dict[str, Tensor], tensors: list[Tensor], batch: Samples) -> Tensor:
         """The loss of one sample, as a batch of one."""
+        return self._loss_and_outputs(parameters, tensors, batch)[0]
+
+    def _loss_and_outputs(
+        self, parameters: dict[str, Tensor], tensors: list[Tensor], batch: Samples
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The same, and the tensors that the model gave."""
         inputs, targets = batch.restore([tensor.unsqueeze(0) for tensor in tensors])
-        loss = self._loss_fn(functional_call(self._model, parameters, (inputs,)), targets)
+        outputs = functional_call(self._model, parameters, (inputs,))
+        self._outputs = Contents.of(outputs)
+        loss = self._loss_fn(outputs, targets)
         if not isinstance(loss, Tensor) or loss.dim() != 0:
             given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss)
             raise ValueError(
                 f"loss_fn must return the mean over the samples as a scalar tensor, got {given}; "
                 "use reduction='mean'"
             )
-        return loss
+        return loss, self._outputs.tensors
 
     def _jvp(
         self,

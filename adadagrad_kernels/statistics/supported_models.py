@@ -44,7 +44,14 @@ def _problem(module: nn.Module, allow_sparse: bool) -> str | None:
             "track_running_stats=False; call .eval() on the layer; or estimate the variance from "
             "micro-batches with MicroBatchGradients"
         )
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse and not allow_sparse:
+    tables = nn.Embedding | nn.EmbeddingBag
+    if isinstance(module, tables) and module.scale_grad_by_freq:
+        return (
+            "scales the gradient of a row by how often the whole batch has it, so that a sample "
+            "has no gradient of its own. Ways out: scale_grad_by_freq=False; or estimate the "
+            "variance from micro-batches with MicroBatchGradients"
+        )
+    if isinstance(module, tables) and module.sparse and not allow_sparse:
         return (
             "has sparse gradients, which vmap cannot stack. Ways out: sparse=False; or estimate "
             "the variance from micro-batches with MicroBatchGradients"

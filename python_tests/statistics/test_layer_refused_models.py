@@ -117,9 +117,13 @@ def test_modules_of_other_kinds_that_give_a_loss() -> None:
         model(torch.randn(B, 3))
 
 
-def test_recurrent_layers() -> None:
-    model = nn.LSTM(3, 4)
-    with refused(model, "the model (LSTM)", "PerSampleGradients", kind=UnsupportedModelError):
+def test_recurrent_layers_of_other_classes() -> None:
+    class Changed(nn.LSTM):
+        def forward(self, input: Tensor, hx: object = None) -> Tensor:
+            return super().forward(input, hx)[0]
+
+    model = Changed(3, 4)
+    with refused(model, "the model (Changed)", "MicroBatchGradients", kind=UnsupportedModelError):
         layer_statistics(model)
 
 
@@ -179,10 +183,25 @@ def test_an_error_in_the_body_restores_the_model() -> None:
 def test_second_derivatives() -> None:
     """A gradient penalty would need the derivative of the measured backward pass."""
     model, x = network(), torch.randn(B, 3, requires_grad=True)
-    with layer_statistics(model):
+    words = ("layer '2' (Linear)", "gradient penalty", "outside of the context")
+    with refused(model, *words, kind=UnsupportedModelError), layer_statistics(model):
+        torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+
+
+def test_a_gradient_penalty_outside_of_the_context() -> None:
+    """The way out: its gradient adds up in ``.grad`` after the record was taken."""
+    model, x = network().double(), torch.randn(B, 3, dtype=torch.float64, requires_grad=True)
+
+    def penalty() -> Tensor:
         (grad,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
-        with pytest.raises(RuntimeError, match="differentiate twice"):
-            grad.square().sum().backward()
+        return grad.square().sum()
+
+    expected = plain(model, lambda: model(x).square().mean() + penalty())
+    with layer_statistics(model) as recorder:
+        model(x).square().mean().backward()
+        assert recorder.statistics().batch_size == B
+    penalty().backward()
+    assert_intact(model, expected)
 
 
 def test_an_attention_used_for_one_sequence_and_for_two() -> None:

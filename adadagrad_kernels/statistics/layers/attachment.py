@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.layers.attention import attention
-from adadagrad_kernels.statistics.layers.by_vmap import call_module
+from adadagrad_kernels.statistics.layers.by_vmap import call_module, note_buffers
 from adadagrad_kernels.statistics.layers.registry import (
     Layer,
     Rule,
@@ -26,7 +26,6 @@ from adadagrad_kernels.statistics.layers.registry import (
     has_forward_of_its_own,
     registered,
 )
-from adadagrad_kernels.statistics.measuring.independence import ask_once
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
 from adadagrad_kernels.statistics.measuring.verify import (
     in_backward,
@@ -77,8 +76,13 @@ class Attachment:
         _require_unmeasured(recorder.model)
         self._recorder = recorder
         self._layers = list(_layers(recorder.model, on_other))
-        self._by_name = {layer.name: layer.module for layer in self._layers}
-        self._handles: list[Any] = []
+        recorder.call.watch.holders = {
+            layer.name: {id(layer.own[name]) for name in layer.held}
+            for layer in self._layers
+            if layer.held
+        }
+        self._handles: dict[str, Any] = {}
+        self._inside = False  # of the model's forward pass
         self._replaced: list[tuple[nn.Module, _MeasuredForward]] = []
 
     def attach(self) -> None:
@@ -89,14 +93,19 @@ class Attachment:
                 rule = _rule(layer.module) or call_module
                 run = functools.partial(_run, self._recorder, rule, layer)
                 self._replace(layer.module, _outside_of_graphs(run, inner=True))
+                if rule is call_module and layer.module._forward_pre_hooks:
+                    hook = layer.module.register_forward_pre_hook(note_buffers, prepend=True)
+                    self._handles[f"{layer.name} before its hooks"] = hook
             model = self._recorder.model
             returned = _outside_of_graphs(self._recorder.returned, inner=True)
-            call = functools.partial(self._call_model, model.forward, returned)
-            self._replace(model, _outside_of_graphs(call, inner=False))
+            # Who calls the parts of a model alone is asked about these.
+            parts = [] if "torch._dynamo" in sys.modules else list(_parts(model))
+            for module in [*parts, model]:
+                call = functools.partial(self._call_model, module, module.forward, returned)
+                self._replace(module, _outside_of_graphs(call, inner=False))
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
-                    hook = functools.partial(self._recorder.heard, parameter, name)
-                    self._handles.append(parameter.register_hook(_nothing(hook)))  # type: ignore[no-untyped-call]
+                    self._hear(name, parameter)
         except BaseException:
             self.detach()
             raise
@@ -110,7 +119,7 @@ class Attachment:
             else:
                 module.__dict__["forward"] = ours.before
         while self._handles:
-            self._handles.pop().remove()
+            self._handles.popitem()[1].remove()
 
     def _replace(self, module: nn.Module, forward: Forward) -> None:
         ours = _MeasuredForward(forward)
@@ -118,20 +127,37 @@ class Attachment:
         self._replaced.append((module, ours))
         module.__dict__["forward"] = ours
 
-    def _call_model(self, forward: Forward, returned: Forward, *args: Any, **kwargs: Any) -> Any:
+    def _call_model(
+        self, module: nn.Module, forward: Forward, returned: Forward, *args: Any, **kwargs: Any
+    ) -> Any:
         recorder = self._recorder
         measures = recorder.measures and not in_transform() and not in_backward()
-        if measures and torch.is_grad_enabled() and trains(recorder.model):
-            samples = recorder.begin_call(args, kwargs)
-            if samples:
-                with recorder.paused():
-                    recorder.asked = ask_once(
-                        recorder.model, forward, self._by_name, samples, args, kwargs
-                    )
-        result = forward(*args, **kwargs)
-        if measures:
+        if self._inside or not measures:
+            return forward(*args, **kwargs)
+        self._inside = True
+        try:
+            if torch.is_grad_enabled() and trains(recorder.model):
+                self._hear_last()
+                if not recorder.begin_call(module, forward, args, kwargs):
+                    with recorder.paused():
+                        return forward(*args, **kwargs)
+            result = forward(*args, **kwargs)
             returned(result)
-        return result
+            return result
+        finally:
+            self._inside = False
+
+    def _hear(self, name: str, parameter: nn.Parameter) -> None:
+        hook = functools.partial(self._recorder.heard, parameter, name)
+        self._handles[name] = parameter.register_hook(_nothing(hook))  # type: ignore[no-untyped-call]
+
+    def _hear_last(self) -> None:
+        """Hooks run in their order, and what others make of a gradient must be heard too."""
+        for name, parameter in self._recorder.model.named_parameters():
+            hooks = parameter._backward_hooks
+            if name in self._handles and hooks and next(reversed(hooks)) != self._handles[name].id:
+                self._handles.pop(name).remove()
+                self._hear(name, parameter)
 
 
 def _require_unmeasured(model: nn.Module) -> None:
@@ -158,6 +184,12 @@ def _outside_of_graphs(forward: Forward, *, inner: bool) -> Forward:
 
 
 def _run(recorder: Recorder, rule: Any, layer: Layer, *args: Any, **kwargs: Any) -> Any:
+    watch = recorder.call.watch
+    if watch.now is not None:
+        # Attention and recurrent layers may have their samples in the second dimension.
+        other = isinstance(layer.module, nn.MultiheadAttention | nn.RNNBase)
+        with watch.layer(layer.name, None if other else (args, kwargs)):
+            return layer.forward(*args, **kwargs)
     if not recorder.measures or in_transform():
         return layer.forward(*args, **kwargs)
     return rule(recorder, layer, *args, **kwargs)
@@ -190,14 +222,13 @@ def _layers(model: nn.Module, on_other: str) -> Iterator[Layer]:
     for (path, module, whole), rule in zip(units, rules, strict=True):
         where = f"layer '{path}'" if path else "the model"
         name = f"{where} ({type(module).__name__})"
-        own = {
-            key: parameter
-            for key, parameter in module.named_parameters(recurse=whole)
-            # A container may hold a parameter of one of its layers too, which alone uses it.
-            if parameter.requires_grad and (rule or id(parameter) not in ruled)
-        }
+        named = module.named_parameters() if whole else _own_parameters(module)
+        own = {key: parameter for key, parameter in named if parameter.requires_grad}
         if not own:
             continue
+        _require_real(name, own)
+        # A container may hold a parameter of one of its layers too, which alone uses it.
+        held = frozenset(key for key, p in own.items() if not rule and id(p) in ruled)
         if rule is None and on_other == "raise" and not registered(module):
             raise UnsupportedModelError(
                 f"{name} has parameters of its own ({', '.join(own)}) and is of a kind that has no "
@@ -206,19 +237,52 @@ def _layers(model: nn.Module, on_other: str) -> Iterator[Layer]:
             )
         if rule is None and isinstance(module, nn.RNNBase) and not registered(module):
             raise UnsupportedModelError(
-                f"{name} keeps samples in another dimension than the first of its states. Ways "
-                "out: measure with PerSampleGradients, or with MicroBatchGradients"
+                f"{name} keeps samples in another dimension than the first of its states, and has "
+                "another forward or other parameters than its class. Ways out: nn.LSTM, nn.GRU "
+                "or nn.RNN as they are; or measure with MicroBatchGradients"
             )
-        yield Layer(name, module, module.forward, own)
+        yield Layer(name, module, module.forward, own, held)
 
 
 def _units(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
     """Modules with their paths, and whether the modules inside have no calls of their own."""
     inside: set[nn.Module] = set()
     for path, module in model.named_modules():
-        if module in inside:
+        if module in inside or not _has_forward(module):
             continue
         whole = parametrize.is_parametrized(module) or isinstance(module, nn.MultiheadAttention)
         if whole:
             inside.update(module.modules())
         yield path, module, whole
+
+
+def _has_forward(module: nn.Module) -> bool:
+    """Not so for lists and dictionaries of modules or parameters, which whoever has them uses."""
+    return type(module).forward is not nn.Module.forward or "forward" in module.__dict__
+
+
+def _own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Those of a module, and of what has no forward of its own inside of it."""
+    yield from module.named_parameters(recurse=False)
+    for name, child in module.named_children():
+        if not _has_forward(child):
+            yield from ((f"{name}.{key}", value) for key, value in _own_parameters(child))
+
+
+def _parts(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules of a model that can be called in its place."""
+    for child in model.children():
+        if _has_forward(child):
+            yield child
+        else:
+            yield from _parts(child)
+
+
+def _require_real(layer: str, own: dict[str, nn.Parameter]) -> None:
+    for name, parameter in own.items():
+        if parameter.is_complex():
+            raise UnsupportedModelError(
+                f"{layer} has a parameter '{name}' of {parameter.dtype}; accepted are real "
+                "numbers. Ways out: hold torch.view_as_real of it in the parameter and compute "
+                "with torch.view_as_complex; or freeze it"
+            )

@@ -7,18 +7,20 @@ Checkpoints and autograd functions that torch.func cannot transform are run samp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.statistics.contents import Contents
 from adadagrad_kernels.statistics.layers.registry import Contributions, Layer, registered
+from adadagrad_kernels.statistics.measuring.as_before import as_before
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
 from adadagrad_kernels.statistics.measuring.uses import Part, Use, wide
 from adadagrad_kernels.statistics.randomness import RandomState
@@ -31,65 +33,77 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
         UnsupportedModelError: where it draws random numbers, which cannot be drawn again for a
             sample alone, or has outputs without samples.
     """
-    own = {name: value for name, value in layer.own.items() if value.requires_grad}
+    held = set() if recorder.call.uses(layer.name) else layer.held
+    own = {n: value for n, value in layer.own.items() if value.requires_grad and n not in held}
     if not own:
         return layer.forward(*args, **kwargs)
-    arguments, tensors, structure = _taken_apart(args, kwargs)
+    contents = Contents.of((args, kwargs))
     use = ModuleUse(
         layer.name,
         module=layer.module,
         own=own,
-        arguments=arguments,
-        structure=structure,
+        arguments=contents,
         plain=recorder.paused,
         cast=_autocast_of(next(iter(layer.own.values())).device.type),
     )
     if not recorder.called(use):
         return layer.forward(*args, **kwargs)
     before = RandomState(next(iter(own.values())).device)
+    buffers = _before_hooks.pop(layer.module, None) or MovingBuffers(layer.module)
     result = layer.forward(*args, **kwargs)
+    use.buffers = buffers.as_they_were()
     if before.has_changed():
         raise UnsupportedModelError(
-            f"{layer.name} has parameters of its own ({', '.join(layer.own)}) and draws random "
+            f"{layer.name} has parameters of its own ({', '.join(own)}) and draws random "
             "numbers, which it would draw anew when it is run again for every sample. Ways out: "
             "move the dropout, or the parameters, into a module of their own; or measure with "
             "PerSampleGradients"
         )
-    leaves, _ = tree_flatten(result)
-    outputs = [
-        i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad
-    ]
-    if not outputs:
+    given = Contents.of(result)
+    use.outputs = [place for place, t in enumerate(given.tensors) if t.requires_grad]
+    if not use.outputs:
         return result
-    use.batch_size = recorder.samples_in(use, leaves[outputs[0]])
-    has_samples = [t.dim() > 0 and len(t) == use.batch_size for t in tensors]
-    unbatched = layer.name in recorder.asked.unbatched or not any(has_samples)
-    rows = _rows(leaves[outputs[0]])
-    if not unbatched and not rows:
+    first = given.tensors[use.outputs[0]]
+    rows = len(first) if first.dim() else 0
+    _find_samples(recorder, use, rows)
+    if use.shared and len(use.outputs) > 1:
         raise UnsupportedModelError(
-            f"{layer.name} has parameters of its own ({', '.join(layer.own)}) and an output "
-            "without samples, such as a loss. Ways out: move the parameters into a module of "
-            "their own; or measure with PerSampleGradients"
-        )
-    if not unbatched:
-        recorder.samples_of(use, rows)
-    use.unbatched = unbatched
-    use.shared = unbatched or rows != use.batch_size
-    if use.shared and len(outputs) > 1:
-        raise UnsupportedModelError(
-            f"{layer.name} has parameters of its own ({', '.join(layer.own)}) and several outputs "
+            f"{layer.name} has parameters of its own ({', '.join(own)}) and several outputs "
             "without samples. Ways out: move the parameters into a module of their own; or measure "
             "with PerSampleGradients"
         )
-    use.outputs = outputs
-    recorder.observe(use, [leaves[place] for place in outputs], tensors)
+    if len(use.outputs) > 1:
+        # What one output gives to another inside of the module is no gradient of its own.
+        places = set(use.outputs)
+        apart = [t.view_as(t) if i in places else t for i, t in enumerate(given.tensors)]
+        result, given = given.replaced(apart), replace(given, tensors=apart)
+    recorder.observe(use, [given.tensors[place] for place in use.outputs], contents.tensors)
     if use.shared and use.batch_size > 1:
-        use.micro_batch.shared.add(use, leaves[outputs[0]])
+        use.micro_batch.shared.add(use, given.tensors[use.outputs[0]])
     return result
 
 
-def _rows(tensor: Tensor) -> int:
-    return len(tensor) if tensor.dim() else 0
+def _find_samples(recorder: Recorder, use: ModuleUse, rows: int) -> None:
+    """Settle which tensors of a use have samples.
+
+    Raises:
+        UnsupportedModelError: for an output without samples of inputs with samples.
+    """
+    assert use.arguments is not None
+    turn = recorder.call.turn(use.layer)
+    use.batch_size = recorder.samples_in(use, rows or 1)
+    tensors = use.arguments.tensors
+    known = recorder.call.answer.batched_in(use.layer, turn, len(tensors))
+    use.batched = list(known or (t.dim() > 0 and len(t) == use.batch_size for t in tensors))
+    if any(use.batched):
+        if not rows:
+            raise UnsupportedModelError(
+                f"{use.layer} has parameters of its own ({', '.join(use.own)}) and an output "
+                "without samples, such as a loss. Ways out: move the parameters into a module of "
+                "their own; or measure with PerSampleGradients"
+            )
+        recorder.samples_of(use, rows, recorder.call.rows(use.layer, turn))
+    use.shared = not any(use.batched) or rows != use.batch_size
 
 
 @dataclass(eq=False)
@@ -99,24 +113,24 @@ class ModuleUse(Use):
     Attributes:
         module: what was called.
         own: its own parameters that require grad, by name in the module.
-        arguments: leaves of args and kwargs, None in the place of each tensor.
-        structure: how the leaves make args and kwargs.
-        outputs: which leaves of the result have samples.
+        arguments: of the call, ``(args, kwargs)``.
+        outputs: which tensors of the result have gradients.
         plain: makes a context in which the module's children run as they are.
         cast: makes the context of its autocast, which is over when it runs again.
         batch_size: samples of the batch.
-        unbatched: whether none of its tensors has samples, however long they are.
+        batched: which tensors among the arguments have samples.
+        buffers: those that its forward pass moves, by name, as they were before it.
     """
 
     module: nn.Module = field(default_factory=nn.Module)
     own: dict[str, nn.Parameter] = field(default_factory=dict)
-    arguments: list[Any] = field(default_factory=list)
-    structure: TreeSpec | None = None
+    arguments: Contents | None = None
     outputs: list[int] = field(default_factory=list)
     plain: Callable[[], AbstractContextManager[None]] | None = None
     cast: Callable[[], AbstractContextManager[Any]] = nullcontext
     batch_size: int = 0
-    unbatched: bool = False
+    batched: list[bool] = field(default_factory=list)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def parts(self) -> list[Part]:
@@ -130,10 +144,7 @@ class ModuleUse(Use):
             UnsupportedModelError: where the module cannot be run again for a sample.
         """
         assert self.plain is not None
-        batched = [
-            not self.unbatched and tensor.dim() > 0 and len(tensor) == self.batch_size
-            for tensor in self.saved
-        ]
+        batched = self.batched
         tensors = [
             tensor[rows] if has_samples else tensor
             for tensor, has_samples in zip(self.saved, batched, strict=True)
@@ -149,7 +160,7 @@ class ModuleUse(Use):
             randomness="error",
         )
         # Under inference or no_grad torch.func keeps its own graph.
-        with self.plain(), _restored(self.module), torch.enable_grad(), self.cast():
+        with self.plain(), as_before(self.module), torch.enable_grad(), self.cast():
             try:
                 found = spread(tensors, grads)
             except RuntimeError as error:
@@ -187,10 +198,8 @@ class ModuleUse(Use):
 
     def _arguments(self, tensors: list[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Those of the call, with other tensors in their places."""
-        given = iter(tensors)
-        leaves = [next(given) if leaf is _TENSOR else leaf for leaf in self.arguments]
-        assert self.structure is not None
-        args, kwargs = tree_unflatten(leaves, self.structure)
+        assert self.arguments is not None
+        args, kwargs = self.arguments.replaced(tensors)
         return args, kwargs
 
     def _one_by_one(
@@ -232,8 +241,9 @@ class ModuleUse(Use):
 
         def run(values: dict[str, Tensor]) -> list[Tensor]:
             # A layer inside that is tied to one of them has a use of its own.
+            values = values | {name: value.clone() for name, value in self.buffers.items()}
             called = functional_call(self.module, values, args, kwargs, tie_weights=False)
-            results = tree_flatten(called)[0]
+            results = Contents.of(called).tensors
             return [results[self.outputs[place]] for place in places]
 
         own = {name: parameter.detach() for name, parameter in self.own.items()}
@@ -268,31 +278,34 @@ def _autocast_of(kind: str) -> Callable[[], AbstractContextManager[Any]]:
     return lambda: torch.autocast(kind, dtype, enabled=enabled, cache_enabled=False)
 
 
-@contextmanager
-def _restored(module: nn.Module) -> Iterator[None]:
-    """Gives tensors that hooks keep on modules their values of before."""
-    before = [
-        (inside, {key: value for key, value in vars(inside).items() if isinstance(value, Tensor)})
-        for inside in module.modules()
-    ]
-    try:
-        yield
-    finally:
-        for inside, values in before:
-            vars(inside).update(values)
+#: Names of the buffers that a module's forward pass moves.
+_moving: weakref.WeakKeyDictionary[nn.Module, frozenset[str]] = weakref.WeakKeyDictionary()
 
 
-class _Tensor:
-    """Stands for a tensor among the arguments."""
+#: Buffers before hooks that run ahead of a module's forward pass.
+_before_hooks: weakref.WeakKeyDictionary[nn.Module, MovingBuffers] = weakref.WeakKeyDictionary()
 
 
-_TENSOR = _Tensor()
+def note_buffers(module: nn.Module, args: Any) -> None:
+    """A hook ahead of others, which may move buffers, as ``torch.nn.utils.spectral_norm``'s."""
+    _before_hooks[module] = MovingBuffers(module)
 
 
-def _taken_apart(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[list[Any], list[Tensor], TreeSpec]:
-    """Leaves with a mark in the place of each tensor, the tensors, and the structure."""
-    leaves, structure = tree_flatten((args, kwargs))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    return [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves], tensors, structure
+class MovingBuffers:
+    """Buffers of a module that its forward pass writes to, such as those of ``spectral_norm``.
+
+    All are kept at its first call, later those alone that have moved.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._versions = {name: buffer._version for name, buffer in module.named_buffers()}
+        known = _moving.get(module, self._versions)
+        self._kept = {n: b.clone() for n, b in module.named_buffers() if n in known}
+
+    def as_they_were(self) -> dict[str, Tensor]:
+        """Those that have moved, with their values of before."""
+        now = {name: buffer._version for name, buffer in self._module.named_buffers()}
+        moved = {name for name, version in self._versions.items() if now.get(name) != version}
+        _moving[self._module] = frozenset(moved) | _moving.get(self._module, frozenset())
+        return {name: self._kept[name] for name in moved if name in self._kept}

@@ -29,10 +29,8 @@ from adadagrad_kernels.statistics.measuring.uses import (
 
 @finder
 def find(module: nn.Module) -> Rule | None:
-    """For ``nn.Embedding``, whose gradient is not scaled by the counts of the whole batch."""
-    if runs_as(module, nn.Embedding) and not getattr(module, "scale_grad_by_freq", False):
-        return _embedding
-    return None
+    """For ``nn.Embedding``."""
+    return _embedding if runs_as(module, nn.Embedding) else None
 
 
 def _embedding(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:

@@ -24,12 +24,14 @@ class Layer:
         module: the module.
         forward: its own forward.
         own: its own parameters that require grad, by their name in the module.
+        held: names of those that a layer inside also has, which may be the one that uses them.
     """
 
     name: str
     module: Any
     forward: Callable[..., Any]
     own: dict[str, nn.Parameter]
+    held: frozenset[str] = frozenset()
 
 
 #: Runs a layer while it is measured: called with recorder, layer and the module's arguments.

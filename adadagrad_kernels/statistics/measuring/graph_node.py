@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.measuring.uses import LayerUse, Use
 
 #: Called with a use that has what it saved and its gradient; returns those of weight and bias.
@@ -50,9 +50,15 @@ class _Tap(torch.autograd.Function):
         return output.data
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         use = ctx.use
+        if torch.is_grad_enabled():
+            raise UnsupportedModelError(
+                f"{use.layer} was asked for a gradient that can be differentiated again "
+                "(create_graph=True), such as for a gradient penalty, whose gradient is that of "
+                "no sample. Way out: compute the penalty, forward and backward pass, outside of "
+                "the context, after statistics(); it adds up in .grad"
+            )
         try:
             saved = ctx.saved_tensors
         except RuntimeError as error:

@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.statistics.measuring.arrivals import Arrivals
 from adadagrad_kernels.statistics.measuring.graph_node import listen, replace_gradient
-from adadagrad_kernels.statistics.measuring.independence import Inputs
+from adadagrad_kernels.statistics.measuring.independence import Rows
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
+from adadagrad_kernels.statistics.measuring.model_call import ModelCall
 from adadagrad_kernels.statistics.measuring.samples import (
     no_shares,
+    require_own_rows,
     require_samples,
     without_samples,
 )
@@ -30,7 +32,6 @@ from adadagrad_kernels.statistics.measuring.verify import (
     require_clear,
     require_kept,
     require_known,
-    storage,
     twice,
     without_grad_mode,
 )
@@ -45,7 +46,8 @@ class Recorder:
         shadow: whether autograd computes everything and the layers only listen.
         wanted: says whether a step is to be measured; asked at its first forward pass.
         micro_batches: those of the step so far.
-        asked: what the model has said of its layers' inputs.
+        call: the call of the model that runs.
+        problems: errors that a backward pass must not raise, in the order in which they came.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Recorder:
         self.model = model
         self.shadow = shadow
         self.wanted: Callable[[], bool] = lambda: True
-        self.asked = Inputs()
+        self.call = ModelCall()
         self._measured: bool | None = None
         self._passed = False  # a backward pass of a step that is not measured
         self._paused = False
@@ -70,11 +72,10 @@ class Recorder:
             micro_batch.shared.forget()
         self.micro_batches: list[MicroBatch] = []
         self.problems: list[Exception] = []
-        self._batch_size: int | None = None
+        self.call.forget()
         self._with_grad: set[str] = set()
         self._without_grad: dict[str, list[Part]] = {}
-        # Held until it is heard of, so that autograd adds no other gradient in its place.
-        self._returned: dict[int, Tensor] = {}
+        self._arrivals = Arrivals()
 
     @property
     def measures(self) -> bool:
@@ -114,12 +115,14 @@ class Recorder:
 
     # The forward pass.
 
-    def begin_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-        """Note the samples of a call of the whole model: the rows of its first tensor."""
-        sizes = [len(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim()]
+    def begin_call(self, model: nn.Module, forward: Any, args: Any, kwargs: Any) -> bool:
+        """Ask the model of its call, if that is new; whether there are samples to measure."""
         self._open()
-        self._batch_size = sizes[0] if sizes else None
-        return self._batch_size
+        with self.paused():
+            self.call.begin(model, forward, args, kwargs)
+        if self.call.samples == 0 and self.micro_batches[-1].samples is None:
+            self.micro_batches[-1].samples = 0
+        return self.call.samples != 0
 
     def called(self, use: Use) -> bool:
         """Count a call of a layer; whether it is to be measured."""
@@ -139,20 +142,18 @@ class Recorder:
             self.micro_batches[-1].count(use)
         return grad_enabled
 
-    def samples_of(self, use: Use, rows: int) -> int:
+    def samples_of(self, use: Use, rows: int, kind: Rows = Rows.UNKNOWN) -> int:
         """The samples of the micro-batch, of which a layer has seen ``rows``."""
-        if use.micro_batch.samples is None:
-            use.micro_batch.samples = self._batch_size or rows
-        samples: int = use.micro_batch.samples
-        if use.layer not in self.asked.unbatched:
-            require_samples(use.layer, rows, samples, self._batch_size)
+        samples = self.samples_in(use, rows)
+        require_own_rows(use.layer, rows, samples, kind)
+        if kind is not Rows.SHARED:
+            require_samples(use.layer, rows, samples, self.call.samples)
         return samples
 
-    def samples_in(self, use: Use, output: Tensor) -> int:
-        """The samples of the micro-batch, where an output need not have them."""
+    def samples_in(self, use: Use, rows: int) -> int:
+        """The samples of the micro-batch, where what has ``rows`` need not have them."""
         if use.micro_batch.samples is None:
-            rows = len(output) if output.dim() else 1
-            use.micro_batch.samples = self._batch_size or rows
+            use.micro_batch.samples = self.call.samples or rows
         samples: int = use.micro_batch.samples
         return samples
 
@@ -164,16 +165,12 @@ class Recorder:
                 f"{use.layer} has an input of shape {tuple(given.shape)} without a dimension "
                 "for the samples; pass a batch, [samples, ...]"
             )
-        rows = len(given)
+        rows, kind = len(given), self.call.rows(use.layer, self.call.turn(use.layer))
         # Indices of positions, which all samples share.
-        alone = given.dim() == 1 and self._batch_size not in (None, rows)
-        samples = self._batch_size if alone else None
-        if samples is None:
-            samples = self.samples_of(use, rows)
-        elif use.micro_batch.samples is None:
-            use.micro_batch.samples = samples
-        unbatched = alone or use.layer in self.asked.unbatched
-        use.shared = unbatched or rows != samples
+        if kind is Rows.UNKNOWN and given.dim() == 1 and self.call.samples not in (None, rows):
+            kind = Rows.SHARED
+        samples = self.samples_of(use, rows, kind)
+        use.shared = kind is Rows.SHARED or rows != samples
         if use.shared and rows != 1 and not use.folds:
             raise ValueError(without_samples(use.layer, rows))
         if not self.shadow:
@@ -198,17 +195,21 @@ class Recorder:
     # The backward pass.
 
     def _replace(self, use: LayerUse) -> tuple[Tensor | None, Tensor | None]:
+        # Of a shared value the whole gradient counts, also what no sample contributed.
+        whole = use.as_one().gradients() if use.shared else None
         if not self._arrives(use):
-            return use.gradients()
+            return whole or use.gradients()
         micro_batch = use.micro_batch
         if micro_batch.shares(use):
             micro_batch.pending.append(use)
-            return use.gradients()
+            return whole or use.gradients()
         self._require_first(use)
-        gradients = use.restored(micro_batch.measure(use))
+        gradients = whole or use.restored(micro_batch.measure(use))
+        if whole is not None:
+            micro_batch.measure(use)
         for part, gradient in zip((use.weight, use.bias), gradients, strict=True):
             if part is not None and gradient is not None and part.value is part.parameter:
-                self._returned[id(part.parameter)] = gradient
+                self._arrivals.expect(part.parameter, gradient)
         use.release()
         return gradients
 
@@ -246,18 +247,20 @@ class Recorder:
     def heard(self, parameter: nn.Parameter, name: str, grad: Tensor) -> None:
         """See the whole gradient of a parameter on its way into ``.grad``."""
         self._passed |= self._measured is False
-        if self.micro_batches:
-            self.micro_batches[-1].reached.add(id(parameter))
+        micro_batch = self.micro_batches[-1] if self.micro_batches else None
+        if micro_batch is not None:
+            micro_batch.had_backward = True
+            micro_batch.reached.add(id(parameter))
             earlier = self.micro_batches[:-1]
             if parameter.grad is None and any(id(parameter) in m.reached for m in earlier):
                 self._problem(dropped(f"'{name}'"))
-        returned = self._returned.pop(id(parameter), None)
-        if returned is None:
-            if self.micro_batches:
-                arrived = self.micro_batches[-1].arrived
-                before = arrived.get(id(parameter))
-                arrived[id(parameter)] = grad if before is None else before + grad
-        elif storage(returned) != storage(grad):
+            self._arrivals.note_at_the_end(self.model)
+        as_expected = self._arrivals.take(parameter, grad)
+        if as_expected is None:
+            if micro_batch is not None:
+                before = micro_batch.arrived.get(id(parameter))
+                micro_batch.arrived[id(parameter)] = grad if before is None else before + grad
+        elif not as_expected:
             self._problem(outside(name))
 
     def _problem(self, message: str, kind: type[Exception] = ValueError) -> None:
@@ -274,9 +277,10 @@ class Recorder:
         parameters = list(self.model.named_parameters())
         require_known(parameters, self._known)
         self.forget_unused()
-        self._batch_size = None
+        self.call.forget()
         if self.micro_batches:
             self.close(parameters, followed=True)
+            self._arrivals.require_unchanged(parameters)
         else:
             require_clear(parameters)
         self.micro_batches.append(MicroBatch(self._variance, self._inner_products))
@@ -286,7 +290,7 @@ class Recorder:
         """Drop a last micro-batch whose gradient was taken for the inputs alone, or never."""
         if self.micro_batches and not self.micro_batches[-1].reached:
             self.micro_batches.pop()
-            self._returned = {}
+            self._arrivals.forget()
 
     @torch.no_grad()
     def close(self, parameters: NamedParameters, *, followed: bool) -> None:
@@ -310,6 +314,14 @@ class Recorder:
                 for _, p in parameters
                 if p.requires_grad and p.grad is not None
             }
+
+    def require_unchanged(self, parameters: NamedParameters) -> None:
+        """Refuse gradients that were changed since the backward pass.
+
+        Raises:
+            ValueError: naming a parameter.
+        """
+        self._arrivals.require_unchanged(parameters)
 
     def require_grad_mode(self) -> None:
         """Refuse layers that ran under no_grad alone, whose parameters wait for a gradient.

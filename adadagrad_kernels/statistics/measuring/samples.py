@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.statistics.measuring.independence import Rows
+
 _WAYS_OUT = (
     "every layer must have the samples in its first dimension, or a single row for all of them. "
     "Ways out: keep the batch first, [samples, ...], and do not merge it with other dimensions; "
     "pass what all samples share as [1, ...]; or measure with PerSampleGradients"
 )
+
+
+def require_own_rows(layer: str, rows: int, samples: int, kind: Rows) -> None:
+    """Refuse rows of which a sample has none, or a number that changes with what it holds.
+
+    Raises:
+        UnsupportedModelError: naming the layer.
+    """
+    if kind is Rows.ROUTED:
+        raise UnsupportedModelError(
+            f"{layer} has an input whose number of rows depends on the inputs, as of tokens routed "
+            "to experts or picked by a mask, so that a row is not a sample. Ways out: run the "
+            "layer on all tokens, [samples, tokens, ...], and weight its output with zeros; or "
+            "measure with PerSampleGradients, or with MicroBatchGradients"
+        )
+    if kind is Rows.ELSEWHERE and samples > 1:
+        raise UnsupportedModelError(
+            f"{layer} has an input of {rows} rows that change with the samples, but are not one "
+            f"for each of {samples}: they are in another dimension, or mixed; {_WAYS_OUT}"
+        )
 
 
 def require_samples(layer: str, rows: int, samples: int, in_call: int | None) -> None:
@@ -38,9 +61,10 @@ def no_shares(layer: str) -> str:
     """The message for a shared value whose gradient cannot be told apart."""
     return (
         f"{layer} has an output that all samples share, and what the samples contribute to its "
-        "gradient cannot be told apart: it reaches the loss without meeting them, or through an "
-        "operation that cannot be asked for one sample (a compiled graph, a reentrant checkpoint), "
-        "or rows of a table are looked up by an index as long as the batch. "
-        "Ways out: give the layer a row for every sample, such as positions "
-        "[samples, positions]; look rows up in an nn.Embedding; or measure with PerSampleGradients"
+        "gradient cannot be told apart: it reaches the loss without meeting them, whole or in "
+        "part, as in a penalty; or through an operation that cannot be asked for one sample, such "
+        "as a compiled graph or a reentrant checkpoint; or rows of a table are looked up by an "
+        "index as long as the batch. Ways out: give the layer a row for every sample, such as "
+        "positions [samples, positions]; look rows up in an nn.Embedding; take the penalty's "
+        "gradient after statistics(); or measure with PerSampleGradients"
     )

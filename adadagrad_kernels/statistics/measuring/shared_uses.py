@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from adadagrad_kernels.statistics.contents import Contents
 from adadagrad_kernels.statistics.measuring.graph_node import TAP
 from adadagrad_kernels.statistics.measuring.shared_values import SharedValues
 from adadagrad_kernels.statistics.measuring.uses import LayerUse, Use
@@ -20,6 +21,8 @@ class SharedUses:
         self._waiting: list[Use] = []
         self._listening: set[Any] = set()
         self._values: SharedValues | None = None
+        #: Layers, and whether the shares in the gradient of their output do not make it.
+        self.differ: list[tuple[str, Tensor]] = []
 
     def add(self, use: Use, output: Tensor) -> None:
         """Have the graph searched for the samples behind an output without any."""
@@ -43,22 +46,20 @@ class SharedUses:
         def measured(node: Any) -> bool:
             return (isinstance(node, TAP) or node in listening) and node not in nodes
 
-        outputs = [tensor for tensor in tensors_in(result) if tensor.requires_grad]
+        outputs = [tensor for tensor in Contents.of(result).tensors if tensor.requires_grad]
         self._values.follow(outputs, list(nodes), measured, TAP)
 
     def tell_apart(self, use: Use, samples: int) -> bool:
         """Give the use the samples' shares in the gradient of its output, where they are known.
 
-        Its inputs get a dimension for the samples too. Where shares are not known, all is as if of
-        one sample.
+        Its inputs get a dimension for the samples too.
         """
         share = None if self._values is None else self._values.take(use.node)
         if samples == 1:
             share = use.grads[0].unsqueeze(0)
         if share is None:
-            use.grads = {place: grad.unsqueeze(0) for place, grad in use.grads.items()}
-            use.saved = [tensor.unsqueeze(0) for tensor in use.saved]
             return False
+        self._compare(use, share)
         if isinstance(use, LayerUse):
             if share.shape[1] == 1 and len(use.saved[0]) == 1:
                 share = share.squeeze(1)
@@ -68,15 +69,19 @@ class SharedUses:
         use.grads[0] = share
         return True
 
+    def _compare(self, use: Use, share: Tensor) -> None:
+        """Note whether the shares make the whole gradient, as far as rounding tells."""
+        whole = use.grads[0]
+        if whole.shape != share.shape[1:]:
+            return
+        error = torch.linalg.vector_norm(share.sum(0, dtype=torch.float64) - whole.double())
+        scale = torch.linalg.vector_norm(share.double())
+        exact = whole.dtype == torch.float64
+        allowed = 1e-6 if exact else 1e-3 if whole.dtype == torch.float32 else 2e-2
+        self.differ.append((use.layer, error > allowed * scale))
+
     def forget(self) -> None:
         """Let go of the graph."""
         self._waiting, self._listening = [], set()
         if self._values is not None:
             self._values.forget()
-
-
-def tensors_in(result: Any) -> list[Tensor]:
-    """The tensors in what a model returned: nested containers, and attributes of objects."""
-    leaves = tree_leaves(result)
-    inside = [value for leaf in leaves for value in getattr(leaf, "__dict__", {}).values()]
-    return [leaf for leaf in (*leaves, *tree_leaves(inside)) if isinstance(leaf, Tensor)]

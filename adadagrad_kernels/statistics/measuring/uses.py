@@ -7,6 +7,7 @@ that several uses share, whose contributions must be added before they are squar
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -136,6 +137,14 @@ class LayerUse(Use):
         if self.bias is None and self.weight is not None:
             self._own = (moments.weight_grad, moments.sq_norms)
         return self.restored(moments)
+
+    def as_one(self) -> LayerUse:
+        """The same for a batch of one sample, to which all of a shared value belongs."""
+        one = copy.copy(self)
+        if self.folds:
+            one.saved = [tensor.unsqueeze(0) for tensor in self.saved]
+            one.grads = {place: grad.unsqueeze(0) for place, grad in self.grads.items()}
+        return one
 
     @property
     def own_moments(self) -> tuple[Tensor, Tensor] | None:

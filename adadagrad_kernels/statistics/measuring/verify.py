@@ -9,11 +9,15 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
+from adadagrad_kernels.statistics.measuring.samples import no_shares
 
 #: How far the contributions may be from the gradient that autograd computed, relative to it:
 #: bfloat16 has eight bits.
 _CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}
 _COARSE = 2e-2
+#: The least gradient that is compared, relative to all that the samples contributed.
+_FLOOR = 1e-3
+_ZERO = torch.zeros((), dtype=torch.float64)
 
 #: Of the model in training. A walk over its modules takes longer than each of these checks.
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
@@ -97,11 +101,22 @@ def dropped(name: str) -> str:
 
 
 def outside(name: str) -> str:
-    """The message for a gradient that belongs to no sample."""
+    """The message for a gradient that is not what the samples contributed."""
     return (
-        f"the parameter '{name}' got a gradient that its layers did not contribute, such as of a "
-        "penalty in the loss, which belongs to no sample. Ways out: weight_decay of the optimizer; "
-        "add the penalty's gradient after statistics(); or measure with PerSampleGradients"
+        f"what the samples contributed to the gradient of '{name}' does not add up to it. It can "
+        "be a penalty in the loss, which belongs to no sample; a hook that changes the gradient; "
+        "a use of the parameter outside of its module; or a module that gives something else when "
+        "it is run again. Ways out: weight_decay of the optimizer, or the penalty's gradient added "
+        "after statistics(); the hook's change made after statistics(); or PerSampleGradients"
+    )
+
+
+def changed(name: str) -> str:
+    """The message for a gradient that is no longer the one that was measured."""
+    return (
+        f"the gradient of '{name}' was changed between the backward pass and statistics(): "
+        "clipped, unscaled, reduced, set to zero or used by a step. Way out: call statistics() "
+        "right after the backward pass, with grad_scale= for a loss that was scaled"
     )
 
 
@@ -147,9 +162,15 @@ def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> l
     """
     problems: list[Exception] = []
     compared: list[tuple[str, Tensor]] = []
+    # Below the rounding of all that the samples contributed nothing can be told, nor matters it.
+    squares = torch.stack([values.sum().cpu() for _, values in micro_batch.sq_norms] or [_ZERO])
+    floor = _FLOOR * squares.sum().sqrt()
     for name, parameter in parameters:
         grad = micro_batch.arrived.get(id(parameter))
         if grad is None:
+            continue
+        if micro_batch.samples == 0:
+            compared.append((name, grad.to_dense().any()))
             continue
         keys = [key for key in micro_batch.parts if key[0] == id(parameter)]
         if not keys:
@@ -166,8 +187,16 @@ def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> l
             scale = torch.linalg.vector_norm(theirs.double())
             error = torch.linalg.vector_norm(ours.double() - theirs.double())
             allowed = _COARSE if micro_batch.autocast else _CLOSE.get(grad.dtype, _COARSE)
-            compared.append((name, error > allowed * scale))
+            least = torch.maximum(scale, floor.to(scale.device))
+            compared.append((name, error > allowed * least))
     differs = _together([far for _, far in compared]).tolist()
+    differ = micro_batch.shared.differ
+    apart = _together([flag for _, flag in differ]).tolist()
+    problems += [
+        UnsupportedModelError(no_shares(layer))
+        for (layer, _), is_apart in zip(differ, apart, strict=True)
+        if is_apart
+    ]
     names = [name for (name, _), far in zip(compared, differs, strict=True) if far]
     return [*problems, *(ValueError(outside(name)) for name in names)]
 

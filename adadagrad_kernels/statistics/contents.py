@@ -1,0 +1,116 @@
+"""The tensors inside of any value: containers, mappings, dataclasses, objects of any class."""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+#: How deep objects may lie inside of one another.
+_DEPTH = 5
+#: What holds no tensors of a batch, or must not be copied.
+_CLOSED = (
+    nn.Module,
+    type,
+    types.ModuleType,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    types.GeneratorType,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """A value taken apart.
+
+    Attributes:
+        tensors: inside of the value, in its order.
+        constants: simple values beside them: flags, names and None.
+        replaced: makes the value again with other tensors in their places; objects are copied.
+    """
+
+    tensors: list[Tensor]
+    constants: list[Any]
+    replaced: Callable[[Sequence[Any]], Any]
+
+    @classmethod
+    def of(cls, value: Any) -> Contents:
+        """Take a value apart."""
+        tensors: list[Tensor] = []
+        constants: list[Any] = []
+        build = _take_apart(value, tensors, constants, _DEPTH)
+
+        def replaced(others: Sequence[Any]) -> Any:
+            return build(iter(others))
+
+        return cls(tensors, constants, replaced)
+
+
+Build = Callable[[Iterator[Any]], Any]
+
+
+def _take_apart(value: Any, tensors: list[Tensor], constants: list[Any], depth: int) -> Build:
+    leaves, structure = tree_flatten(value)
+    builds = [_leaf(leaf, tensors, constants, depth) for leaf in leaves]
+    return lambda others: tree_unflatten([build(others) for build in builds], structure)
+
+
+def _leaf(leaf: Any, tensors: list[Tensor], constants: list[Any], depth: int) -> Build:
+    if isinstance(leaf, Tensor):
+        tensors.append(leaf)
+        return next
+    if leaf is None or isinstance(leaf, bool | str):
+        constants.append(leaf)
+    elif depth and not isinstance(leaf, _CLOSED):
+        before = len(tensors)
+        build = _object(leaf, tensors, constants, depth - 1)
+        if len(tensors) > before:
+            return build
+    return lambda others: leaf
+
+
+def _object(leaf: Any, tensors: list[Tensor], constants: list[Any], depth: int) -> Build:
+    """Of a class that pytrees do not know: what it maps or lists, and its attributes."""
+    items = _items(leaf)
+    builds = {k: _take_apart(v, tensors, constants, depth) for k, v in items.items()}
+    attributes = {
+        name: _take_apart(value, tensors, constants, depth)
+        for name, value in _attributes(leaf).items()
+    }
+
+    def rebuilt(others: Iterator[Any]) -> Any:
+        made = {key: build(others) for key, build in builds.items()}
+        if isinstance(leaf, tuple):
+            again: Any = tuple.__new__(type(leaf), made.values())
+        else:
+            again = copy.copy(leaf)
+            for key, value in made.items():
+                again[key] = value
+        for name, build in attributes.items():
+            object.__setattr__(again, name, build(others))
+        return again
+
+    return rebuilt
+
+
+def _items(leaf: Any) -> Mapping[Any, Any]:
+    # A mapping that keeps its items in an attribute, as UserDict, has them there.
+    if isinstance(leaf, dict) or (isinstance(leaf, MutableMapping) and not _attributes(leaf)):
+        return dict(leaf.items())
+    return dict(enumerate(leaf)) if isinstance(leaf, list | tuple) else {}
+
+
+def _attributes(leaf: Any) -> dict[str, Any]:
+    found = dict(getattr(leaf, "__dict__", {}))
+    for kind in type(leaf).__mro__:
+        slots: str | Iterable[str] = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(leaf, name):
+                found[name] = getattr(leaf, name)
+    return found

@@ -1,0 +1,69 @@
+"""Gradients on their way into ``.grad``: that they get there as they were measured, and stay so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adadagrad_kernels.statistics.measuring.verify import NamedParameters, changed, storage
+
+
+class Arrivals:
+    """What is known of the gradients of a step."""
+
+    def __init__(self) -> None:
+        # Held until it is heard of, so that autograd adds no other gradient in its place.
+        self._returned: dict[int, tuple[Tensor, int]] = {}
+        self._after: dict[int, tuple[int, int]] = {}
+        self._pass: int | None = None
+
+    def forget(self) -> None:
+        """Forget what was not heard of."""
+        self._returned = {}
+
+    def expect(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        """Remember the gradient that a layer gave for a parameter."""
+        self._returned[id(parameter)] = (gradient, _version(gradient))
+
+    def take(self, parameter: nn.Parameter, grad: Tensor) -> bool | None:
+        """Whether a gradient is the one that was expected; None where none was."""
+        returned = self._returned.pop(id(parameter), None)
+        if returned is None:
+            return None
+        expected, version = returned
+        return storage(expected) == storage(grad) and _version(expected) == version
+
+    def note_at_the_end(self, model: nn.Module) -> None:
+        """Have ``.grad`` looked at when the backward pass that runs now is over."""
+        now = torch._C._current_graph_task_id()
+        if now == self._pass:
+            return
+        self._pass = now
+
+        def note() -> None:
+            self._pass = None
+            self._after = {id(p): _mark(p.grad) for p in model.parameters() if p.grad is not None}
+
+        engine: Any = torch.autograd.Variable._execution_engine
+        engine.queue_callback(note)
+
+    def require_unchanged(self, parameters: NamedParameters) -> None:
+        """Refuse gradients that were changed since the backward pass.
+
+        Raises:
+            ValueError: naming a parameter.
+        """
+        for name, parameter in parameters:
+            noted = self._after.get(id(parameter))
+            if noted and parameter.grad is not None and noted != _mark(parameter.grad):
+                raise ValueError(changed(name))
+
+
+def _mark(grad: Tensor) -> tuple[int, int]:
+    return (id(grad), _version(grad))
+
+
+def _version(tensor: Tensor) -> int:
+    return (tensor._values() if tensor.is_sparse else tensor)._version

@@ -1,0 +1,60 @@
+"""The call of the model that runs: its samples, and what the rows of its layers' inputs are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from adadagrad_kernels.statistics.measuring.independence import Answer, Rows, ask_once
+from adadagrad_kernels.statistics.measuring.trial import Watch
+from adadagrad_kernels.statistics.measuring.verify import in_backward
+
+
+class ModelCall:
+    """What is known of the forward pass that runs.
+
+    Attributes:
+        watch: of the layers, while the model is asked.
+        answer: what the model has said of such a call.
+        samples: rows of the batch, or None outside of a call.
+    """
+
+    def __init__(self) -> None:
+        self.watch = Watch()
+        self.answer = Answer()
+        self.samples: int | None = None
+        self._turns: Counter[str] = Counter()
+
+    def begin(self, model: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        """Ask the model of a call, if that is new.
+
+        Raises:
+            UnsupportedModelError: naming the first module that mixes samples.
+        """
+        self.answer, self.samples = ask_once(model, forward, self.watch, args, kwargs)
+        self._turns.clear()
+
+    def forget(self) -> None:
+        """The call is over."""
+        self.samples = None
+
+    def turn(self, layer: str) -> int | None:
+        """Count a call of a layer: the how many-th of this forward pass.
+
+        None for a checkpoint's second run, which takes the layers in another order.
+        """
+        if in_backward():
+            return None
+        self._turns[layer] += 1
+        return self._turns[layer] - 1
+
+    def rows(self, layer: str, turn: int | None) -> Rows:
+        """What the rows of a layer's input are."""
+        return self.answer.rows_of(layer, turn)
+
+    def uses(self, layer: str) -> bool:
+        """Whether a layer uses parameters of its own that it may hold for others."""
+        return self.answer.users is None or layer in self.answer.users

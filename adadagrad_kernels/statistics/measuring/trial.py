@@ -1,0 +1,176 @@
+"""A model run for some of a batch's samples, and what its modules saw and gave."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from adadagrad_kernels.statistics.contents import Contents
+from adadagrad_kernels.statistics.measuring.as_before import as_before
+
+#: Elements from which on a tensor is kept as sums over so many blocks of each sample.
+_LARGE, _BLOCKS = 1 << 18, 4096
+
+
+@dataclass(frozen=True)
+class Call:
+    """A layer called once.
+
+    Attributes:
+        rows: of each tensor among its arguments.
+        inputs: a short form of each.
+    """
+
+    rows: tuple[int, ...]
+    inputs: tuple[Tensor, ...]
+
+
+@dataclass
+class Trial:
+    """What was seen.
+
+    Attributes:
+        outputs: tensors that each module gave, by its name, in the order in which they ran.
+        calls: of each layer that is to be measured, by its name.
+        users: names of layers whose own parameters were used by themselves.
+        result: tensors that the model gave.
+    """
+
+    outputs: dict[str, list[Tensor]] = field(default_factory=dict)
+    calls: dict[str, list[Call]] = field(default_factory=lambda: defaultdict(list))
+    users: set[str] = field(default_factory=set)
+    result: list[Tensor] = field(default_factory=list)
+
+
+class Watch:
+    """Sees the layers' calls while a trial runs.
+
+    Attributes:
+        now: the trial that runs, or None.
+        holders: parameters of layers that may hold them for others, by the layer's name.
+    """
+
+    def __init__(self, holders: dict[str, set[int]] | None = None) -> None:
+        self.now: Trial | None = None
+        self.holders = holders or {}
+        self._running: list[str] = []
+        self.count = 0
+
+    @contextmanager
+    def layer(self, name: str, arguments: Any) -> Iterator[None]:
+        """A context in which a layer runs; it is noted with its arguments, if there are any."""
+        if self.now is not None and arguments is not None:
+            tensors = Contents.of(arguments).tensors
+            rows = tuple(len(t) if t.dim() else 0 for t in tensors)
+            inputs = tuple(_kept(t.detach(), self.count) for t in tensors)
+            self.now.calls[name].append(Call(rows, inputs))
+        self._running.append(name)
+        try:
+            yield
+        finally:
+            self._running.pop()
+
+    def used(self, parameters: set[int]) -> None:
+        """Note that the innermost layer used some parameters."""
+        if self._running and self.now is not None:
+            name = self._running[-1]
+            if parameters & self.holders.get(name, set()):
+                self.now.users.add(name)
+
+
+class _Uses(TorchFunctionMode):
+    """Sees which parameters functions of torch are called with."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") != "__get__":
+            given = Contents.of((args, kwargs)).tensors
+            self._watch.used({id(t) for t in given if isinstance(t, nn.Parameter)})
+        return func(*args, **kwargs)
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A call of a model that can be repeated with other samples.
+
+    Attributes:
+        model: whose modules are seen.
+        forward: its forward, with layers that are not measured.
+        watch: of its layers.
+        contents: of the arguments of the call, ``(args, kwargs)``.
+        hooks: whether users' hooks run too.
+    """
+
+    model: nn.Module
+    forward: Callable[..., Any]
+    watch: Watch
+    contents: Contents
+    hooks: bool = False
+
+    def run(self, rows: Sequence[int], batched: Sequence[bool], dimension: int = 0) -> Trial:
+        """Run the model for some samples, of the tensors that have samples."""
+        tensors = [
+            tensor.index_select(dimension, torch.tensor(rows, device=tensor.device))
+            if has_samples
+            else tensor.clone()
+            for tensor, has_samples in zip(self.contents.tensors, batched, strict=True)
+        ]
+        args, kwargs = self.contents.replaced(tensors)
+        trial = Trial()
+        paths = {module: path for path, module in self.model.named_modules()}
+
+        def see(module: nn.Module, args: Any, output: Any) -> None:
+            path = paths[module]
+            name = f"layer '{path}' ({type(module).__name__})" if path else "the model"
+            given = Contents.of(output).tensors
+            short = [_kept(tensor.detach(), len(rows)) for tensor in given]
+            trial.outputs.setdefault(name, []).extend(short)
+
+        uses: AbstractContextManager[Any] = (
+            _Uses(self.watch) if self.watch.holders else nullcontext()
+        )
+        with as_before(self.model, hooks=self.hooks), torch.no_grad(), warnings.catch_warnings():
+            # Such as a checkpoint's, that nothing requires grad.
+            warnings.simplefilter("ignore")
+            handles = [module.register_forward_hook(see) for module in paths]
+            self.watch.now, self.watch.count = trial, len(rows)
+            try:
+                with uses:
+                    result = self.forward(*args, **kwargs)
+                trial.result = [t.detach() for t in Contents.of(result).tensors]
+                see(self.model, (), result)
+            finally:
+                self.watch.now = None
+                for handle in handles:
+                    handle.remove()
+        return trial
+
+
+def _kept(tensor: Tensor, count: int) -> Tensor:
+    """A copy, or of a large one with samples first weighted sums over blocks of each sample."""
+    rows = len(tensor) if tensor.dim() else 0
+    large = tensor.numel() > _LARGE and tensor.is_floating_point() and rows == count
+    if not large or sum(size == count for size in tensor.shape) > 1:
+        return tensor.clone()
+    values = tensor.reshape(count, -1)
+    size = -(-values.shape[1] // _BLOCKS)
+    whole = values.shape[1] // size * size
+    weights = torch.arange(1, size + 1, device=tensor.device, dtype=torch.float32).sin_()
+    weights = weights.to(tensor.dtype)
+    sums = values[:, :whole].reshape(count, -1, size) @ weights
+    if whole < values.shape[1]:
+        rest = values[:, whole:] @ weights[: values.shape[1] - whole]
+        sums = torch.cat([sums, rest.unsqueeze(1)], 1)
+    return sums
