@@ -1,6 +1,7 @@
 """What the gradients of a batch say: the mergeable record, and the sources that fill it."""
 
 from adadagrad_kernels.statistics.accumulator import StatisticsAccumulator
+from adadagrad_kernels.statistics.check import StatisticsCheck, check_statistics
 from adadagrad_kernels.statistics.layer_statistics import layer_statistics
 from adadagrad_kernels.statistics.layers import register_layer
 from adadagrad_kernels.statistics.linear_models import LinearGradients, linear_gradients
@@ -17,7 +18,9 @@ __all__ = [
     "MicroBatchGradients",
     "PerSampleGradients",
     "StatisticsAccumulator",
+    "StatisticsCheck",
     "backward_with_statistics",
+    "check_statistics",
     "layer_statistics",
     "linear_gradients",
     "register_layer",

@@ -32,11 +32,13 @@ class Contents:
     Attributes:
         tensors: inside of the value, in its order.
         constants: simple values beside them: flags, names and None.
+        numbers: whole numbers beside them.
         replaced: makes the value again with other tensors in their places; objects are copied.
     """
 
     tensors: list[Tensor]
     constants: list[Any]
+    numbers: tuple[int, ...]
     replaced: Callable[[Sequence[Any]], Any]
 
     @classmethod
@@ -49,7 +51,9 @@ class Contents:
         def replaced(others: Sequence[Any]) -> Any:
             return build(iter(others))
 
-        return cls(tensors, constants, replaced)
+        numbers = tuple(c for c in constants if type(c) is int)
+        flags = [c for c in constants if type(c) is not int]
+        return cls(tensors, flags, numbers, replaced)
 
 
 Build = Callable[[Iterator[Any]], Any]
@@ -65,7 +69,7 @@ def _leaf(leaf: Any, tensors: list[Tensor], constants: list[Any], depth: int) ->
     if isinstance(leaf, Tensor):
         tensors.append(leaf)
         return next
-    if leaf is None or isinstance(leaf, bool | str):
+    if leaf is None or isinstance(leaf, bool | str | int):
         constants.append(leaf)
     elif depth and not isinstance(leaf, _CLOSED):
         before = len(tensors)

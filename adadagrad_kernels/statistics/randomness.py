@@ -33,16 +33,21 @@ class RandomState:
 
     def has_changed(self) -> bool:
         """Whether anything was drawn since."""
-        now = RandomState(self._device)
-        changed = not torch.equal(self._cpu, now._cpu) or self._python != now._python
-        if self._cuda is not None and now._cuda is not None:
-            changed |= not torch.equal(self._cuda, now._cuda)
-        if self._numpy is not None and now._numpy is not None:
-            changed |= any(
-                bool((a != b).any()) if hasattr(a, "any") else a != b
-                for a, b in zip(self._numpy, now._numpy, strict=True)
-            )
-        return changed
+        return not self.same_as(RandomState(self._device))
+
+    def same_as(self, other: RandomState) -> bool:
+        """Whether the next draws are the same."""
+        tensors = [(self._cpu, other._cpu)]
+        if self._cuda is not None and other._cuda is not None:
+            tensors.append((self._cuda, other._cuda))
+        same = all(torch.equal(*pair) for pair in tensors) and self._python == other._python
+        if self._numpy is None or other._numpy is None:
+            return same
+        pairs = zip(self._numpy, other._numpy, strict=True)
+        return same and all(
+            bool((one == their).all()) if hasattr(one, "all") else one == their
+            for one, their in pairs
+        )
 
 
 def _numpy_random() -> Any:

@@ -19,6 +19,9 @@ from adadagrad_kernels.statistics.randomness import RandomState
 from adadagrad_kernels.statistics.samples import Samples
 from adadagrad_kernels.statistics.sums import row_products
 
+#: Losses, outputs and tensors of inputs and targets of some samples.
+Chunk = tuple[Tensor, list[Tensor], list[Tensor]]
+
 _FULL_PRECISION = (torch.float32, torch.float64)
 
 
@@ -40,6 +43,7 @@ class SampleLosses:
         with_outputs = grad_and_value(self._loss_and_outputs, has_aux=True)
         self._gradients: Callable[..., Any] = vectorize(with_outputs)
         self._outputs: Contents | None = None
+        self._alone: Chunk | None = None
 
     def gradients(
         self, parameters: dict[str, Tensor], chunk: list[Tensor], samples: Samples
@@ -61,19 +65,28 @@ class SampleLosses:
     def _require_mean(
         self, losses: Tensor, outputs: list[Tensor], chunk: list[Tensor], samples: Samples
     ) -> None:
-        """Refuse a loss that is, for all samples of a chunk together, another than their mean."""
-        if len(losses) == 1 or any(t.dim() < 2 or t.shape[1] != 1 for t in outputs):
+        """Refuse a loss that is, for several samples together, another than their mean."""
+        if any(t.dim() < 2 or t.shape[1] != 1 for t in outputs):
             return  # the model gives the loss itself
         assert self._outputs is not None
+        outputs = [tensor.detach() for tensor in outputs]
+        if len(losses) == 1:
+            # Of chunks of one sample each, two are put together.
+            before, self._alone = self._alone, (losses, outputs, chunk)
+            if before is None or not _alike(before, self._alone):
+                return
+            losses, outputs, chunk = _joined(before, self._alone)
         state = RandomState(losses.device)
-        together = self._outputs.replaced([t.detach().flatten(0, 1) for t in outputs])
+        together = self._outputs.replaced([t.flatten(0, 1) for t in outputs])
         whole = self._loss_fn(together, samples.restore(chunk)[1])
         if state.has_changed():
             state.restore()
             return
         own = losses.double()
         mean, scale = float(own.mean()), float(own.abs().mean())
-        allowed = {torch.float64: 1e-9, torch.float32: 1e-4}.get(losses.dtype, 2e-2)
+        kinds = {t.dtype for t in (losses, *outputs) if t.is_floating_point()}
+        narrow = not kinds <= set(_FULL_PRECISION) or torch.is_autocast_enabled(own.device.type)
+        allowed = 2e-2 if narrow else 1e-9 if kinds == {torch.float64} else 1e-4
         if abs(float(whole) - mean) > allowed * max(scale, abs(float(whole))):
             raise ValueError(
                 f"loss_fn gives {float(whole):.6g} for {len(losses)} samples together, and their "
@@ -178,6 +191,17 @@ class SampleLosses:
             rows = gradients.pop(name).reshape(len(losses), along.numel())
             products += row_products(rows, along.reshape(-1))
         return products
+
+
+def _alike(one: Chunk, other: Chunk) -> bool:
+    pairs = zip([*one[1], *one[2]], [*other[1], *other[2]], strict=True)
+    return all(a.shape == b.shape and a.dtype == b.dtype for a, b in pairs)
+
+
+def _joined(one: Chunk, other: Chunk) -> Chunk:
+    outputs = [torch.cat(pair) for pair in zip(one[1], other[1], strict=True)]
+    tensors = [torch.cat(pair) for pair in zip(one[2], other[2], strict=True)]
+    return torch.cat([one[0], other[0]]), outputs, tensors
 
 
 @cache

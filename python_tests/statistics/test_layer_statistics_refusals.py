@@ -115,13 +115,45 @@ def test_an_activation_changed_in_place() -> None:
     assert model.linear.weight.grad is None
 
 
+class Shift(nn.Module):
+    """Whose backward pass needs no input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
 def test_an_input_of_another_module_changed_in_place() -> None:
-    model = nn.PReLU(3)
-    with refused(model, "(PReLU)", "in place", kind=RuntimeError), layer_statistics(model):
-        x = torch.randn(B, 3)
-        y = model(x)
-        x.add_(1)
-        y.sum().backward()
+    """The step is the plain one; only its record is refused."""
+    model, x = nn.Sequential(Shift()), torch.randn(B, 3)
+
+    def loss() -> Tensor:
+        inputs = x.clone()
+        outputs = model(inputs)
+        inputs.add_(1)
+        return outputs.square().sum()
+
+    expected = plain(model, loss)
+    with refused(model, "(Shift)", "in place"), layer_statistics(model) as recorder:
+        loss().backward()
+        recorder.statistics()
+    assert_intact(model, expected)
+
+
+def test_an_input_of_a_bias_alone_changed_in_place() -> None:
+    """A layer with a frozen weight needs no input, neither for its gradient nor for ours."""
+    model, x = nn.Linear(3, 2), torch.randn(B, 3)
+    model.weight.requires_grad_(False)
+    with layer_statistics(model) as recorder:
+        inputs = x.clone()
+        outputs = model(inputs)
+        inputs.add_(1)
+        outputs.square().sum().backward()
+        norms = recorder.statistics().sq_norms
+    torch.testing.assert_close(norms, (B * 2 * model(x)).square().sum(1).double())
 
 
 def test_a_layer_called_under_no_grad() -> None:

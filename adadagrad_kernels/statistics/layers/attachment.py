@@ -148,16 +148,31 @@ class Attachment:
             self._inside = False
 
     def _hear(self, name: str, parameter: nn.Parameter) -> None:
-        hook = functools.partial(self._recorder.heard, parameter, name)
-        self._handles[name] = parameter.register_hook(_nothing(hook))  # type: ignore[no-untyped-call]
+        def hear(grad: Tensor) -> None:
+            self._recorder.heard(parameter, name, grad)
+            if not self._is_last(name, parameter):
+                self._recorder.note_hook(name)
+
+        self._handles[name] = parameter.register_hook(hear)  # type: ignore[no-untyped-call]
+
+    def _is_last(self, name: str, parameter: nn.Parameter) -> bool:
+        hooks = parameter._backward_hooks
+        return not hooks or next(reversed(hooks)) == self._handles[name].id
 
     def _hear_last(self) -> None:
         """Hooks run in their order, and what others make of a gradient must be heard too."""
         for name, parameter in self._recorder.model.named_parameters():
-            hooks = parameter._backward_hooks
-            if name in self._handles and hooks and next(reversed(hooks)) != self._handles[name].id:
+            if name in self._handles and not self._is_last(name, parameter):
                 self._handles.pop(name).remove()
                 self._hear(name, parameter)
+            later = getattr(parameter, "_post_accumulate_grad_hooks", None)
+            if later and f"{name} after" not in self._handles:
+                # Before those that may change .grad once it is there.
+                mark = self._recorder.accumulated
+                handle = parameter.register_post_accumulate_grad_hook(mark)  # type: ignore[no-untyped-call]
+                self._handles[f"{name} after"] = handle
+                others = {key: later.pop(key) for key in list(later) if key != handle.id}
+                later.update(others)
 
 
 def _require_unmeasured(model: nn.Module) -> None:
@@ -200,13 +215,6 @@ def _rule(module: nn.Module) -> Rule | None:
     if known and module.bias_k is None:
         return attention
     return find_rule(module)
-
-
-def _nothing(hook: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
-    def call(grad: Tensor) -> None:
-        hook(grad)
-
-    return call
 
 
 def _layers(model: nn.Module, on_other: str) -> Iterator[Layer]:

@@ -2,13 +2,15 @@
 
 The module's forward is run again for some samples at a time, with a parameter's gradient for each
 of them. Only the module's own parameters are differentiated; its children have uses of their own.
-Checkpoints and autograd functions that torch.func cannot transform are run sample by sample.
+What torch.func cannot transform, such as checkpoints, autograd functions of an older kind and
+control flow that depends on values, is run sample by sample.
 """
 
 from __future__ import annotations
 
+import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.memory import is_out_of_memory
 from adadagrad_kernels.statistics.contents import Contents
 from adadagrad_kernels.statistics.layers.registry import Contributions, Layer, registered
 from adadagrad_kernels.statistics.measuring.as_before import as_before
@@ -83,6 +86,15 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
     return result
 
 
+def without_rows(layer: str, own: Iterable[str]) -> str:
+    """The message for a module whose output is one for all samples together."""
+    return (
+        f"{layer} has parameters of its own ({', '.join(own)}) and an output without samples, such "
+        "as a loss. Ways out: move the parameters into a module of their own; or measure with "
+        "PerSampleGradients"
+    )
+
+
 def _find_samples(recorder: Recorder, use: ModuleUse, rows: int) -> None:
     """Settle which tensors of a use have samples.
 
@@ -97,11 +109,7 @@ def _find_samples(recorder: Recorder, use: ModuleUse, rows: int) -> None:
     use.batched = list(known or (t.dim() > 0 and len(t) == use.batch_size for t in tensors))
     if any(use.batched):
         if not rows:
-            raise UnsupportedModelError(
-                f"{use.layer} has parameters of its own ({', '.join(use.own)}) and an output "
-                "without samples, such as a loss. Ways out: move the parameters into a module of "
-                "their own; or measure with PerSampleGradients"
-            )
+            raise UnsupportedModelError(without_rows(use.layer, use.own))
         recorder.samples_of(use, rows, recorder.call.rows(use.layer, turn))
     use.shared = not any(use.batched) or rows != use.batch_size
 
@@ -150,6 +158,8 @@ class ModuleUse(Use):
             for tensor, has_samples in zip(self.saved, batched, strict=True)
         ]
         places = sorted(self.grads)
+        if not self.shared and any(self.grads[p].shape[:1] != (self.batch_size,) for p in places):
+            raise UnsupportedModelError(without_rows(self.layer, self.own))
         grads = [self.grads[place][rows] for place in places]
         formula = registered(self.module)
         if formula is not None:
@@ -162,10 +172,11 @@ class ModuleUse(Use):
         # Under inference or no_grad torch.func keeps its own graph.
         with self.plain(), as_before(self.module), torch.enable_grad(), self.cast():
             try:
-                found = spread(tensors, grads)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "There is a performance drop")
+                    found = spread(tensors, grads)
             except RuntimeError as error:
-                known = any(words in str(error) for words in _NOT_TRANSFORMED)
-                if not known and not isinstance(self.module, nn.RNNCellBase):
+                if is_out_of_memory(error):
                     raise
                 found = self._one_by_one(tensors, batched, places, grads)
         return [wide(gradient.detach()) for gradient in found]
@@ -252,9 +263,6 @@ class ModuleUse(Use):
         gradients = pull_back(run, own, given_grads)
         return [gradients[name] for name in own]
 
-
-#: What torch.func says of checkpoints, and of functions of an older kind.
-_NOT_TRANSFORMED = ("saved tensor hooks", "setup_context")
 
 Values = dict[str, Tensor]
 PullBack = Callable[[Callable[[Values], list[Tensor]], Values, list[Tensor]], Values]

@@ -17,6 +17,7 @@ class Arrivals:
         # Held until it is heard of, so that autograd adds no other gradient in its place.
         self._returned: dict[int, tuple[Tensor, int]] = {}
         self._after: dict[int, tuple[int, int]] = {}
+        self._marked: dict[int, tuple[int, int]] = {}
         self._pass: int | None = None
 
     def forget(self) -> None:
@@ -44,10 +45,17 @@ class Arrivals:
 
         def note() -> None:
             self._pass = None
-            self._after = {id(p): _mark(p.grad) for p in model.parameters() if p.grad is not None}
+            now = {id(p): _mark(p.grad) for p in model.parameters() if p.grad is not None}
+            self._after = now | self._marked
+            self._marked = {}
 
         engine: Any = torch.autograd.Variable._execution_engine
         engine.queue_callback(note)
+
+    def mark(self, parameter: Tensor) -> None:
+        """Note ``.grad`` as soon as it is there, ahead of hooks that may change it."""
+        if parameter.grad is not None:
+            self._marked[id(parameter)] = _mark(parameter.grad)
 
     def require_unchanged(self, parameters: NamedParameters) -> None:
         """Refuse gradients that were changed since the backward pass.

@@ -27,6 +27,8 @@ from adadagrad_kernels.statistics.contents import Contents
 from adadagrad_kernels.statistics.measuring.trial import Call, Question, Trial, Watch
 
 _TOLERANCE = 1e-3
+#: Of whole numbers among the arguments, for each of which a model is asked anew.
+_MOST_NUMBERS = 8
 
 
 class Rows(Enum):
@@ -74,8 +76,9 @@ class Answer:
         return flags if len(flags) == count and count else None
 
 
-#: Models that were asked already, by the form of their arguments.
-_asked: weakref.WeakKeyDictionary[nn.Module, dict[Any, Answer]] = weakref.WeakKeyDictionary()
+_Answers = dict[Any, dict[tuple[int, ...], Answer]]
+#: Models that were asked already, by the form of their arguments and the numbers among them.
+_asked: weakref.WeakKeyDictionary[nn.Module, _Answers] = weakref.WeakKeyDictionary()
 
 
 def ask_once(
@@ -95,8 +98,11 @@ def ask_once(
     """
     contents = Contents.of((args, kwargs))
     known = _asked.setdefault(model, {})
-    form = (watch is None, _form(model, contents))
-    answer = known.get(form)
+    form, numbers = (watch is None, _form(model, contents)), contents.numbers
+    # What counts the steps among the arguments is no other way to call the model.
+    if len(known.setdefault(form, {})) >= _MOST_NUMBERS:
+        numbers = next(reversed(known[form]))
+    answer = known[form].get(numbers)
     if answer is None:
         answer = _ask(Question(model, forward, watch or Watch(), contents))
         if answer.doubt:
@@ -109,7 +115,7 @@ def ask_once(
             )
         # Samples that are all alike tell nothing; others will.
         if answer.exchanged or answer.doubt or _samples(contents, answer) in (None, 0, 1):
-            known[form] = answer
+            known[form][numbers] = answer
     return answer, _samples(contents, answer)
 
 
@@ -120,7 +126,11 @@ def _samples(contents: Contents, answer: Answer) -> int | None:
 
 
 def _form(model: nn.Module, contents: Contents) -> Any:
-    """Equal where the answer is: mode, kinds and dimensions of tensors, and which are as long."""
+    """Equal where the answer is.
+
+    That is: the model's mode and flags, the arguments' flags, kinds and dimensions of tensors, and
+    which of these are as long as others.
+    """
     labels: dict[int, int] = {1: -1}
     for tensor in contents.tensors:
         if tensor.dim():
@@ -129,8 +139,14 @@ def _form(model: nn.Module, contents: Contents) -> Any:
         (tensor.dtype, tuple(labels.get(size) for size in tensor.shape))
         for tensor in contents.tensors
     )
-    mode = tuple(module.training for module in model.modules())
+    mode = tuple((module.training, *_flags(module)) for module in model.modules())
     return mode, tensors, tuple(contents.constants), torch.is_autocast_enabled("cpu")
+
+
+def _flags(module: nn.Module) -> list[Any]:
+    if type(module).__module__.startswith("torch."):
+        return []
+    return [v for v in vars(module).values() if v is None or isinstance(v, bool | str)]
 
 
 def _ask(question: Question) -> Answer:
@@ -141,8 +157,8 @@ def _ask(question: Question) -> Answer:
     for resized, hooks in ((True, False), (True, True), (False, False), (False, True)):
         asked = replace(question, hooks=hooks)
         mixed: UnsupportedModelError | None = None
-        for batched, masks_alone in _hypotheses(tensors):
-            if mixed is not None and not masks_alone:
+        for batched, first, masks_alone in _hypotheses(tensors):
+            if mixed is not None and not masks_alone and not (resized and first):
                 continue  # it might leave out what is mixed
             try:
                 return _judged(asked, batched, resized)
@@ -157,8 +173,12 @@ def _ask(question: Question) -> Answer:
     return Answer(doubt=f"it does not run with other samples ({type(failure).__name__}: {failure})")
 
 
-def _hypotheses(tensors: Sequence[Tensor]) -> Iterator[tuple[tuple[bool, ...], bool]]:
-    """Which tensors may have samples; and whether masks of positions alone were left out."""
+def _hypotheses(tensors: Sequence[Tensor]) -> Iterator[tuple[tuple[bool, ...], bool, bool]]:
+    """Which tensors may have samples, and what is left out.
+
+    Yields:
+        Which have; whether the first of the likeliest has; whether masks of positions alone lack.
+    """
     lengths = [len(tensor) if tensor.dim() else 0 for tensor in tensors]
     common = Counter(length for length in lengths if length)
     order = sorted(common, key=lambda length: (-common[length], lengths.index(length)))
@@ -172,7 +192,8 @@ def _hypotheses(tensors: Sequence[Tensor]) -> Iterator[tuple[tuple[bool, ...], b
             kept = tuple(p in places and p not in out for p in range(len(tensors)))
             if any(kept) and kept not in seen:
                 seen.add(kept)
-                yield kept, turn == 1 and length == order[0]
+                likeliest = length == order[0]
+                yield kept, likeliest and kept[places[0]], likeliest and turn == 1
 
 
 def _judged(question: Question, batched: tuple[bool, ...], resized: bool) -> Answer:
@@ -196,7 +217,9 @@ def _judged(question: Question, batched: tuple[bool, ...], resized: bool) -> Ans
     three = question.run([i % samples for i in range(fewer)], batched) if resized else None
     if three is not None and not _grows(one, three):
         raise ValueError("nothing that it computes grows with the batch")
-    doubt = None
+    if three is not None:
+        _require_proportional(one, three, count, fewer)
+    doubt = None if _has_rows(one) else "what it gives has no rows for the samples, as a loss"
     if other is not None:
         mixing = _mixing(one, two, count)
         if mixing and _mixing(one, question.run(rows, batched), count):
@@ -271,6 +294,25 @@ def _grows(one: Trial, other: Trial) -> bool:
         for trial in (one, other)
     ]
     return shapes[0] != shapes[1]
+
+
+def _require_proportional(one: Trial, other: Trial, count: int, fewer: int) -> None:
+    """Refuse outputs of the model whose rows are neither constant nor so many for each sample."""
+    for ours, theirs in zip(one.result, other.result, strict=False):
+        if not ours.dim() or not theirs.dim():
+            continue
+        rows = len(ours), len(theirs)
+        if rows[0] != rows[1] and rows[0] * fewer != rows[1] * count:
+            raise UnsupportedModelError(
+                f"the model mixes the samples of a batch: it gives {rows[0]} rows for {count} "
+                f"samples and {rows[1]} for {fewer}, as for pairs of them. Ways out: take the "
+                "operation across the batch out of the model; or estimate the variance from "
+                "micro-batches with MicroBatchGradients"
+            )
+
+
+def _has_rows(one: Trial) -> bool:
+    return any(tensor.dim() for tensor in one.result)
 
 
 def _differs(tensor: Tensor, one: int, other: int) -> bool:

@@ -141,5 +141,5 @@ def _chunks(
                 raise
             size //= 2
             continue
-        yield rows, {key: chunk.reshape(len(chunk), -1) for key, chunk in total.items()}
+        yield rows, {k: chunk.reshape(len(chunk), -1).contiguous() for k, chunk in total.items()}
         start = rows.stop

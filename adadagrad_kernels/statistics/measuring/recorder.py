@@ -24,8 +24,10 @@ from adadagrad_kernels.statistics.measuring.samples import (
 from adadagrad_kernels.statistics.measuring.uses import LayerUse, Part, Use
 from adadagrad_kernels.statistics.measuring.verify import (
     NamedParameters,
+    changed_in_place,
     dropped,
     foreign_gradients,
+    hooked,
     in_backward,
     in_parts,
     outside,
@@ -160,6 +162,9 @@ class Recorder:
     def attach(self, use: LayerUse, output: Tensor, saved: Sequence[Tensor]) -> Tensor:
         """The output of a layer, with the use behind it."""
         given = saved[0]
+        if use.weight is None:
+            # Its own backward pass would not need the input either: it may be changed in place.
+            saved = [given.detach().new_empty(()).expand(given.shape)]
         if given.dim() < use.least_dimensions:
             raise ValueError(
                 f"{use.layer} has an input of shape {tuple(given.shape)} without a dimension "
@@ -235,6 +240,9 @@ class Recorder:
         if use.arrivals > 1:
             self._problem(twice(use.layer))
             return False
+        if use.changed_in_place:
+            self._problem(changed_in_place(use.layer))
+            return False
         if use.shared and not use.micro_batch.shared.tell_apart(use, use.micro_batch.samples or 1):
             self._problem(no_shares(use.layer), UnsupportedModelError)
             return False
@@ -262,6 +270,15 @@ class Recorder:
                 micro_batch.arrived[id(parameter)] = grad if before is None else before + grad
         elif not as_expected:
             self._problem(outside(name))
+
+    def note_hook(self, name: str) -> None:
+        """A hook that was registered after the forward pass sees the gradient last."""
+        if self.micro_batches:
+            self._problem(hooked(name))
+
+    def accumulated(self, parameter: Tensor) -> None:
+        """See ``.grad`` of a parameter before hooks that may change it."""
+        self._arrivals.mark(parameter)
 
     def _problem(self, message: str, kind: type[Exception] = ValueError) -> None:
         """Keep an error for the end: raised in a backward pass it would leave half a gradient."""

@@ -13,6 +13,11 @@ from adadagrad_kernels.statistics.measuring.graph_node import TAP
 from adadagrad_kernels.statistics.measuring.shared_values import SharedValues
 from adadagrad_kernels.statistics.measuring.uses import LayerUse, Use
 
+#: How far contributions may be from the gradient that autograd computed, relative to it.
+CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}
+#: The same in other types, and under autocast: bfloat16 has eight bits.
+COARSE = 2e-2
+
 
 class SharedUses:
     """Those of one micro-batch."""
@@ -76,8 +81,8 @@ class SharedUses:
             return
         error = torch.linalg.vector_norm(share.sum(0, dtype=torch.float64) - whole.double())
         scale = torch.linalg.vector_norm(share.double())
-        exact = whole.dtype == torch.float64
-        allowed = 1e-6 if exact else 1e-3 if whole.dtype == torch.float32 else 2e-2
+        coarse = use.micro_batch.autocast or whole.dtype not in CLOSE
+        allowed = COARSE if coarse else CLOSE[whole.dtype]
         self.differ.append((use.layer, error > allowed * scale))
 
     def forget(self) -> None:

@@ -52,6 +52,7 @@ class Use(ABC):
         shared: whether its input has no rows for the samples, so that all share its output.
         node: of the graph, behind a shared output.
         folds: whether any dimensions may come before the last one.
+        changed_in_place: whether something has written to what was saved.
         micro_batch: where it is measured; whoever made the use knows its type.
     """
 
@@ -61,6 +62,7 @@ class Use(ABC):
     node: Any = None
     folds: bool = True
     arrivals: int = 0
+    changed_in_place: bool = False
     saved: Sequence[Tensor] = ()
     grads: dict[int, Tensor] = field(default_factory=dict)
 

@@ -10,11 +10,8 @@ from torch import Tensor, nn
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
 from adadagrad_kernels.statistics.measuring.samples import no_shares
+from adadagrad_kernels.statistics.measuring.shared_uses import CLOSE, COARSE
 
-#: How far the contributions may be from the gradient that autograd computed, relative to it:
-#: bfloat16 has eight bits.
-_CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}
-_COARSE = 2e-2
 #: The least gradient that is compared, relative to all that the samples contributed.
 _FLOOR = 1e-3
 _ZERO = torch.zeros((), dtype=torch.float64)
@@ -120,6 +117,22 @@ def changed(name: str) -> str:
     )
 
 
+def hooked(name: str) -> str:
+    """The message for a hook that may change a gradient after it was seen."""
+    return (
+        f"a hook on '{name}' was registered between the forward and the backward pass, and may "
+        "change its gradient after it was measured. Way out: register it before the forward pass"
+    )
+
+
+def changed_in_place(layer: str) -> str:
+    """The message for a layer whose inputs are no longer what they were."""
+    return (
+        f"{layer} has an input that was changed in place since its forward pass, which it would "
+        "need for its samples' gradients. Way out: the out-of-place form of what changes it"
+    )
+
+
 def in_parts(layer: str) -> str:
     """The message for a gradient whose parts were measured apart."""
     return (
@@ -186,7 +199,7 @@ def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> l
             ours = ours.to_dense() if ours.is_sparse else ours
             scale = torch.linalg.vector_norm(theirs.double())
             error = torch.linalg.vector_norm(ours.double() - theirs.double())
-            allowed = _COARSE if micro_batch.autocast else _CLOSE.get(grad.dtype, _COARSE)
+            allowed = COARSE if micro_batch.autocast else CLOSE.get(grad.dtype, COARSE)
             least = torch.maximum(scale, floor.to(scale.device))
             compared.append((name, error > allowed * least))
     differs = _together([far for _, far in compared]).tolist()

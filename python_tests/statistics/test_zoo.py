@@ -1,0 +1,83 @@
+"""A zoo of models: a measured step is the plain step, and its record that of samples alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from zoo import PASSES, ZOO, Counts, T, rows
+
+from adadagrad_kernels.statistics import check_statistics, layer_statistics
+
+
+def test_the_zoo_is_large() -> None:
+    assert len(ZOO) >= 60
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+@pytest.mark.parametrize("name", ZOO)
+def test_as_samples_alone(name: str, shadow: bool) -> None:
+    """At batches of one, two, others, and as many as there are positions."""
+    entry = ZOO[name]
+    for samples in (1, 2, 3, T):
+        model = entry.build().double()
+        inputs = _double(entry.inputs(samples))
+        found = check_statistics(
+            model, inputs, entry.loss, sample=entry.sample, shadow=shadow, show=False
+        )
+        assert found.ok, f"\n{found}"
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if ZOO[name].autocast])
+def test_under_autocast(name: str) -> None:
+    """Loss, outputs and ``.grad`` are those of the plain step, and the rest is near."""
+    entry = ZOO[name]
+    inputs = entry.inputs(T)
+
+    def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        wide = next(model.parameters()).dtype == torch.float64
+        with torch.autocast("cpu", torch.bfloat16, enabled=not wide):
+            return entry.loss(model, batch)
+
+    found = check_statistics(entry.build(), inputs, loss, sample=entry.sample, rtol=0.1, show=False)
+    assert found.ok, f"\n{found}"
+    ours = {(row.quantity, row.expected): row.error for row in found.rows}
+    for quantity in ("loss", "outputs", ".grad"):
+        assert ours.get((quantity, "the plain step"), 0.0) < 0.01, f"\n{found}"
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_layers_in_another_order(name: str) -> None:
+    """Nothing depends on the order in which a model has got its parts."""
+    entry = ZOO[name]
+    model = entry.build().double()
+    for module in model.modules():
+        if not isinstance(module, nn.Sequential | nn.ModuleList):
+            parts = dict(reversed(list(module._modules.items())))
+            module._modules.clear()
+            module._modules.update(parts)
+    inputs = _double(entry.inputs(T))
+    found = check_statistics(model, inputs, entry.loss, sample=entry.sample, show=False)
+    assert found.ok, f"\n{found}"
+
+
+def test_counters_and_hooks_count_one_step() -> None:
+    """What a model and its hooks count, keep and draw is that of one plain step."""
+    model = PASSES["counters"].build()
+    seen: list[int] = []
+    model[0].register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    with layer_statistics(model) as recorder:
+        model(rows(4)).square().mean().backward()
+        recorder.statistics()
+    counts = model[1]
+    assert isinstance(counts, Counts)
+    assert (counts.calls, counts.seen, float(counts.total), seen) == (1, [4], 1.0, [4])
+
+
+def _double(inputs: Any) -> Any:
+    from adadagrad_kernels.statistics.contents import Contents
+
+    contents = Contents.of(inputs)
+    return contents.replaced([t.double() if t.is_floating_point() else t for t in contents.tensors])
