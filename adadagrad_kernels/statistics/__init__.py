@@ -1,7 +1,8 @@
 """What the gradients of a batch say: the mergeable record, and the sources that fill it."""
 
 from adadagrad_kernels.statistics.accumulator import StatisticsAccumulator
-from adadagrad_kernels.statistics.check import StatisticsCheck, check_statistics
+from adadagrad_kernels.statistics.check import check_statistics
+from adadagrad_kernels.statistics.check_table import StatisticsCheck
 from adadagrad_kernels.statistics.layer_statistics import layer_statistics
 from adadagrad_kernels.statistics.layers import register_layer
 from adadagrad_kernels.statistics.linear_models import LinearGradients, linear_gradients

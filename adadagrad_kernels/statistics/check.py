@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adadagrad_kernels.statistics.check_table import Compared, StatisticsCheck
 from adadagrad_kernels.statistics.contents import Contents
 from adadagrad_kernels.statistics.layer_statistics import layer_statistics
 from adadagrad_kernels.statistics.randomness import RandomState
@@ -24,70 +25,13 @@ _ALONE = "samples alone"
 Loss = Callable[[nn.Module, Any], Tensor]
 
 
-@dataclass(frozen=True)
-class Compared:
-    """One quantity.
-
-    Attributes:
-        quantity: what was compared.
-        expected: with what.
-        error: the largest difference, relative to the largest expected value.
-        allowed: the largest error that counts as rounding.
-        where: the parameter, buffer or output with that error, or an empty string.
-    """
-
-    quantity: str
-    expected: str
-    error: float
-    allowed: float
-    where: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether the difference is rounding; NaN is none."""
-        return self.error <= self.allowed
-
-
-@dataclass(frozen=True)
-class StatisticsCheck:
-    """What ``check_statistics`` has found; as a string it is a table.
-
-    Attributes:
-        model: the model's class.
-        samples: of the batch.
-        rows: a row for every quantity.
-    """
-
-    model: str
-    samples: int
-    rows: tuple[Compared, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every quantity is right."""
-        return all(row.ok for row in self.rows)
-
-    def __str__(self) -> str:
-        cells = [("quantity", "compared with", "error", "allowed", "", "worst at")]
-        for row in self.rows:
-            verdict = "ok" if row.ok else "WRONG"
-            sizes = (f"{row.error:.1e}", f"{row.allowed:.0e}")
-            cells.append((row.quantity, row.expected, *sizes, verdict, row.where))
-        widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-        title = f"layer_statistics of {self.model}, {self.samples} samples"
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in cells
-        ]
-        return "\n".join([title, *lines])
-
-
 def check_statistics(
     model: nn.Module,
     inputs: Any,
     loss: Loss,
     *,
     sample: Callable[[Any, int], Any] | None = None,
+    samples: int | None = None,
     shadow: bool = False,
     rtol: float | None = None,
     show: bool = True,
@@ -108,6 +52,7 @@ def check_statistics(
         sample: ``sample(inputs, i)``, the inputs of sample i alone; by default row i of every
             tensor with as many rows as the first one. For inputs that are not so, such as a mask of
             as many positions as there are samples.
+        samples: how many there are; by default the rows of the first tensor.
         shadow: as for ``layer_statistics``.
         rtol: largest error that counts as rounding, relative to the largest value; by default
             1e-7 in float64, 1e-3 in float32 and 0.1 in narrower types.
@@ -130,8 +75,9 @@ def check_statistics(
         >>> check_statistics(model, batch, loss, show=False).ok
         True
     """
-    samples = next((len(t) for t in Contents.of(inputs).tensors if t.dim()), 0)
-    if not samples:
+    rows = (len(tensor) for tensor in Contents.of(inputs).tensors if tensor.dim())
+    samples = next(rows, 0) if samples is None else samples
+    if samples < 1:
         raise ValueError("inputs must hold a tensor [samples, ...] with a sample at least")
     plain = _Step(model, inputs, loss)
     if plain.draws:

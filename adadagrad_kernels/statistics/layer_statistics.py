@@ -113,7 +113,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         )
         self._attachment = Attachment(self._recorder, on_other)
         self._step = 0
-        self._recorder.wanted = self._wants
+        self._recorder.turns.wanted = self._wants
 
     def __enter__(self) -> layer_statistics:
         self._attachment.attach()
@@ -133,7 +133,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
 
         Settled by the step's first forward pass, or by whoever asks first.
         """
-        return self._recorder.measured
+        return self._recorder.turns.measured
 
     def _wants(self) -> bool:
         on_turn = (self._step + 1) % self.interval == 0
@@ -178,7 +178,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
             return self._record(losses, exact, grad_scale) if measured else None
         finally:
             self._step += 1
-            self._recorder.next_step()
+            self._recorder.reset()
+            self._recorder.turns.next_step()
 
     def _record(
         self, losses: Callable[[], Tensor] | None, exact: bool, grad_scale: float
@@ -192,7 +193,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                 "and the backward pass inside the context, then ask"
             )
         parameters = list(self.model.named_parameters())
-        recorder.require_unchanged(parameters)
+        recorder.arrivals.require_unchanged(parameters)
         recorder.close(parameters, followed=False)
         if recorder.problems:
             raise recorder.problems[0]
@@ -205,6 +206,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
             )
         with torch.no_grad():
             record = merged(micro_batches, parameters, self.variance, grad_scale)
+        recorder.call.tell_doubts()
         if not record.is_finite and not self._keep_nonfinite:
             raise ValueError(
                 f"{first_nonfinite(micro_batches) or 'a gradient'} has per-sample gradients that "
@@ -220,7 +222,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                 )
             return record
         derive = forward_derivatives if exact else difference_derivatives
-        with recorder.paused():
+        with recorder.turns.paused():
             products = derive(self.model, losses, record.require_mean_gradient())
         return record.with_inner_products(products)
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.ops import batch_moments
 from adadagrad_kernels.statistics.accumulator import StatisticsAccumulator
-from adadagrad_kernels.statistics.measuring.as_before import as_before
-from adadagrad_kernels.statistics.measuring.independence import ask_once
+from adadagrad_kernels.statistics.measuring.independence import ask_once, tell_doubt
 from adadagrad_kernels.statistics.randomness import RandomState
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sample_losses import SampleLosses
@@ -143,7 +142,8 @@ class PerSampleGradients:
         require_per_sample_gradients(self.model)
         samples = Samples.of(inputs, targets)
         parameters = self._parameters()
-        ask_once(self.model, self.model.forward, None, (inputs,), {})
+        answer, _ = ask_once(self.model, self.model.forward, None, (inputs,), {})
+        tell_doubt(self.model, answer)
         detached = {name: parameter.detach() for name, parameter in parameters.items()}
         chunks = samples.chunks(self.samples_per_chunk(len(samples)))
         before = RandomState(samples.tensors[0].device)
@@ -162,7 +162,8 @@ class PerSampleGradients:
                 self._losses.directional_derivatives(detached, chunks, samples, mean)
             )
             after.restore()
-        unused = self._not_reached(unused, samples)
+        if any(parameters[name].grad is None for name in unused):
+            unused = self._losses.not_reached({n: parameters[n] for n in unused}, samples)
         used = {name: p for name, p in parameters.items() if name not in unused}
         _add_to_grads(used, mean, scale)
         return statistics
@@ -203,23 +204,6 @@ class PerSampleGradients:
         if not any(parameter.numel() for parameter in parameters.values()):
             raise ValueError("the model has no parameter that requires grad; nothing to measure")
         return parameters
-
-    def _not_reached(self, names: set[str], samples: Samples) -> set[str]:
-        """Which of some parameters the loss does not reach, whose ``.grad`` backward leaves alone.
-
-        Their gradients are zero, as those of others may be, so a sample is asked.
-        """
-        parameters = {name: p for name, p in self._parameters().items() if name in names}
-        if not any(parameter.grad is None for parameter in parameters.values()):
-            return set()
-        inputs, targets = samples.restore([tensor[:1] for tensor in samples.tensors])
-        with as_before(self.model), torch.enable_grad():
-            loss = self.loss_fn(self.model(inputs), targets)
-            if not loss.requires_grad:
-                return names
-            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        pairs = zip(parameters, found, strict=True)
-        return {name for name, gradient in pairs if gradient is None}
 
     def _measure(
         self, gradients: dict[str, Tensor], losses: Tensor, *, whole_batch: bool

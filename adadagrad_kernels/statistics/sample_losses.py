@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -87,7 +88,9 @@ class SampleLosses:
         kinds = {t.dtype for t in (losses, *outputs) if t.is_floating_point()}
         narrow = not kinds <= set(_FULL_PRECISION) or torch.is_autocast_enabled(own.device.type)
         allowed = 2e-2 if narrow else 1e-9 if kinds == {torch.float64} else 1e-4
-        if abs(float(whole) - mean) > allowed * max(scale, abs(float(whole))):
+        close = abs(float(whole) - mean) <= allowed * max(scale, abs(float(whole)))
+        # A sample whose targets are all left out has no loss of its own.
+        if not close and (math.isfinite(mean) or math.isfinite(float(whole))):
             raise ValueError(
                 f"loss_fn gives {float(whole):.6g} for {len(losses)} samples together, and their "
                 f"own losses have the mean {mean:.6g}: it is a sum, weights classes, leaves "
@@ -144,6 +147,20 @@ class SampleLosses:
                 self.forward_mode = False
                 random_state.restore()
         return torch.cat([self._products(parameters, c, samples, direction) for c in chunks])
+
+    def not_reached(self, parameters: Mapping[str, Tensor], samples: Samples) -> set[str]:
+        """Which of some parameters the loss does not reach, whose ``.grad`` backward leaves alone.
+
+        Their gradients are zero, as those of others may be, so a sample is asked.
+        """
+        inputs, targets = samples.restore([tensor[:1] for tensor in samples.tensors])
+        with as_before(self._model), torch.enable_grad():
+            loss = self._loss_fn(self._model(inputs), targets)
+            if not loss.requires_grad:
+                return set(parameters)
+            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        pairs = zip(parameters, found, strict=True)
+        return {name for name, gradient in pairs if gradient is None}
 
     def _loss(self, parameters: dict[str, Tensor], tensors: list[Tensor], batch: Samples) -> Tensor:
         """The loss of one sample, as a batch of one."""

@@ -9,24 +9,25 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from adadagrad_kernels.errors import UnsupportedModelError
 
 
-def require_per_sample_gradients(model: nn.Module, *, allow_sparse: bool = False) -> None:
+def require_per_sample_gradients(model: nn.Module, *, by_layers: bool = False) -> None:
     """Refuse models whose samples influence one another, or with gradients that have no rows.
 
     Args:
         model: the module in training.
-        allow_sparse: whether embeddings may have sparse gradients.
+        by_layers: whether the model runs as it is, and not for single samples by vmap, which takes
+            neither sparse gradients nor running statistics.
 
     Raises:
         UnsupportedModelError: naming the layer and the ways out.
     """
     for path, module in model.named_modules():
-        problem = _problem(module, allow_sparse)
+        problem = _problem(module, by_layers)
         if problem:
             where = f"layer '{path}'" if path else "the model"
             raise UnsupportedModelError(f"{where} ({type(module).__name__}) {problem}")
 
 
-def _problem(module: nn.Module, allow_sparse: bool) -> str | None:
+def _problem(module: nn.Module, by_layers: bool) -> str | None:
     if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
         way_out = (
             "call .eval() on the layer to freeze its statistics"
@@ -38,11 +39,11 @@ def _problem(module: nn.Module, allow_sparse: bool) -> str | None:
             f"own. Ways out: replace it with GroupNorm; {way_out}; or estimate the variance from "
             "micro-batches with MicroBatchGradients"
         )
-    if isinstance(module, _InstanceNorm) and module.training and module.track_running_stats:
+    tracks = isinstance(module, _InstanceNorm) and module.track_running_stats
+    if tracks and module.training and not by_layers:
         return (
             "updates running statistics in place, which vmap cannot do. Ways out: "
-            "track_running_stats=False; call .eval() on the layer; or estimate the variance from "
-            "micro-batches with MicroBatchGradients"
+            "track_running_stats=False; call .eval() on the layer; or measure with layer_statistics"
         )
     tables = nn.Embedding | nn.EmbeddingBag
     if isinstance(module, tables) and module.scale_grad_by_freq:
@@ -51,7 +52,7 @@ def _problem(module: nn.Module, allow_sparse: bool) -> str | None:
             "has no gradient of its own. Ways out: scale_grad_by_freq=False; or estimate the "
             "variance from micro-batches with MicroBatchGradients"
         )
-    if isinstance(module, tables) and module.sparse and not allow_sparse:
+    if isinstance(module, tables) and module.sparse and not by_layers:
         return (
             "has sparse gradients, which vmap cannot stack. Ways out: sparse=False; or estimate "
             "the variance from micro-batches with MicroBatchGradients"

@@ -1,7 +1,14 @@
 """The kinds of layers that are measured, a file each: rule, use, and which modules are of it."""
 
 # Importing a kind enters it into the registry; the order is that in which they are asked.
-from adadagrad_kernels.statistics.layers import conv, embedding, linear, norm, recurrent
+from adadagrad_kernels.statistics.layers import (
+    conv,
+    embedding,
+    embedding_bag,
+    linear,
+    norm,
+    recurrent,
+)
 from adadagrad_kernels.statistics.layers.registry import register_layer
 
-__all__ = ["conv", "embedding", "linear", "norm", "recurrent", "register_layer"]
+__all__ = ["conv", "embedding", "embedding_bag", "linear", "norm", "recurrent", "register_layer"]

@@ -18,7 +18,8 @@ from torch.nn.utils import parametrize
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.layers.attention import attention
-from adadagrad_kernels.statistics.layers.by_vmap import call_module, note_buffers
+from adadagrad_kernels.statistics.layers.by_vmap import call_module
+from adadagrad_kernels.statistics.layers.moving_buffers import note_buffers
 from adadagrad_kernels.statistics.layers.registry import (
     Layer,
     Rule,
@@ -99,8 +100,7 @@ class Attachment:
             model = self._recorder.model
             returned = _outside_of_graphs(self._recorder.returned, inner=True)
             # Who calls the parts of a model alone is asked about these.
-            parts = [] if "torch._dynamo" in sys.modules else list(_parts(model))
-            for module in [*parts, model]:
+            for module in (*_parts(model), model):
                 call = functools.partial(self._call_model, module, module.forward, returned)
                 self._replace(module, _outside_of_graphs(call, inner=False))
             for name, parameter in model.named_parameters():
@@ -131,7 +131,7 @@ class Attachment:
         self, module: nn.Module, forward: Forward, returned: Forward, *args: Any, **kwargs: Any
     ) -> Any:
         recorder = self._recorder
-        measures = recorder.measures and not in_transform() and not in_backward()
+        measures = recorder.turns.measures and not in_transform() and not in_backward()
         if self._inside or not measures:
             return forward(*args, **kwargs)
         self._inside = True
@@ -139,7 +139,7 @@ class Attachment:
             if torch.is_grad_enabled() and trains(recorder.model):
                 self._hear_last()
                 if not recorder.begin_call(module, forward, args, kwargs):
-                    with recorder.paused():
+                    with recorder.turns.paused():
                         return forward(*args, **kwargs)
             result = forward(*args, **kwargs)
             returned(result)
@@ -168,7 +168,7 @@ class Attachment:
             later = getattr(parameter, "_post_accumulate_grad_hooks", None)
             if later and f"{name} after" not in self._handles:
                 # Before those that may change .grad once it is there.
-                mark = self._recorder.accumulated
+                mark = self._recorder.arrivals.mark
                 handle = parameter.register_post_accumulate_grad_hook(mark)  # type: ignore[no-untyped-call]
                 self._handles[f"{name} after"] = handle
                 others = {key: later.pop(key) for key in list(later) if key != handle.id}
@@ -201,20 +201,19 @@ def _outside_of_graphs(forward: Forward, *, inner: bool) -> Forward:
 def _run(recorder: Recorder, rule: Any, layer: Layer, *args: Any, **kwargs: Any) -> Any:
     watch = recorder.call.watch
     if watch.now is not None:
-        # Attention and recurrent layers may have their samples in the second dimension.
-        other = isinstance(layer.module, nn.MultiheadAttention | nn.RNNBase)
+        # Attention and recurrent layers may have their samples in the second dimension, and the
+        # rows of a bag are no samples.
+        other = isinstance(layer.module, nn.MultiheadAttention | nn.RNNBase | nn.EmbeddingBag)
         with watch.layer(layer.name, None if other else (args, kwargs)):
             return layer.forward(*args, **kwargs)
-    if not recorder.measures or in_transform():
+    if not recorder.turns.measures or in_transform():
         return layer.forward(*args, **kwargs)
     return rule(recorder, layer, *args, **kwargs)
 
 
 def _rule(module: nn.Module) -> Rule | None:
     known = type(module) is nn.MultiheadAttention and not has_forward_of_its_own(module)
-    if known and module.bias_k is None:
-        return attention
-    return find_rule(module)
+    return attention if known else find_rule(module)
 
 
 def _layers(model: nn.Module, on_other: str) -> Iterator[Layer]:

@@ -6,6 +6,7 @@ be measured. Samples come first throughout, whatever ``batch_first`` says of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
 from typing import Any
 
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adadagrad_kernels.statistics.layers.linear import linear
-from adadagrad_kernels.statistics.layers.registry import Layer
+from adadagrad_kernels.statistics.layers.linear import LinearUse, linear
+from adadagrad_kernels.statistics.layers.registry import Layer, computed_with, part_of
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
 
 
@@ -44,8 +45,13 @@ def attention(
     if is_causal and attn_mask is None:
         raise RuntimeError("Need attn_mask if specifying the is_causal hint.")
     projected = _projections(recorder, layer, query, key, value)
+    mask = _mask(projected, module.num_heads, key_padding_mask, attn_mask)
+    if module.bias_k is not None:
+        for place, bias in ((1, module.bias_k), (2, module.bias_v)):
+            more = _row_of_all(recorder, layer.name, bias, projected[place])
+            projected[place] = torch.cat([projected[place], more], 1)
+        mask = None if mask is None else F.pad(mask, (0, 1))
     query, key, value = (_heads(tensor, module.num_heads) for tensor in projected)
-    mask = _mask(query, key, key_padding_mask, attn_mask)
     if module.add_zero_attn:
         key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
         mask = None if mask is None else F.pad(mask, (0, 1))
@@ -99,19 +105,33 @@ def _heads(tensor: Tensor, heads: int) -> Tensor:
     return tensor.view(samples, positions, heads, features // heads).transpose(1, 2)
 
 
+def _row_of_all(recorder: Recorder, name: str, bias: nn.Parameter, like: Tensor) -> Tensor:
+    """A parameter ``[1, 1, features]`` as a row of every sample, which is what a bias gives."""
+    shape = (len(like), 1, bias.shape[-1])
+    use = LinearUse(name, weight=None, bias=part_of(bias))
+    if not use.parts or not recorder.called(use):
+        return bias.expand(shape).to(like.dtype)
+    _, shift = computed_with(recorder, None, bias)
+    return recorder.attach(use, shift.expand(shape).to(like.dtype, copy=True), [like])
+
+
 def _mask(
-    query: Tensor, key: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
+    projected: Sequence[Tensor],
+    heads: int,
+    key_padding_mask: Tensor | None,
+    attn_mask: Tensor | None,
 ) -> Tensor | None:
     """Both masks as what is added to the scores, ``[samples or 1, heads or 1, positions, keys]``.
 
     A boolean mask is True where a key must not be seen.
     """
-    total = None
+    total, (query, key) = None, projected[:2]
+    sizes = (query.shape[1], key.shape[1])
     if attn_mask is not None:
-        shape = (-1, query.shape[1]) if attn_mask.dim() == 3 else (1, 1)
-        total = _added(attn_mask, query).view(*shape, query.shape[2], key.shape[2])
+        shape = (-1, heads) if attn_mask.dim() == 3 else (1, 1)
+        total = _added(attn_mask, query).view(*shape, *sizes)
     if key_padding_mask is not None:
-        padding = _added(key_padding_mask, query).view(len(query), 1, 1, key.shape[2])
+        padding = _added(key_padding_mask, query).view(len(query), 1, 1, sizes[1])
         total = padding if total is None else total + padding
     return total
 

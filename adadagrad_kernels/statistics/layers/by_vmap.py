@@ -9,7 +9,6 @@ control flow that depends on values, is run sample by sample.
 from __future__ import annotations
 
 import warnings
-import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from torch.func import functional_call, vjp, vmap
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.memory import is_out_of_memory
 from adadagrad_kernels.statistics.contents import Contents
+from adadagrad_kernels.statistics.layers.moving_buffers import before_forward
 from adadagrad_kernels.statistics.layers.registry import Contributions, Layer, registered
 from adadagrad_kernels.statistics.measuring.as_before import as_before
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
@@ -46,13 +46,17 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
         module=layer.module,
         own=own,
         arguments=contents,
-        plain=recorder.paused,
+        plain=recorder.turns.paused,
         cast=_autocast_of(next(iter(layer.own.values())).device.type),
     )
     if not recorder.called(use):
         return layer.forward(*args, **kwargs)
+    given_tensors = contents.tensors
+    if recorder.call.writes(layer.name):
+        given_tensors = [tensor.detach().clone() for tensor in given_tensors]
+        use.writes = True
     before = RandomState(next(iter(own.values())).device)
-    buffers = _before_hooks.pop(layer.module, None) or MovingBuffers(layer.module)
+    buffers = before_forward(layer.module)
     result = layer.forward(*args, **kwargs)
     use.buffers = buffers.as_they_were()
     if before.has_changed():
@@ -80,7 +84,7 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
         places = set(use.outputs)
         apart = [t.view_as(t) if i in places else t for i, t in enumerate(given.tensors)]
         result, given = given.replaced(apart), replace(given, tensors=apart)
-    recorder.observe(use, [given.tensors[place] for place in use.outputs], contents.tensors)
+    recorder.observe(use, [given.tensors[place] for place in use.outputs], given_tensors)
     if use.shared and use.batch_size > 1:
         use.micro_batch.shared.add(use, given.tensors[use.outputs[0]])
     return result
@@ -127,6 +131,7 @@ class ModuleUse(Use):
         cast: makes the context of its autocast, which is over when it runs again.
         batch_size: samples of the batch.
         batched: which tensors among the arguments have samples.
+        writes: whether its forward pass changes its inputs in place.
         buffers: those that its forward pass moves, by name, as they were before it.
     """
 
@@ -138,12 +143,18 @@ class ModuleUse(Use):
     cast: Callable[[], AbstractContextManager[Any]] = nullcontext
     batch_size: int = 0
     batched: list[bool] = field(default_factory=list)
+    writes: bool = False
     buffers: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def parts(self) -> list[Part]:
         """Its own parameters."""
         return [Part(parameter, 0, parameter) for parameter in self.own.values()]
+
+    @property
+    def samples(self) -> int:
+        """Of the batch, also where an output has none."""
+        return self.batch_size
 
     def contributions(self, rows: slice) -> list[Tensor]:
         """By one vector-Jacobian product for each sample, all at once where torch.func can.
@@ -210,6 +221,8 @@ class ModuleUse(Use):
     def _arguments(self, tensors: list[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Those of the call, with other tensors in their places."""
         assert self.arguments is not None
+        if self.writes:
+            tensors = [tensor.clone() for tensor in tensors]
         args, kwargs = self.arguments.replaced(tensors)
         return args, kwargs
 
@@ -284,36 +297,3 @@ def _autocast_of(kind: str) -> Callable[[], AbstractContextManager[Any]]:
     """Makes contexts like the present one of this kind of device, with autocast or without."""
     enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     return lambda: torch.autocast(kind, dtype, enabled=enabled, cache_enabled=False)
-
-
-#: Names of the buffers that a module's forward pass moves.
-_moving: weakref.WeakKeyDictionary[nn.Module, frozenset[str]] = weakref.WeakKeyDictionary()
-
-
-#: Buffers before hooks that run ahead of a module's forward pass.
-_before_hooks: weakref.WeakKeyDictionary[nn.Module, MovingBuffers] = weakref.WeakKeyDictionary()
-
-
-def note_buffers(module: nn.Module, args: Any) -> None:
-    """A hook ahead of others, which may move buffers, as ``torch.nn.utils.spectral_norm``'s."""
-    _before_hooks[module] = MovingBuffers(module)
-
-
-class MovingBuffers:
-    """Buffers of a module that its forward pass writes to, such as those of ``spectral_norm``.
-
-    All are kept at its first call, later those alone that have moved.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._versions = {name: buffer._version for name, buffer in module.named_buffers()}
-        known = _moving.get(module, self._versions)
-        self._kept = {n: b.clone() for n, b in module.named_buffers() if n in known}
-
-    def as_they_were(self) -> dict[str, Tensor]:
-        """Those that have moved, with their values of before."""
-        now = {name: buffer._version for name, buffer in self._module.named_buffers()}
-        moved = {name for name, version in self._versions.items() if now.get(name) != version}
-        _moving[self._module] = frozenset(moved) | _moving.get(self._module, frozenset())
-        return {name: self._kept[name] for name in moved if name in self._kept}

@@ -9,13 +9,11 @@ The question is put again for every form of the model's arguments, and where its
 
 from __future__ import annotations
 
-import itertools
 import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import Any
 
 import torch
@@ -24,21 +22,12 @@ from torch import Tensor, nn
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.memory import is_out_of_memory
 from adadagrad_kernels.statistics.contents import Contents
-from adadagrad_kernels.statistics.measuring.trial import Call, Question, Trial, Watch
+from adadagrad_kernels.statistics.measuring.mixing import first_mixing, mixes, require_proportional
+from adadagrad_kernels.statistics.measuring.rows import Rows, rows_in
+from adadagrad_kernels.statistics.measuring.trial import Question, Trial, Watch
 
-_TOLERANCE = 1e-3
-#: Of whole numbers among the arguments, for each of which a model is asked anew.
+#: Of whole numbers among arguments and attributes, for each of which a model is asked anew.
 _MOST_NUMBERS = 8
-
-
-class Rows(Enum):
-    """What the rows of a layer's input are."""
-
-    SAMPLES = "samples"
-    SHARED = "shared by all samples"
-    ELSEWHERE = "samples, but not one for each"
-    ROUTED = "as many as the inputs decide"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -51,6 +40,7 @@ class Answer:
         rows: what the rows of a layer's inputs are, in every call, by its name.
         batched: which tensors among the arguments of its calls have samples.
         users: layers that use parameters which they may only hold for others.
+        writers: layers that change their inputs in place.
         doubt: why it could not be asked, or None.
     """
 
@@ -59,6 +49,7 @@ class Answer:
     rows: Mapping[str, tuple[Rows, ...]] = field(default_factory=dict)
     batched: Mapping[str, tuple[tuple[bool, ...], ...]] = field(default_factory=dict)
     users: frozenset[str] | None = None
+    writers: frozenset[str] = frozenset()
     doubt: str | None = None
 
     def rows_of(self, layer: str, call: int | None) -> Rows:
@@ -98,25 +89,36 @@ def ask_once(
     """
     contents = Contents.of((args, kwargs))
     known = _asked.setdefault(model, {})
-    form, numbers = (watch is None, _form(model, contents)), contents.numbers
-    # What counts the steps among the arguments is no other way to call the model.
+    form = (watch is None, _form(model, contents))
+    numbers = (*contents.numbers, *(n for m in model.modules() for n in _attributes(m, int)))
+    # What counts steps is no other way to call the model.
     if len(known.setdefault(form, {})) >= _MOST_NUMBERS:
         numbers = next(reversed(known[form]))
     answer = known[form].get(numbers)
     if answer is None:
         answer = _ask(Question(model, forward, watch or Watch(), contents))
-        if answer.doubt:
-            warnings.warn(
-                f"{type(model).__name__} could not be asked whether the samples of a batch are "
-                f"apart from each other: {answer.doubt}. Its rows are taken for samples. Way out: "
-                "adadagrad_kernels.check_statistics compares the record with one sample at a time",
-                UserWarning,
-                stacklevel=3,
-            )
         # Samples that are all alike tell nothing; others will.
         if answer.exchanged or answer.doubt or _samples(contents, answer) in (None, 0, 1):
             known[form][numbers] = answer
     return answer, _samples(contents, answer)
+
+
+#: Doubts that were told, by model.
+_told: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
+
+
+def tell_doubt(model: nn.Module, answer: Answer) -> None:
+    """Warn, once, of a model that could not be asked."""
+    told = _told.setdefault(model, set())
+    if answer.doubt and answer.doubt not in told:
+        told.add(answer.doubt)
+        warnings.warn(
+            f"{type(model).__name__} could not be asked whether the samples of a batch are "
+            f"apart from each other: {answer.doubt}. Its rows are taken for samples. Way out: "
+            "adadagrad_kernels.check_statistics compares the record with samples alone",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _samples(contents: Contents, answer: Answer) -> int | None:
@@ -139,14 +141,16 @@ def _form(model: nn.Module, contents: Contents) -> Any:
         (tensor.dtype, tuple(labels.get(size) for size in tensor.shape))
         for tensor in contents.tensors
     )
-    mode = tuple((module.training, *_flags(module)) for module in model.modules())
+    flags = bool, str, type(None)
+    mode = tuple((module.training, *_attributes(module, *flags)) for module in model.modules())
     return mode, tensors, tuple(contents.constants), torch.is_autocast_enabled("cpu")
 
 
-def _flags(module: nn.Module) -> list[Any]:
+def _attributes(module: nn.Module, *kinds: type) -> list[Any]:
+    """Of a user's module: its simple attributes, on which its way to compute may depend."""
     if type(module).__module__.startswith("torch."):
         return []
-    return [v for v in vars(module).values() if v is None or isinstance(v, bool | str)]
+    return [value for value in vars(module).values() if type(value) in kinds]
 
 
 def _ask(question: Question) -> Answer:
@@ -154,6 +158,7 @@ def _ask(question: Question) -> Answer:
     if not any(tensor.dim() for tensor in tensors):
         return Answer(doubt="none of its arguments holds a tensor with rows")
     failure: Exception | None = None
+    doubtful: Answer | None = None
     for resized, hooks in ((True, False), (True, True), (False, False), (False, True)):
         asked = replace(question, hooks=hooks)
         mixed: UnsupportedModelError | None = None
@@ -161,7 +166,10 @@ def _ask(question: Question) -> Answer:
             if mixed is not None and not masks_alone and not (resized and first):
                 continue  # it might leave out what is mixed
             try:
-                return _judged(asked, batched, resized)
+                answer = _judged(asked, batched, resized)
+                if answer.doubt is None:
+                    return answer
+                doubtful = doubtful or answer
             except UnsupportedModelError as error:
                 mixed = mixed or error
             except Exception as error:  # what takes no other batch than this cannot be asked so
@@ -170,6 +178,8 @@ def _ask(question: Question) -> Answer:
                 failure = failure or error
         if mixed is not None:
             raise mixed
+        if doubtful is not None:
+            return doubtful
     return Answer(doubt=f"it does not run with other samples ({type(failure).__name__}: {failure})")
 
 
@@ -213,77 +223,35 @@ def _judged(question: Question, batched: tuple[bool, ...], resized: bool) -> Ans
     rows = [i % samples for i in range(count)]
     other = next((i for i in range(1, samples) if any(_differs(t, 0, i) for t in given)), None)
     one = question.run(rows, batched)
-    two = one if other is None else question.run([other, *rows[1:]], batched)
     three = question.run([i % samples for i in range(fewer)], batched) if resized else None
-    if three is not None and not _grows(one, three):
-        raise ValueError("nothing that it computes grows with the batch")
     if three is not None:
-        _require_proportional(one, three, count, fewer)
-    doubt = None if _has_rows(one) else "what it gives has no rows for the samples, as a loss"
+        if not _grows(one, three):
+            raise ValueError("nothing that it computes grows with the batch")
+        require_proportional(one, three, count, fewer)
+    outputs = [tensor for tensor in one.result if tensor.dim()]
+    if outputs and all(len(tensor) % count for tensor in outputs):
+        raise ValueError("what it gives has other rows than its arguments")
+    doubt = None if outputs else "what it gives has no rows for the samples, as a loss"
+    two = one
     if other is not None:
-        mixing = _mixing(one, two, count)
-        if mixing and _mixing(one, question.run(rows, batched), count):
-            mixing, doubt = None, "it gives something else when it is run again as it was"
-        if mixing:
-            raise UnsupportedModelError(_mixes(mixing, question, rows, other))
+        exchanged = _exchanged(question, [other, *rows[1:]], batched)
+        if exchanged is None:
+            doubt, other = "it does not run with another sample in the place of one", None
+        else:
+            two = exchanged
+            mixing = first_mixing(one, two, count)
+            if mixing and first_mixing(one, question.run(rows, batched), count):
+                mixing, doubt = None, "it gives something else when it is run again as it was"
+            if mixing:
+                raise UnsupportedModelError(mixes(mixing, question))
     layers = set(one.calls) | set(two.calls) | set(three.calls if three else ())
     kinds, flags = {}, {}
     for name in layers:
         calls = [t.calls.get(name, []) for t in (one, two, *((three,) if three else ()))]
-        kinds[name], flags[name] = _rows_in(calls, count, fewer, exchanged=other is not None)
+        kinds[name], flags[name] = rows_in(calls, count, fewer, exchanged=other is not None)
     users = frozenset(one.users) if question.watch.holders else None
-    return Answer(first, other is not None, kinds, flags, users, doubt)
-
-
-def _rows_in(
-    calls: list[list[Call]], count: int, fewer: int, *, exchanged: bool
-) -> tuple[tuple[Rows, ...], tuple[tuple[bool, ...], ...]]:
-    """What the rows of a layer are in each of its calls, and which tensors have samples."""
-    if len({len(each) for each in calls}) != 1:
-        sizes = (count, count, fewer)
-        apart = all(
-            call.rows[:1] == (size,)
-            for each, size in zip(calls, sizes, strict=False)
-            for call in each
-        )
-        return (Rows.SAMPLES if apart else Rows.ROUTED,), ()
-    kinds: list[Rows] = []
-    flags: list[tuple[bool, ...]] = []
-    for together in zip(*calls, strict=True):
-        if len({len(call.rows) for call in together}) != 1 or not together[0].rows:
-            kinds.append(Rows.UNKNOWN)
-            flags.append(())
-            continue
-        each = [
-            _rows_of(
-                [c.rows[i] for c in together],
-                [c.inputs[i] for c in together],
-                count,
-                fewer,
-                exchanged=exchanged,
-            )
-            for i in range(len(together[0].rows))
-        ]
-        kinds.append(each[0])
-        flags.append(tuple(kind is Rows.SAMPLES for kind in each))
-    return tuple(kinds), tuple(flags)
-
-
-def _rows_of(
-    rows: list[int], inputs: list[Tensor], count: int, fewer: int, *, exchanged: bool
-) -> Rows:
-    one, two = inputs[:2]
-    changed = one.shape != two.shape or not torch.equal(one, two)
-    resized = len(rows) > 2
-    if rows[0] == rows[1] == count and (not resized or rows[2] == fewer):
-        # In a run of all samples a table of as many positions looks alike but does not change.
-        return Rows.SHARED if not resized and exchanged and not changed else Rows.SAMPLES
-    if len(set(rows)) == 1:
-        return Rows.ELSEWHERE if changed else Rows.SHARED
-    merged = rows[0] == rows[1] and rows[0] % count == 0
-    if merged and resized and rows[0] // count * fewer == rows[2]:
-        return Rows.UNKNOWN
-    return Rows.ROUTED
+    writers = frozenset(one.writers)
+    return Answer(first, other is not None, kinds, flags, users, writers, doubt)
 
 
 def _grows(one: Trial, other: Trial) -> bool:
@@ -296,87 +264,19 @@ def _grows(one: Trial, other: Trial) -> bool:
     return shapes[0] != shapes[1]
 
 
-def _require_proportional(one: Trial, other: Trial, count: int, fewer: int) -> None:
-    """Refuse outputs of the model whose rows are neither constant nor so many for each sample."""
-    for ours, theirs in zip(one.result, other.result, strict=False):
-        if not ours.dim() or not theirs.dim():
-            continue
-        rows = len(ours), len(theirs)
-        if rows[0] != rows[1] and rows[0] * fewer != rows[1] * count:
-            raise UnsupportedModelError(
-                f"the model mixes the samples of a batch: it gives {rows[0]} rows for {count} "
-                f"samples and {rows[1]} for {fewer}, as for pairs of them. Ways out: take the "
-                "operation across the batch out of the model; or estimate the variance from "
-                "micro-batches with MicroBatchGradients"
-            )
-
-
-def _has_rows(one: Trial) -> bool:
-    return any(tensor.dim() for tensor in one.result)
+def _exchanged(question: Question, rows: list[int], batched: tuple[bool, ...]) -> Trial | None:
+    """Run with another sample in the place of the first; None where the model cannot be."""
+    tensors = question.contents.tensors
+    # Whole numbers may be places, such as where bags begin, that only make sense together.
+    floating = tuple(t.is_floating_point() for t in tensors)
+    for exchanged in (None, floating) if any(floating) else (None,):
+        try:
+            return question.run(rows, batched, exchanged=exchanged)
+        except Exception as error:
+            if isinstance(error, MemoryError) or is_out_of_memory(error):
+                raise
+    return None
 
 
 def _differs(tensor: Tensor, one: int, other: int) -> bool:
     return not torch.equal(tensor[one], tensor[other])
-
-
-def _mixing(one: Trial, two: Trial, count: int) -> str | None:
-    """The first module whose outputs for other samples have changed."""
-    for name, outputs in one.outputs.items():
-        if name in two.outputs and not _equal(outputs, two.outputs[name], count):
-            return name
-    return None
-
-
-def _mixes(name: str, question: Question, rows: list[int], other: int) -> str:
-    """The message for a module that mixes samples, or that has them in the second dimension."""
-    if _has_time_first(question):
-        return (
-            f"{name} mixes the rows of a batch, but not its columns: the samples are in the second "
-            "dimension, [positions, samples, ...]. Way out: keep the batch first, "
-            "[samples, positions, ...], with batch_first=True where a layer takes it"
-        )
-    return (
-        f"{name} mixes the samples of a batch: what it gives for one of them changes when another "
-        "is exchanged, so that a sample has no gradient of its own. Ways out: take the operation "
-        "across the batch out of the model; or estimate the variance from micro-batches with "
-        "MicroBatchGradients"
-    )
-
-
-def _has_time_first(question: Question) -> bool:
-    """Whether samples in the second dimension are apart."""
-    tensors = question.contents.tensors
-    batched = [tensor.dim() > 1 for tensor in tensors]
-    columns = {tensor.shape[1] for tensor in tensors if tensor.dim() > 1}
-    if len(columns) != 1 or (samples := columns.pop()) < 2:
-        return False
-    try:
-        one = question.run([0, *range(1, samples)], batched, 1)
-        two = question.run([1, *range(1, samples)], batched, 1)
-    except Exception:  # not so, then
-        return False
-    pairs = list(zip(one.result, two.result, strict=False))
-    return bool(pairs) and all(
-        a.dim() > 1 and a.shape[1] == samples and _close(a[:, 1:], b[:, 1:]) for a, b in pairs
-    )
-
-
-def _equal(ours: list[Tensor], theirs: list[Tensor], count: int) -> bool:
-    """Whether all but the first sample agree, in any dimension that could be the samples'."""
-    for one, other in zip(ours, theirs, strict=False):
-        dimensions = [d for d, size in enumerate(one.shape) if size == count]
-        if one.shape != other.shape or 0 not in dimensions:
-            continue
-        kept = ((one.narrow(d, 1, count - 1), other.narrow(d, 1, count - 1)) for d in dimensions)
-        if not any(itertools.starmap(_close, kept)):
-            return False
-    return True
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    if not one.is_floating_point():
-        return torch.equal(one, other)
-    finite = one[one.isfinite()]
-    scale = float(finite.abs().amax()) if finite.numel() else 0.0
-    close = torch.isclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)
-    return bool(close.all())

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from adadagrad_kernels.statistics.measuring.independence import Answer, Rows, ask_once
+from adadagrad_kernels.statistics.measuring.independence import Answer, ask_once, tell_doubt
+from adadagrad_kernels.statistics.measuring.rows import Rows
 from adadagrad_kernels.statistics.measuring.trial import Watch
 from adadagrad_kernels.statistics.measuring.verify import in_backward
 
@@ -27,6 +28,7 @@ class ModelCall:
         self.answer = Answer()
         self.samples: int | None = None
         self._turns: Counter[str] = Counter()
+        self._doubts: list[tuple[nn.Module, Answer]] = []
 
     def begin(self, model: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """Ask the model of a call, if that is new.
@@ -36,6 +38,13 @@ class ModelCall:
         """
         self.answer, self.samples = ask_once(model, forward, self.watch, args, kwargs)
         self._turns.clear()
+        if self.answer.doubt:
+            self._doubts.append((model, self.answer))
+
+    def tell_doubts(self) -> None:
+        """Warn of what could not be asked of the step's calls, once for a model."""
+        while self._doubts:
+            tell_doubt(*self._doubts.pop())
 
     def forget(self) -> None:
         """The call is over."""
@@ -58,3 +67,7 @@ class ModelCall:
     def uses(self, layer: str) -> bool:
         """Whether a layer uses parameters of its own that it may hold for others."""
         return self.answer.users is None or layer in self.answer.users
+
+    def writes(self, layer: str) -> bool:
+        """Whether a layer changes its inputs in place."""
+        return layer in self.answer.writers

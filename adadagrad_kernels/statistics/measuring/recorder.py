@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,15 +11,16 @@ from torch import Tensor, nn
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.measuring.arrivals import Arrivals
 from adadagrad_kernels.statistics.measuring.graph_node import listen, replace_gradient
-from adadagrad_kernels.statistics.measuring.independence import Rows
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
 from adadagrad_kernels.statistics.measuring.model_call import ModelCall
+from adadagrad_kernels.statistics.measuring.rows import Rows
 from adadagrad_kernels.statistics.measuring.samples import (
     no_shares,
     require_own_rows,
     require_samples,
     without_samples,
 )
+from adadagrad_kernels.statistics.measuring.turns import Turns
 from adadagrad_kernels.statistics.measuring.uses import LayerUse, Part, Use
 from adadagrad_kernels.statistics.measuring.verify import (
     NamedParameters,
@@ -46,9 +46,10 @@ class Recorder:
     Attributes:
         model: the module in training.
         shadow: whether autograd computes everything and the layers only listen.
-        wanted: says whether a step is to be measured; asked at its first forward pass.
+        turns: says which steps are measured.
         micro_batches: those of the step so far.
         call: the call of the model that runs.
+        arrivals: gradients on their way into ``.grad``.
         problems: errors that a backward pass must not raise, in the order in which they came.
     """
 
@@ -57,11 +58,9 @@ class Recorder:
     ) -> None:
         self.model = model
         self.shadow = shadow
-        self.wanted: Callable[[], bool] = lambda: True
+        self.turns = Turns()
         self.call = ModelCall()
-        self._measured: bool | None = None
-        self._passed = False  # a backward pass of a step that is not measured
-        self._paused = False
+        self.arrivals = Arrivals()
         self._variance = variance
         self._inner_products = inner_products
         # The parameters themselves, so that no other one gets the identity of one that is gone.
@@ -77,54 +76,19 @@ class Recorder:
         self.call.forget()
         self._with_grad: set[str] = set()
         self._without_grad: dict[str, list[Part]] = {}
-        self._arrivals = Arrivals()
-
-    @property
-    def measures(self) -> bool:
-        """Whether layers called now are measured: the same answer for all of a step.
-
-        A step that is not measured may end unnoticed, without ``next_step``. So the question is
-        repeated after its backward pass: only another step can have changed the answer.
-        """
-        if self._paused:
-            return False
-        if self._measured is None or (self._passed and not self._measured):
-            wanted = self.wanted()
-            # A forward pass without gradients, say an evaluation, belongs to no step.
-            if torch.is_grad_enabled() and not in_backward():
-                self._measured, self._passed = wanted, False
-            return wanted
-        return self._measured
-
-    @property
-    def measured(self) -> bool:
-        """Whether the step was measured; where it has not begun, whether it would be."""
-        return self.wanted() if self._measured is None else self._measured
-
-    def next_step(self) -> None:
-        """Forget the step, and whether it was measured."""
-        self.reset()
-        self._measured, self._passed = None, False
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """A context in which the layers run as they are."""
-        before, self._paused = self._paused, True
-        try:
-            yield
-        finally:
-            self._paused = before
+        self.arrivals.reset()
 
     # The forward pass.
 
     def begin_call(self, model: nn.Module, forward: Any, args: Any, kwargs: Any) -> bool:
         """Ask the model of its call, if that is new; whether there are samples to measure."""
         self._open()
-        with self.paused():
+        with self.turns.paused():
             self.call.begin(model, forward, args, kwargs)
-        if self.call.samples == 0 and self.micro_batches[-1].samples is None:
+        empty = self.call.samples == 0
+        if empty and self.micro_batches[-1].samples is None:
             self.micro_batches[-1].samples = 0
-        return self.call.samples != 0
+        return not empty
 
     def called(self, use: Use) -> bool:
         """Count a call of a layer; whether it is to be measured."""
@@ -154,7 +118,7 @@ class Recorder:
 
     def samples_in(self, use: Use, rows: int) -> int:
         """The samples of the micro-batch, where what has ``rows`` need not have them."""
-        if use.micro_batch.samples is None:
+        if not use.micro_batch.samples:
             use.micro_batch.samples = self.call.samples or rows
         samples: int = use.micro_batch.samples
         return samples
@@ -214,7 +178,7 @@ class Recorder:
             micro_batch.measure(use)
         for part, gradient in zip((use.weight, use.bias), gradients, strict=True):
             if part is not None and gradient is not None and part.value is part.parameter:
-                self._arrivals.expect(part.parameter, gradient)
+                self.arrivals.expect(part.parameter, gradient)
         use.release()
         return gradients
 
@@ -254,7 +218,7 @@ class Recorder:
 
     def heard(self, parameter: nn.Parameter, name: str, grad: Tensor) -> None:
         """See the whole gradient of a parameter on its way into ``.grad``."""
-        self._passed |= self._measured is False
+        self.turns.note_backward()
         micro_batch = self.micro_batches[-1] if self.micro_batches else None
         if micro_batch is not None:
             micro_batch.had_backward = True
@@ -262,8 +226,8 @@ class Recorder:
             earlier = self.micro_batches[:-1]
             if parameter.grad is None and any(id(parameter) in m.reached for m in earlier):
                 self._problem(dropped(f"'{name}'"))
-            self._arrivals.note_at_the_end(self.model)
-        as_expected = self._arrivals.take(parameter, grad)
+            self.arrivals.note_at_the_end(self.model)
+        as_expected = self.arrivals.take(parameter, grad)
         if as_expected is None:
             if micro_batch is not None:
                 before = micro_batch.arrived.get(id(parameter))
@@ -276,10 +240,6 @@ class Recorder:
         if self.micro_batches:
             self._problem(hooked(name))
 
-    def accumulated(self, parameter: Tensor) -> None:
-        """See ``.grad`` of a parameter before hooks that may change it."""
-        self._arrivals.mark(parameter)
-
     def _problem(self, message: str, kind: type[Exception] = ValueError) -> None:
         """Keep an error for the end: raised in a backward pass it would leave half a gradient."""
         self.problems.append(kind(message))
@@ -290,14 +250,14 @@ class Recorder:
         """The micro-batch of a forward pass; a new one after a backward pass."""
         if self.micro_batches and not self.micro_batches[-1].had_backward:
             return self.micro_batches[-1]
-        require_per_sample_gradients(self.model, allow_sparse=True)
+        require_per_sample_gradients(self.model, by_layers=True)
         parameters = list(self.model.named_parameters())
         require_known(parameters, self._known)
         self.forget_unused()
         self.call.forget()
         if self.micro_batches:
             self.close(parameters, followed=True)
-            self._arrivals.require_unchanged(parameters)
+            self.arrivals.require_unchanged(parameters)
         else:
             require_clear(parameters)
         self.micro_batches.append(MicroBatch(self._variance, self._inner_products))
@@ -307,7 +267,7 @@ class Recorder:
         """Drop a last micro-batch whose gradient was taken for the inputs alone, or never."""
         if self.micro_batches and not self.micro_batches[-1].reached:
             self.micro_batches.pop()
-            self._arrivals.forget()
+            self.arrivals.forget()
 
     @torch.no_grad()
     def close(self, parameters: NamedParameters, *, followed: bool) -> None:
@@ -331,14 +291,6 @@ class Recorder:
                 for _, p in parameters
                 if p.requires_grad and p.grad is not None
             }
-
-    def require_unchanged(self, parameters: NamedParameters) -> None:
-        """Refuse gradients that were changed since the backward pass.
-
-        Raises:
-            ValueError: naming a parameter.
-        """
-        self._arrivals.require_unchanged(parameters)
 
     def require_grad_mode(self) -> None:
         """Refuse layers that ran under no_grad alone, whose parameters wait for a gradient.

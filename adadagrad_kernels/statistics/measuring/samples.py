@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adadagrad_kernels.errors import UnsupportedModelError
-from adadagrad_kernels.statistics.measuring.independence import Rows
+from adadagrad_kernels.statistics.measuring.rows import Rows
 
 _WAYS_OUT = (
     "every layer must have the samples in its first dimension, or a single row for all of them. "

@@ -41,12 +41,14 @@ class Trial:
         outputs: tensors that each module gave, by its name, in the order in which they ran.
         calls: of each layer that is to be measured, by its name.
         users: names of layers whose own parameters were used by themselves.
+        writers: names of layers that changed their inputs in place.
         result: tensors that the model gave.
     """
 
     outputs: dict[str, list[Tensor]] = field(default_factory=dict)
     calls: dict[str, list[Call]] = field(default_factory=lambda: defaultdict(list))
     users: set[str] = field(default_factory=set)
+    writers: set[str] = field(default_factory=set)
     result: list[Tensor] = field(default_factory=list)
 
 
@@ -67,8 +69,9 @@ class Watch:
     @contextmanager
     def layer(self, name: str, arguments: Any) -> Iterator[None]:
         """A context in which a layer runs; it is noted with its arguments, if there are any."""
+        tensors = Contents.of(arguments).tensors
+        versions = [tensor._version for tensor in tensors]
         if self.now is not None and arguments is not None:
-            tensors = Contents.of(arguments).tensors
             rows = tuple(len(t) if t.dim() else 0 for t in tensors)
             inputs = tuple(_kept(t.detach(), self.count) for t in tensors)
             self.now.calls[name].append(Call(rows, inputs))
@@ -77,6 +80,8 @@ class Watch:
             yield
         finally:
             self._running.pop()
+        if self.now is not None and versions != [tensor._version for tensor in tensors]:
+            self.now.writers.add(name)
 
     def used(self, parameters: set[int]) -> None:
         """Note that the innermost layer used some parameters."""
@@ -119,14 +124,29 @@ class Question:
     contents: Contents
     hooks: bool = False
 
-    def run(self, rows: Sequence[int], batched: Sequence[bool], dimension: int = 0) -> Trial:
-        """Run the model for some samples, of the tensors that have samples."""
-        tensors = [
-            tensor.index_select(dimension, torch.tensor(rows, device=tensor.device))
-            if has_samples
-            else tensor.clone()
-            for tensor, has_samples in zip(self.contents.tensors, batched, strict=True)
-        ]
+    def run(
+        self,
+        rows: Sequence[int],
+        batched: Sequence[bool],
+        dimension: int = 0,
+        exchanged: Sequence[bool] | None = None,
+    ) -> Trial:
+        """Run the model for some samples.
+
+        Args:
+            rows: which.
+            batched: the tensors that have samples.
+            dimension: where.
+            exchanged: the tensors in which the first of the rows is another than the first sample.
+        """
+        tensors = []
+        for place, (tensor, has_samples) in enumerate(
+            zip(self.contents.tensors, batched, strict=True)
+        ):
+            kept = [0, *rows[1:]] if exchanged is not None and not exchanged[place] else list(rows)
+            index = torch.tensor(kept, device=tensor.device)
+            picked = tensor.index_select(dimension, index) if has_samples else tensor.clone()
+            tensors.append(picked)
         args, kwargs = self.contents.replaced(tensors)
         trial = Trial()
         paths = {module: path for path, module in self.model.named_modules()}

@@ -1,0 +1,103 @@
+"""EmbeddingBag: rule and use; a bag is a sample, and a sum of rows of an embedding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.statistics.layers.by_vmap import call_module
+from adadagrad_kernels.statistics.layers.embedding import EmbeddingUse
+from adadagrad_kernels.statistics.layers.registry import (
+    Layer,
+    Rule,
+    computed_with,
+    finder,
+    part_of,
+    runs_as,
+)
+from adadagrad_kernels.statistics.measuring.recorder import Recorder
+from adadagrad_kernels.statistics.measuring.uses import wide
+
+
+@finder
+def find(module: nn.Module) -> Rule | None:
+    """For ``nn.EmbeddingBag``."""
+    return _embedding_bag if runs_as(module, nn.EmbeddingBag) else None
+
+
+def _embedding_bag(
+    recorder: Recorder,
+    layer: Layer,
+    input: Tensor,
+    offsets: Tensor | None = None,
+    per_sample_weights: Tensor | None = None,
+) -> Any:
+    """The module's forward, with its arguments.
+
+    Raises:
+        UnsupportedModelError: for the largest rows of bags of different lengths.
+    """
+    module = layer.module
+    if module.mode == "max":
+        if offsets is None:
+            return call_module(recorder, layer, input, None, per_sample_weights)
+        raise UnsupportedModelError(
+            f"{layer.name} takes the largest rows of bags of different lengths. Way out: bags of "
+            "one length, [samples, positions], filled up with a padding_idx"
+        )
+    use = BagUse(layer.name, weight=part_of(module.weight), sparse=module.sparse)
+    if not recorder.called(use):
+        return layer.forward(input, offsets, per_sample_weights)
+    weight, _ = computed_with(recorder, module.weight, None)
+    output = F.embedding_bag(
+        input,
+        weight,
+        offsets,
+        module.max_norm,
+        module.norm_type,
+        module.scale_grad_by_freq,
+        module.mode,
+        module.sparse,
+        per_sample_weights,
+        module.include_last_offset,
+        module.padding_idx,
+    )
+    with torch.no_grad():
+        saved = _in_rows(module, input, offsets, per_sample_weights)
+    return recorder.attach(use, output, list(saved))
+
+
+def _in_rows(
+    module: nn.EmbeddingBag, input: Tensor, offsets: Tensor | None, weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Indices and their factors, ``[bags, positions]``; bags are filled up with factors of zero."""
+    factors = torch.ones_like(input, dtype=torch.float32) if weights is None else wide(weights)
+    if offsets is not None:
+        ends = offsets.new_tensor([len(input)])
+        bounds = offsets if module.include_last_offset else torch.cat([offsets, ends])
+        lengths = bounds.diff()
+        places = torch.arange(int(lengths.max()) if len(lengths) else 0, device=input.device)
+        inside = places < lengths.unsqueeze(1)
+        where = (bounds[:-1].unsqueeze(1) + places).clamp_(max=max(len(input) - 1, 0))
+        input, factors = input[where], factors[where] * inside
+    if module.padding_idx is not None:
+        factors = factors * (input != module.padding_idx)
+    if module.mode == "mean":
+        factors = factors / factors.sum(1, keepdim=True).clamp_(min=1)
+    return input, factors
+
+
+@dataclass(eq=False)
+class BagUse(EmbeddingUse):
+    """``F.embedding_bag`` of sums and means; saved are indices and factors."""
+
+    @property
+    def grad(self) -> Tensor:
+        """The gradient of every row that was looked up, ``[bags, positions, features]``."""
+        rows = self.grads[0].unsqueeze(1)
+        return (wide(rows) * self.saved[1].to(rows.device).unsqueeze(2)).to(rows.dtype)

@@ -1,0 +1,91 @@
+"""Whether a module mixes samples, told from its outputs when another sample is exchanged."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.statistics.measuring.trial import Question, Trial
+
+_TOLERANCE = 1e-3
+
+
+def first_mixing(one: Trial, two: Trial, count: int) -> str | None:
+    """The first module whose outputs for other samples have changed."""
+    for name, outputs in one.outputs.items():
+        if name in two.outputs and not _equal(outputs, two.outputs[name], count):
+            return name
+    return None
+
+
+def mixes(name: str, question: Question) -> str:
+    """The message for a module that mixes samples, or that has them in the second dimension."""
+    if _has_time_first(question):
+        return (
+            f"{name} mixes the rows of a batch, but not its columns: the samples are in the second "
+            "dimension, [positions, samples, ...]. Way out: keep the batch first, "
+            "[samples, positions, ...], with batch_first=True where a layer takes it"
+        )
+    return (
+        f"{name} mixes the samples of a batch: what it gives for one of them changes when another "
+        "is exchanged, so that a sample has no gradient of its own. Ways out: take the operation "
+        "across the batch out of the model; or estimate the variance from micro-batches with "
+        "MicroBatchGradients"
+    )
+
+
+def _has_time_first(question: Question) -> bool:
+    """Whether samples in the second dimension are apart."""
+    tensors = question.contents.tensors
+    batched = [tensor.dim() > 1 for tensor in tensors]
+    columns = {tensor.shape[1] for tensor in tensors if tensor.dim() > 1}
+    if len(columns) != 1 or (samples := columns.pop()) < 2:
+        return False
+    try:
+        one = question.run([0, *range(1, samples)], batched, 1)
+        two = question.run([1, *range(1, samples)], batched, 1)
+    except Exception:  # not so, then
+        return False
+    pairs = list(zip(one.result, two.result, strict=False))
+    return bool(pairs) and all(
+        a.dim() > 1 and a.shape[1] == samples and _close(a[:, 1:], b[:, 1:]) for a, b in pairs
+    )
+
+
+def _equal(ours: list[Tensor], theirs: list[Tensor], count: int) -> bool:
+    """Whether all but the first sample agree, in any dimension that could be the samples'."""
+    for one, other in zip(ours, theirs, strict=False):
+        dimensions = [d for d, size in enumerate(one.shape) if size == count]
+        if one.shape != other.shape or 0 not in dimensions:
+            continue
+        kept = ((one.narrow(d, 1, count - 1), other.narrow(d, 1, count - 1)) for d in dimensions)
+        if not any(itertools.starmap(_close, kept)):
+            return False
+    return True
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    finite = one[one.isfinite()]
+    scale = float(finite.abs().amax()) if finite.numel() else 0.0
+    close = torch.isclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)
+    return bool(close.all())
+
+
+def require_proportional(one: Trial, other: Trial, count: int, fewer: int) -> None:
+    """Refuse outputs of the model whose rows are neither constant nor so many for each sample."""
+    for ours, theirs in zip(one.result, other.result, strict=False):
+        if not ours.dim() or not theirs.dim():
+            continue
+        rows = len(ours), len(theirs)
+        if rows[0] != rows[1] and rows[0] * fewer != rows[1] * count:
+            raise UnsupportedModelError(
+                f"the model mixes the samples of a batch: it gives {rows[0]} rows for {count} "
+                f"samples and {rows[1]} for {fewer}, as for pairs of them. Ways out: take the "
+                "operation across the batch out of the model; or estimate the variance from "
+                "micro-batches with MicroBatchGradients"
+            )
