@@ -73,6 +73,7 @@ class _Kept:
     def __init__(self, value: Any, contents: Mapping[Any, Any] | None, depth: int) -> None:
         self._value = value
         self._copy: Any = None
+        self._has_attributes = contents is not None and not isinstance(value, dict)
         self._inside: list[_Kept] = []
         if contents is not None:
             self._copy = dict(contents)
@@ -92,7 +93,12 @@ class _Kept:
 
     def restore(self) -> None:
         value, before = self._value, self._copy
-        if isinstance(value, Tensor):
+        if self._has_attributes:
+            attributes = vars(value)
+            for name in [name for name in attributes if name not in before]:
+                del attributes[name]
+            attributes.update(before)
+        elif isinstance(value, Tensor):
             # An inference tensor, or one of another device, was not written to.
             if value.shape == before.shape and not _same(value, before):
                 value.detach().copy_(before)
@@ -107,19 +113,18 @@ class _Kept:
         elif isinstance(value, deque | set | dict):
             value.clear()
             (value.extend if isinstance(value, deque) else value.update)(before)
-        else:
-            attributes = vars(value)
-            for name in [name for name in attributes if name not in before]:
-                del attributes[name]
-            attributes.update(before)
         for each in self._inside:
             each.restore()
 
 
 def _keep(value: Any, depth: int) -> _Kept | None:
     """What has to be kept of a value besides its identity."""
-    if isinstance(value, nn.Parameter | nn.Module):
-        return None  # a module keeps itself, and a forward pass does not write to parameters
+    if isinstance(value, nn.Module):
+        return None  # it keeps itself
+    if isinstance(value, nn.Parameter):
+        # A forward pass does not write to it; what lies beside its values may move, as in
+        # parameters of eight bits.
+        return _Kept(value, vars(value), depth) if vars(value) else None
     if isinstance(value, Tensor | torch.Generator | random.Random | list | deque | set):
         return None if isinstance(value, Tensor) and value.is_meta else _Kept(value, None, depth)
     if isinstance(value, dict):

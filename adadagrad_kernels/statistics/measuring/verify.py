@@ -50,8 +50,9 @@ def require_known(parameters: NamedParameters, known: Container[int]) -> None:
         if parameter.requires_grad and id(parameter) not in known:
             raise ValueError(
                 f"the parameter '{name}' was added, replaced or unfrozen after layer_statistics() "
-                "had looked at the model, and would not be measured. Way out: make a new "
-                "layer_statistics(model) after such a change"
+                "had looked at the model, and would not be measured. Ways out: make a new "
+                "layer_statistics(model) after such a change; leave the context for calls with "
+                "other tensors in its place, as by torch.func.functional_call"
             )
 
 
