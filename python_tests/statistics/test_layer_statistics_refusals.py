@@ -206,7 +206,7 @@ def test_a_batch_dimension_that_differs() -> None:
             self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.second(self.first(x).flatten(0, 1)).view(len(x), -1)
+            return self.second(self.first(x).transpose(0, 1).flatten(0, 1)).view(len(x), -1)
 
     model = Flattens()
     with (

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 
+from adadagrad_kernels.statistics import StatisticsCheck, check_statistics
 from adadagrad_kernels.statistics.contents import Contents
 
 #: Positions of a sequence; a batch may have as many samples.
@@ -63,6 +64,7 @@ class Entry:
         call: runs the model on them.
         sample: the inputs of one sample, where rows do not tell.
         autocast: whether it runs in bfloat16 too.
+        samples: how many there are, where the first tensor's rows do not tell.
     """
 
     build: Callable[[], nn.Module]
@@ -70,6 +72,13 @@ class Entry:
     call: Callable[[nn.Module, Any], Any] = lambda model, inputs: model(inputs)
     sample: Callable[[Any, int], Any] | None = None
     autocast: bool = True
+    samples: Callable[[Any], int] | None = None
+
+    def check(self, model: nn.Module, inputs: Any, **settings: Any) -> StatisticsCheck:
+        """Compare a measured step with a plain one, and its record with samples alone."""
+        samples = self.samples and self.samples(inputs)
+        settings = {"loss": self.loss, "sample": self.sample, "samples": samples} | settings
+        return check_statistics(model, inputs, show=False, **settings)
 
     def loss(self, model: nn.Module, inputs: Any) -> Tensor:
         """A mean over the samples of all that the model gives."""
@@ -252,7 +261,7 @@ WAYS_TO_CALL = {
     ),
     "centres as an argument": Entry(
         made(lambda m, x, c: torch.cdist(m.e(x), c), e=lambda: nn.Linear(D, D)),
-        lambda b: (rows(b), torch.linspace(-1, 1, 3 * D).view(3, D)),
+        lambda b: (rows(b), torch.linspace(-1, 1, 7 * D).view(7, D)),
         lambda model, inputs: model(*inputs),
         autocast=False,
         sample=lambda inputs, i: (inputs[0][i : i + 1], inputs[1]),
@@ -448,6 +457,18 @@ class Counts(nn.Module):
         return x * self.gain
 
 
+class Writes(nn.Module):
+    """Changes its input in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.ones(D))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x += self.shift
+        return x
+
+
 class Outputs(nn.Module):
     """Several outputs, of which one is made of another."""
 
@@ -538,6 +559,32 @@ PASSES = {
         ),
         sequences,
     ),
+    "positions in the batch of layers": Entry(
+        made(
+            lambda m, x: m.o(m.n(m.e(x.flatten(0, 1)).tanh())).view(len(x), T, -1),
+            e=lambda: nn.Linear(D, 3), n=lambda: nn.LayerNorm(3), o=lambda: nn.Linear(3, 2),
+        ),
+        sequences,
+    ),
+    "samples second in layers": Entry(
+        made(
+            lambda m, x: m.o(m.n(m.e(x.transpose(0, 1)).tanh())).transpose(0, 1),
+            e=lambda: nn.Linear(D, 3), n=lambda: nn.LayerNorm(3), o=lambda: nn.Linear(3, 2),
+        ),
+        sequences,
+    ),
+    "an encoder with its samples second": Entry(
+        made(
+            lambda m, x: m.e(x.transpose(0, 1)).transpose(0, 1),
+            e=lambda: nn.TransformerEncoder(
+                nn.TransformerEncoderLayer(D, 2, 8, dropout=0.0), 1, enable_nested_tensor=False
+            ),
+        ),
+        sequences,
+    ),
+    "writes to its input": Entry(
+        lambda: nn.Sequential(nn.Linear(D, D), Writes(), nn.Linear(D, 2)), rows
+    ),
     "a layer used twice": Entry(
         made(lambda m, x: m.o(m.o(x).tanh()), o=lambda: nn.Linear(D, D)), rows
     ),
@@ -585,8 +632,8 @@ class Bag(nn.Module):
         super().__init__()
         self.bag, self.o = nn.EmbeddingBag(V, D, mode=mode), nn.Linear(D, 2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.o(self.bag(x))
+    def forward(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
+        return self.o(self.bag(x, offsets))
 
 
 class Attends(nn.Module):
@@ -653,6 +700,16 @@ LAYERS = {
     ),
     "bags, mean": Entry(lambda: Bag("mean"), words, autocast=False),
     "bags, sum": Entry(lambda: Bag("sum"), words, autocast=False),
+    "bags of several lengths": Entry(
+        lambda: Bag("mean"),
+        lambda b: (torch.randint(V, (2 * b + 1,)), torch.arange(0, 2 * b, 2)),
+        lambda model, inputs: model(*inputs),
+        sample=lambda inputs, i: (
+            inputs[0][2 * i : 2 * i + 2 + (i == len(inputs[1]) - 1)], torch.tensor([0])
+        ),
+        autocast=False,
+        samples=lambda inputs: len(inputs[1]),
+    ),
     "bags, max": Entry(lambda: Bag("max"), words, autocast=False),
     "attention": Entry(lambda: Attends({}, batch_first=True), sequences),
     "attention, time first, no weights": Entry(

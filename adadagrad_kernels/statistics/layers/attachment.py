@@ -82,6 +82,7 @@ class Attachment:
             for layer in self._layers
             if layer.held
         }
+        self._heard: dict[str, nn.Parameter] = {}
         self._handles: dict[str, Any] = {}
         self._inside = False  # of the model's forward pass
         self._replaced: list[tuple[nn.Module, _MeasuredForward]] = []
@@ -103,9 +104,9 @@ class Attachment:
             for module in (*_parts(model), model):
                 call = functools.partial(self._call_model, module, module.forward, returned)
                 self._replace(module, _outside_of_graphs(call, inner=False))
-            for name, parameter in model.named_parameters():
-                if parameter.requires_grad:
-                    self._hear(name, parameter)
+            self._heard = {n: p for n, p in model.named_parameters() if p.requires_grad}
+            for name, parameter in self._heard.items():
+                self._hear(name, parameter)
         except BaseException:
             self.detach()
             raise
@@ -161,8 +162,8 @@ class Attachment:
 
     def _hear_last(self) -> None:
         """Hooks run in their order, and what others make of a gradient must be heard too."""
-        for name, parameter in self._recorder.model.named_parameters():
-            if name in self._handles and not self._is_last(name, parameter):
+        for name, parameter in self._heard.items():
+            if not self._is_last(name, parameter):
                 self._handles.pop(name).remove()
                 self._hear(name, parameter)
             later = getattr(parameter, "_post_accumulate_grad_hooks", None)

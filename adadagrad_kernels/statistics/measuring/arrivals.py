@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class Arrivals:
         expected, version = returned
         return storage(expected) == storage(grad) and _version(expected) == version
 
-    def note_at_the_end(self, model: nn.Module) -> None:
+    def note_at_the_end(self, parameters: Iterable[nn.Parameter]) -> None:
         """Have ``.grad`` looked at when the backward pass that runs now is over."""
         now = torch._C._current_graph_task_id()
         if now == self._pass:
@@ -59,7 +60,7 @@ class Arrivals:
 
         def note() -> None:
             self._pass = None
-            grads = {id(p): p.grad for p in model.parameters() if p.grad is not None}
+            grads = {id(p): p.grad for p in parameters if p.grad is not None}
             self._after = {key: _mark(grad) for key, grad in grads.items()} | self._marked
             self._marked = {}
             some = list(grads.values())[:: -(-len(grads) // _SEEN) or 1]

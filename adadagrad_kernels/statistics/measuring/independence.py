@@ -67,9 +67,42 @@ class Answer:
         return flags if len(flags) == count and count else None
 
 
-_Answers = dict[Any, dict[tuple[int, ...], Answer]]
-#: Models that were asked already, by the form of their arguments and the numbers among them.
-_asked: weakref.WeakKeyDictionary[nn.Module, _Answers] = weakref.WeakKeyDictionary()
+class Asked:
+    """What a model was asked: answers by the form of its arguments, and the numbers among them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.answers: dict[Any, dict[tuple[int, ...], Answer]] = {}
+        # Of the modules, so that these keep no model alive.
+        self._modules = [weakref.ref(module) for module in model.modules()]
+        self._names = [_simple_attributes(module) for module in model.modules()]
+
+    def attributes(self) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+        """Mode and flags of the modules, and their whole numbers."""
+        flags: list[Any] = []
+        numbers: list[int] = []
+        for ref, names in zip(self._modules, self._names, strict=True):
+            attributes = vars(ref() or object)
+            for name in names:
+                value = attributes.get(name)
+                if type(value) is int:
+                    numbers.append(value)
+                else:
+                    flags.append(value if isinstance(value, _SIMPLE) else None)
+        return tuple(flags), tuple(numbers)
+
+
+_SIMPLE = (bool, int, str, type(None))
+
+
+def _simple_attributes(module: nn.Module) -> list[str]:
+    """Those on which the way in which a module computes may depend."""
+    if type(module).__module__.startswith("torch."):
+        return ["training"]
+    return [name for name, value in vars(module).items() if isinstance(value, _SIMPLE)]
+
+
+#: Models that were asked already.
+_asked: weakref.WeakKeyDictionary[nn.Module, Asked] = weakref.WeakKeyDictionary()
 
 
 def ask_once(
@@ -88,18 +121,22 @@ def ask_once(
         UnsupportedModelError: naming the first module that mixes samples.
     """
     contents = Contents.of((args, kwargs))
-    known = _asked.setdefault(model, {})
-    form = (watch is None, _form(model, contents))
-    numbers = (*contents.numbers, *(n for m in model.modules() for n in _attributes(m, int)))
+    asked = _asked.get(model)
+    if asked is None:
+        asked = _asked[model] = Asked(model)
+    flags, numbers = asked.attributes()
+    form = (watch is None, flags, _form(contents))
+    numbers = (*contents.numbers, *numbers)
+    known = asked.answers.setdefault(form, {})
     # What counts steps is no other way to call the model.
-    if len(known.setdefault(form, {})) >= _MOST_NUMBERS:
-        numbers = next(reversed(known[form]))
-    answer = known[form].get(numbers)
+    if len(known) >= _MOST_NUMBERS:
+        numbers = next(reversed(known))
+    answer = known.get(numbers)
     if answer is None:
         answer = _ask(Question(model, forward, watch or Watch(), contents))
         # Samples that are all alike tell nothing; others will.
         if answer.exchanged or answer.doubt or _samples(contents, answer) in (None, 0, 1):
-            known[form][numbers] = answer
+            known[numbers] = answer
     return answer, _samples(contents, answer)
 
 
@@ -127,12 +164,8 @@ def _samples(contents: Contents, answer: Answer) -> int | None:
     return next((len(t) for t in contents.tensors if t.dim()), None)
 
 
-def _form(model: nn.Module, contents: Contents) -> Any:
-    """Equal where the answer is.
-
-    That is: the model's mode and flags, the arguments' flags, kinds and dimensions of tensors, and
-    which of these are as long as others.
-    """
+def _form(contents: Contents) -> Any:
+    """Equal where the answer is: kinds and dimensions of tensors, which are as long, and flags."""
     labels: dict[int, int] = {1: -1}
     for tensor in contents.tensors:
         if tensor.dim():
@@ -141,16 +174,7 @@ def _form(model: nn.Module, contents: Contents) -> Any:
         (tensor.dtype, tuple(labels.get(size) for size in tensor.shape))
         for tensor in contents.tensors
     )
-    flags = bool, str, type(None)
-    mode = tuple((module.training, *_attributes(module, *flags)) for module in model.modules())
-    return mode, tensors, tuple(contents.constants), torch.is_autocast_enabled("cpu")
-
-
-def _attributes(module: nn.Module, *kinds: type) -> list[Any]:
-    """Of a user's module: its simple attributes, on which its way to compute may depend."""
-    if type(module).__module__.startswith("torch."):
-        return []
-    return [value for value in vars(module).values() if type(value) in kinds]
+    return tensors, tuple(contents.constants), torch.is_autocast_enabled("cpu")
 
 
 def _ask(question: Question) -> Answer:
@@ -162,8 +186,8 @@ def _ask(question: Question) -> Answer:
     for resized, hooks in ((True, False), (True, True), (False, False), (False, True)):
         asked = replace(question, hooks=hooks)
         mixed: UnsupportedModelError | None = None
-        for batched, first, masks_alone in _hypotheses(tensors):
-            if mixed is not None and not masks_alone and not (resized and first):
+        for batched, masks_alone in _hypotheses(tensors):
+            if mixed is not None and not masks_alone:
                 continue  # it might leave out what is mixed
             try:
                 answer = _judged(asked, batched, resized)
@@ -183,12 +207,8 @@ def _ask(question: Question) -> Answer:
     return Answer(doubt=f"it does not run with other samples ({type(failure).__name__}: {failure})")
 
 
-def _hypotheses(tensors: Sequence[Tensor]) -> Iterator[tuple[tuple[bool, ...], bool, bool]]:
-    """Which tensors may have samples, and what is left out.
-
-    Yields:
-        Which have; whether the first of the likeliest has; whether masks of positions alone lack.
-    """
+def _hypotheses(tensors: Sequence[Tensor]) -> Iterator[tuple[tuple[bool, ...], bool]]:
+    """Which tensors may have samples, and whether masks of positions alone were left out."""
     lengths = [len(tensor) if tensor.dim() else 0 for tensor in tensors]
     common = Counter(length for length in lengths if length)
     order = sorted(common, key=lambda length: (-common[length], lengths.index(length)))
@@ -202,8 +222,7 @@ def _hypotheses(tensors: Sequence[Tensor]) -> Iterator[tuple[tuple[bool, ...], b
             kept = tuple(p in places and p not in out for p in range(len(tensors)))
             if any(kept) and kept not in seen:
                 seen.add(kept)
-                likeliest = length == order[0]
-                yield kept, likeliest and kept[places[0]], likeliest and turn == 1
+                yield kept, turn == 1 and length == order[0]
 
 
 def _judged(question: Question, batched: tuple[bool, ...], resized: bool) -> Answer:
@@ -258,7 +277,7 @@ def _grows(one: Trial, other: Trial) -> bool:
     """Whether anything has another shape in a batch of another size."""
     shapes = [
         [[t.shape for t in outputs] for outputs in trial.outputs.values()]
-        + [[call.rows for call in calls] for calls in trial.calls.values()]
+        + [[call.shapes for call in calls] for calls in trial.calls.values()]
         for trial in (one, other)
     ]
     return shapes[0] != shapes[1]

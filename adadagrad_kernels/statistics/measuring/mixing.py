@@ -51,7 +51,7 @@ def _has_time_first(question: Question) -> bool:
         return False
     pairs = list(zip(one.result, two.result, strict=False))
     return bool(pairs) and all(
-        a.dim() > 1 and a.shape[1] == samples and _close(a[:, 1:], b[:, 1:]) for a, b in pairs
+        a.dim() > 1 and a.shape[1] == samples and close(a[:, 1:], b[:, 1:]) for a, b in pairs
     )
 
 
@@ -62,12 +62,13 @@ def _equal(ours: list[Tensor], theirs: list[Tensor], count: int) -> bool:
         if one.shape != other.shape or 0 not in dimensions:
             continue
         kept = ((one.narrow(d, 1, count - 1), other.narrow(d, 1, count - 1)) for d in dimensions)
-        if not any(itertools.starmap(_close, kept)):
+        if not any(itertools.starmap(close, kept)):
             return False
     return True
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def close(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same but for rounding."""
     if not one.is_floating_point():
         return torch.equal(one, other)
     finite = one[one.isfinite()]

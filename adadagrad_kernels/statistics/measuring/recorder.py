@@ -138,6 +138,9 @@ class Recorder:
         # Indices of positions, which all samples share.
         if kind is Rows.UNKNOWN and given.dim() == 1 and self.call.samples not in (None, rows):
             kind = Rows.SHARED
+        if use.folds and kind in (Rows.MERGED, Rows.SECOND):
+            samples = self.samples_in(use, rows)
+            rows = use.lay_out(kind, given, samples)
         samples = self.samples_of(use, rows, kind)
         use.shared = kind is Rows.SHARED or rows != samples
         if use.shared and rows != 1 and not use.folds:
@@ -207,6 +210,7 @@ class Recorder:
         if use.changed_in_place:
             self._problem(changed_in_place(use.layer))
             return False
+        use.arrange()
         if use.shared and not use.micro_batch.shared.tell_apart(use, use.micro_batch.samples or 1):
             self._problem(no_shares(use.layer), UnsupportedModelError)
             return False
@@ -226,7 +230,7 @@ class Recorder:
             earlier = self.micro_batches[:-1]
             if parameter.grad is None and any(id(parameter) in m.reached for m in earlier):
                 self._problem(dropped(f"'{name}'"))
-            self.arrivals.note_at_the_end(self.model)
+            self.arrivals.note_at_the_end(self._known.values())
         as_expected = self.arrivals.take(parameter, grad)
         if as_expected is None:
             if micro_batch is not None:

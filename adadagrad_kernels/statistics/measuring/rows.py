@@ -7,6 +7,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from adadagrad_kernels.statistics.measuring.mixing import close
 from adadagrad_kernels.statistics.measuring.trial import Call
 
 
@@ -14,6 +15,8 @@ class Rows(Enum):
     """What the rows of a layer's input are."""
 
     SAMPLES = "samples"
+    MERGED = "some for each sample, those of one after those of another"
+    SECOND = "positions, with the samples in the second dimension"
     SHARED = "shared by all samples"
     ELSEWHERE = "samples, but not one for each"
     ROUTED = "as many as the inputs decide"
@@ -27,7 +30,7 @@ def rows_in(
     if len({len(each) for each in calls}) != 1:
         sizes = (count, count, fewer)
         apart = all(
-            call.rows[:1] == (size,)
+            call.shapes[0][:1] == (size,)
             for each, size in zip(calls, sizes, strict=False)
             for call in each
         )
@@ -35,19 +38,18 @@ def rows_in(
     kinds: list[Rows] = []
     flags: list[tuple[bool, ...]] = []
     for together in zip(*calls, strict=True):
-        if len({len(call.rows) for call in together}) != 1 or not together[0].rows:
+        if len({len(call.shapes) for call in together}) != 1 or not together[0].shapes:
             kinds.append(Rows.UNKNOWN)
             flags.append(())
             continue
         each = [
             _rows_of(
-                [c.rows[i] for c in together],
-                [c.inputs[i] for c in together],
-                count,
-                fewer,
+                [call.shapes[i] for call in together],
+                [call.inputs[i] for call in together],
+                (count, count, fewer)[: len(together)],
                 exchanged=exchanged,
             )
-            for i in range(len(together[0].rows))
+            for i in range(len(together[0].shapes))
         ]
         kinds.append(each[0])
         flags.append(tuple(kind is Rows.SAMPLES for kind in each))
@@ -55,17 +57,35 @@ def rows_in(
 
 
 def _rows_of(
-    rows: list[int], inputs: list[Tensor], count: int, fewer: int, *, exchanged: bool
+    shapes: list[torch.Size], inputs: list[Tensor], counts: tuple[int, ...], *, exchanged: bool
 ) -> Rows:
+    rows = tuple(shape[0] if shape else 0 for shape in shapes)
+    columns = tuple(shape[1] if len(shape) > 1 else 0 for shape in shapes)
     one, two = inputs[:2]
-    changed = one.shape != two.shape or not torch.equal(one, two)
-    resized = len(rows) > 2
-    if rows[0] == rows[1] == count and (not resized or rows[2] == fewer):
-        # In a run of all samples a table of as many positions looks alike but does not change.
-        return Rows.SHARED if not resized and exchanged and not changed else Rows.SAMPLES
+    same = one.shape == two.shape
+    changed = not same or not torch.equal(one, two)
+    if len(counts) < 3 and exchanged and same:
+        return _rows_of_all(one, two, counts[0], changed=changed)
+    if rows == counts:
+        return Rows.SAMPLES
     if len(set(rows)) == 1:
-        return Rows.ELSEWHERE if changed else Rows.SHARED
-    merged = rows[0] == rows[1] and rows[0] % count == 0
-    if merged and resized and rows[0] // count * fewer == rows[2]:
-        return Rows.UNKNOWN
-    return Rows.ROUTED
+        if not changed:
+            return Rows.SHARED
+        second = columns == counts and one.dim() > 1 and close(one[:, 1:], two[:, 1:])
+        return Rows.SECOND if second else Rows.ELSEWHERE
+    each = rows[0] // counts[0]
+    if rows != tuple(each * count for count in counts):
+        return Rows.ROUTED
+    merged = not exchanged or (same and close(one[each:], two[each:]))
+    return Rows.MERGED if merged else Rows.UNKNOWN
+
+
+def _rows_of_all(one: Tensor, two: Tensor, count: int, *, changed: bool) -> Rows:
+    """Where a batch has no other size: of what changed with its first sample."""
+    if not changed:
+        return Rows.SHARED
+    if one.shape[:1] == (count,) and close(one[1:], two[1:]):
+        return Rows.SAMPLES
+    if one.shape[1:2] == (count,) and close(one[:, 1:], two[:, 1:]):
+        return Rows.SECOND
+    return Rows.ELSEWHERE if one.shape[:1] != (count,) else Rows.SAMPLES

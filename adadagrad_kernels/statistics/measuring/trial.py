@@ -25,11 +25,11 @@ class Call:
     """A layer called once.
 
     Attributes:
-        rows: of each tensor among its arguments.
+        shapes: of the tensors among its arguments.
         inputs: a short form of each.
     """
 
-    rows: tuple[int, ...]
+    shapes: tuple[torch.Size, ...]
     inputs: tuple[Tensor, ...]
 
 
@@ -72,9 +72,8 @@ class Watch:
         tensors = Contents.of(arguments).tensors
         versions = [tensor._version for tensor in tensors]
         if self.now is not None and arguments is not None:
-            rows = tuple(len(t) if t.dim() else 0 for t in tensors)
             inputs = tuple(_kept(t.detach(), self.count) for t in tensors)
-            self.now.calls[name].append(Call(rows, inputs))
+            self.now.calls[name].append(Call(tuple(t.shape for t in tensors), inputs))
         self._running.append(name)
         try:
             yield

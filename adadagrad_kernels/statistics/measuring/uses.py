@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES
 from adadagrad_kernels.ops import LayerMoments, batch_moments
+from adadagrad_kernels.statistics.measuring.rows import Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,7 @@ class Use(ABC):
         shared: whether its input has no rows for the samples, so that all share its output.
         node: of the graph, behind a shared output.
         folds: whether any dimensions may come before the last one.
+        arranged: puts the samples first, where they are elsewhere.
         changed_in_place: whether something has written to what was saved.
         micro_batch: where it is measured; whoever made the use knows its type.
     """
@@ -63,6 +65,7 @@ class Use(ABC):
     folds: bool = True
     arrivals: int = 0
     changed_in_place: bool = False
+    arranged: Callable[[Tensor], Tensor] | None = None
     saved: Sequence[Tensor] = ()
     grads: dict[int, Tensor] = field(default_factory=dict)
 
@@ -98,6 +101,23 @@ class Use(ABC):
     def samples(self) -> int:
         """Samples of its gradients."""
         return len(next(iter(self.grads.values())))
+
+    def lay_out(self, kind: Rows, inputs: Tensor, samples: int) -> int:
+        """Note where an input that folds has its samples; how many it has."""
+        if kind is Rows.MERGED and len(inputs) % samples == 0:
+            self.arranged = lambda tensor: tensor.reshape(samples, -1, *tensor.shape[1:])
+            return samples
+        if kind is Rows.SECOND and inputs.shape[1] == samples:
+            self.arranged = lambda tensor: tensor.transpose(0, 1)
+            return samples
+        return len(inputs)
+
+    def arrange(self) -> None:
+        """Put the samples first in what was saved and in the gradients."""
+        if self.arranged is not None:
+            self.saved = [self.arranged(tensor) for tensor in self.saved]
+            self.grads = {place: self.arranged(grad) for place, grad in self.grads.items()}
+            self.arranged = None
 
     def release(self) -> None:
         """Give back the memory of what was saved."""

@@ -191,8 +191,9 @@ def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> l
             problems.append(
                 UnsupportedModelError(
                     f"the parameter '{name}' got a gradient outside of the layers that are "
-                    "measured. Ways out: on_other='vmap' for modules of other kinds; a parameter "
-                    "that is used outside of its module's forward needs PerSampleGradients"
+                    "measured: it is used outside of its module's forward. Ways out: call the "
+                    "module in place of reading its parameter; hold the parameter where it is "
+                    "used; freeze it; or measure with PerSampleGradients"
                 )
             )
         elif all(key in micro_batch.sums for key in keys) and len(keys) == 1:
