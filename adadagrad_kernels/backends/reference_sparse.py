@@ -65,7 +65,9 @@ def _by_column(
     again = (column[1:] == column[:-1]) & (row[1:] == row[:-1])
     counted = torch.ones_like(values)
     counted[1:] -= again.to(values.dtype)
+    # In float64: a segment is summed in one chain.
     sums, counts = (
-        torch.segment_reduce(each, "sum", lengths=lengths) for each in (values[order], counted)
+        torch.segment_reduce(each.double(), "sum", lengths=lengths).to(values.dtype)
+        for each in (values[order], counted)
     )
     return columns, sums, counts

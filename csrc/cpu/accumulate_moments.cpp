@@ -9,7 +9,7 @@ namespace adak::cpu {
 namespace {
 
 // Columns of a tile: sum and squares stay in the first-level cache between groups of rows.
-constexpr std::int64_t tile_columns = 2048;
+constexpr std::int64_t tile_columns = accumulated_columns;
 // Below this many bytes, waking threads costs more than they save.
 constexpr std::int64_t serial_bytes = 128 << 10;
 

@@ -32,7 +32,7 @@ Plan::Plan(const BatchMomentsArgs& args) {
   // prefetchers start afresh. On a Zen 3 core norms cost 1.0x of a plain read with 4,096 columns,
   // 1.2x with 1,024 and 1.6x with 256; the column sums of 4,096 still fit in the second-level
   // cache.
-  constexpr std::int64_t widest = 4096;
+  constexpr std::int64_t widest = moments_columns;
   // The second sweep finds a tile in the last-level cache, where it shares these bytes with the
   // next tile coming in. So many rows that tiles would be narrower than this are read twice.
   constexpr std::int64_t cache_bytes = 4 << 20;
@@ -54,7 +54,8 @@ Plan::Plan(const BatchMomentsArgs& args) {
   constexpr std::int64_t shortest_band = 512;
   bands = most(1, least(64 / tiles, args.samples / shortest_band));
   if (bands > 1) products_in_cache = false;
-  band_rows = (args.samples + bands - 1) / bands;
+  constexpr std::int64_t rows_together = 8;  // by the widest vectors; others are taken singly
+  band_rows = round_up(ceil_div(args.samples, bands), rows_together);
   bands = (args.samples + band_rows - 1) / band_rows;
 }
 
@@ -140,14 +141,22 @@ struct Run {
             partial(workspace.products, args.inner_products, group) + band * plan.band_rows};
   }
 
+  // Adds `from` and the bands that it has taken in to `into`, which has all between them.
+  void merge(std::int64_t tile, std::int64_t into, std::int64_t from) const {
+    const std::int64_t start = tile * plan.columns;
+    const std::int64_t before = (from - into) * plan.band_rows;
+    table.merge[type]({column(band_mean(into), start), column(band_squares(into), start),
+                       column(band_mean(from), start), column(band_squares(from), start),
+                       least(plan.columns, args.features - start), before,
+                       least(before, args.samples - from * plan.band_rows)});
+  }
+
   void finish(std::int64_t tile) const {
     const std::int64_t start = tile * plan.columns;
-    for (std::int64_t band = 1; band < plan.bands; ++band) {
-      table.merge[type]({column(args.mean, start), column(args.variance, start),
-                         column(band_mean(band), start), column(band_squares(band), start),
-                         least(plan.columns, args.features - start), band * plan.band_rows,
-                         block(tile, band).rows});
-    }
+    // In pairs, and pairs of pairs: rounding grows with the logarithm of their number.
+    for (std::int64_t apart = 1; apart < plan.bands; apart *= 2)
+      for (std::int64_t band = 0; band + apart < plan.bands; band += 2 * apart)
+        merge(tile, band, band + apart);
     table.finish[type]({column(args.mean, start), column(args.variance, start),
                         element(args.param, start), element(args.state_sum, start),
                         least(plan.columns, args.features - start), args.samples, args.scalars});

@@ -19,6 +19,7 @@ struct Block {
 
 // First sweep over a block: its mean and, unless null, sums of squared deviations from it;
 // squared norms are added to sq_norms[rows].
+inline constexpr std::int64_t moments_columns = 4096;  // at most
 struct MomentsSweep {
   Block block;
   void* mean;     // [columns], sum type
@@ -58,6 +59,7 @@ struct MomentsFinish {
 
 // Columns of a chunk of rows, added to the sum and the squared deviations of `samples` rows;
 // squared norms are added to sq_norms[rows].
+inline constexpr std::int64_t accumulated_columns = 2048;  // at most
 struct AccumulateColumns {
   Block block;
   void* sum;      // [columns], sum type; overwritten where samples is 0

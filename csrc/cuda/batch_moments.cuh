@@ -205,7 +205,7 @@ __global__ void __launch_bounds__(moments_threads)
       const std::int64_t rest = matrix.samples - rows;
       const std::int64_t more = rest < matrix.rows_per_group ? rest : matrix.rows_per_group;
       if constexpr (with_variance) {
-        const Pool other = {groups.mean[at], 0.0f, groups.variance[at]};
+        const Pool other = {0.0f, groups.mean[at], groups.variance[at]};
         pool.merge(static_cast<float>(rows), other, static_cast<float>(more));
       } else {
         pool.mean += groups.mean[at];

@@ -9,8 +9,9 @@ namespace adak::cuda {
 
 // One column's rows so far: their mean relative to `shift`, and the squares of their deviations
 // from it. Groups of rows are pooled (Chan, Golub, LeVeque 1983), so that a variance is a sum of
-// squared deviations, relative to one of the values: rounding is relative to their spread and not
-// to their size.
+// squared deviations. The shift is one of the values where they are far from zero, so that rounding
+// is relative to their spread and not to their size. Near zero there is none: the mean may be small
+// beside every value, and its rounding is then relative to the mean.
 struct Pool {
   float shift;
   float mean;
@@ -20,7 +21,7 @@ struct Pool {
   template <bool whole>
   __device__ void add(const float (&rows)[rows_together], int there, bool first, float rate,
                       float pooled) {
-    if (first) *this = {rows[0], 0.0f, 0.0f};
+    if (first) *this = {are_far<whole>(rows, there) ? rows[0] : 0.0f, 0.0f, 0.0f};
     float away[rows_together];
     float center = 0;
 #pragma unroll
@@ -48,6 +49,17 @@ struct Pool {
     const float delta = (other.shift - shift) + (other.mean - mean);
     mean = fmaf(delta, rate, mean);
     squares += fmaf(delta * delta, count * rate, other.squares);
+  }
+
+ private:
+  // From zero, beside their distances from one another.
+  template <bool whole>
+  __device__ static bool are_far(const float (&rows)[rows_together], int there) {
+    float apart = 0;
+#pragma unroll
+    for (int r = 1; r < rows_together; ++r)
+      if (whole || r < there) apart = fmaxf(apart, fabsf(rows[r] - rows[0]));
+    return fabsf(rows[0]) > 4 * apart;
   }
 };
 

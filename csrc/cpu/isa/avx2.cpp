@@ -53,6 +53,10 @@ struct VecFloat {
   // A NaN stays one: the second operand is what remains.
   friend VecFloat not_negative(VecFloat a) { return {_mm256_max_ps(_mm256_setzero_ps(), a.x)}; }
   friend VecFloat sqrt(VecFloat a) { return {_mm256_sqrt_ps(a.x)}; }
+  // `value` where a > b, else zero.
+  friend VecFloat where_greater(VecFloat a, VecFloat b, VecFloat value) {
+    return {_mm256_and_ps(_mm256_cmp_ps(a.x, b.x, _CMP_GT_OQ), value.x)};
+  }
   friend double sum(VecFloat a) {
     const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(a.x));
     const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(a.x, 1));
@@ -149,6 +153,9 @@ struct VecDouble {
   }
   friend VecDouble not_negative(VecDouble a) { return {_mm256_max_pd(_mm256_setzero_pd(), a.x)}; }
   friend VecDouble sqrt(VecDouble a) { return {_mm256_sqrt_pd(a.x)}; }
+  friend VecDouble where_greater(VecDouble a, VecDouble b, VecDouble value) {
+    return {_mm256_and_pd(_mm256_cmp_pd(a.x, b.x, _CMP_GT_OQ), value.x)};
+  }
   friend double sum(VecDouble a) {
     const __m128d pair = _mm_add_pd(_mm256_castpd256_pd128(a.x), _mm256_extractf128_pd(a.x, 1));
     return _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)));

@@ -57,6 +57,10 @@ struct VecFloat {
   // A NaN stays one: the second operand is what remains.
   friend VecFloat not_negative(VecFloat a) { return {_mm512_max_ps(_mm512_set1_ps(0), a.x)}; }
   friend VecFloat sqrt(VecFloat a) { return {_mm512_sqrt_ps(a.x)}; }
+  // `value` where a > b, else zero.
+  friend VecFloat where_greater(VecFloat a, VecFloat b, VecFloat value) {
+    return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.x, b.x, _CMP_GT_OQ), value.x)};
+  }
   friend double sum(VecFloat a) {
     const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(a.x));
     const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.x, 1));
@@ -152,6 +156,9 @@ struct VecDouble {
   }
   friend VecDouble not_negative(VecDouble a) { return {_mm512_max_pd(_mm512_set1_pd(0), a.x)}; }
   friend VecDouble sqrt(VecDouble a) { return {_mm512_sqrt_pd(a.x)}; }
+  friend VecDouble where_greater(VecDouble a, VecDouble b, VecDouble value) {
+    return {_mm512_maskz_mov_pd(_mm512_cmp_pd_mask(a.x, b.x, _CMP_GT_OQ), value.x)};
+  }
   friend double sum(VecDouble a) { return VecFloat::sum_doubles(a.x); }
   static void transpose(VecDouble (&rows)[8]) {
     __m512d twos[8];

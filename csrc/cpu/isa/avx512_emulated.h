@@ -209,12 +209,37 @@ inline __m512i mask_blend_epi32(__mmask16 m, __m512i a, __m512i b) {
     if (m >> i & 1) out.lane[i] = bits<Words>(b).lane[i];
   return bits<__m512i>(out);
 }
-// The one comparison in use: unordered, which holds where either is not a number.
-inline __mmask16 cmp_ps_mask(__m512 a, __m512 b, int predicate) {
+// The comparisons in use: greater, and unordered, which holds where either is not a number.
+template <class Lanes, class Vector>
+inline unsigned compare(const Vector& a, const Vector& b, int predicate) {
+  if (predicate != _CMP_UNORD_Q && predicate != _CMP_GT_OQ) throw predicate;
+  const Lanes x = bits<Lanes>(a);
+  const Lanes y = bits<Lanes>(b);
+  constexpr int count = static_cast<int>(sizeof(x.lane) / sizeof(x.lane[0]));
   unsigned mask = 0;
+  for (int i = 0; i < count; ++i)
+    if (predicate == _CMP_GT_OQ ? x.lane[i] > y.lane[i]
+                                : __builtin_isunordered(x.lane[i], y.lane[i]))
+      mask |= 1u << i;
+  return mask;
+}
+inline __mmask16 cmp_ps_mask(__m512 a, __m512 b, int predicate) {
+  return static_cast<__mmask16>(compare<Floats>(a, b, predicate));
+}
+inline __mmask8 cmp_pd_mask(__m512d a, __m512d b, int predicate) {
+  return static_cast<__mmask8>(compare<Doubles>(a, b, predicate));
+}
+inline __m512 maskz_mov_ps(__mmask16 m, __m512 a) {
+  Floats out = bits<Floats>(a);
   for (int i = 0; i < 16; ++i)
-    if (__builtin_isunordered(bits<Floats>(a).lane[i], bits<Floats>(b).lane[i])) mask |= 1u << i;
-  return predicate == _CMP_UNORD_Q ? static_cast<__mmask16>(mask) : throw predicate;
+    if (!(m >> i & 1)) out.lane[i] = 0;
+  return bits<__m512>(out);
+}
+inline __m512d maskz_mov_pd(__mmask8 m, __m512d a) {
+  Doubles out = bits<Doubles>(a);
+  for (int i = 0; i < 8; ++i)
+    if (!(m >> i & 1)) out.lane[i] = 0;
+  return bits<__m512d>(out);
 }
 
 inline __m512i cvtepu16_epi32(__m256i a) {
@@ -275,6 +300,7 @@ inline __m256i cvtps_ph(__m512 a, int) {
 #define _mm512_castps512_ps256 emulated::castps512_ps256
 #define _mm512_castps_si512 emulated::castps_si512
 #define _mm512_castsi512_ps emulated::castsi512_ps
+#define _mm512_cmp_pd_mask emulated::cmp_pd_mask
 #define _mm512_cmp_ps_mask emulated::cmp_ps_mask
 #define _mm512_cvtepi32_epi16 emulated::cvtepi32_epi16
 #define _mm512_cvtepu16_epi32 emulated::cvtepu16_epi32
@@ -294,6 +320,8 @@ inline __m256i cvtps_ph(__m512 a, int) {
 #define _mm512_mask_storeu_ps emulated::mask_storeu_ps
 #define _mm512_maskz_loadu_pd emulated::maskz_loadu_pd
 #define _mm512_maskz_loadu_ps emulated::maskz_loadu_ps
+#define _mm512_maskz_mov_pd emulated::maskz_mov_pd
+#define _mm512_maskz_mov_ps emulated::maskz_mov_ps
 #define _mm512_max_pd emulated::max_pd
 #define _mm512_max_ps emulated::max_ps
 #define _mm512_mul_pd emulated::mul_pd

@@ -86,6 +86,10 @@ struct Scalar {
   friend Scalar operator/(Scalar a, Scalar b) { return {a.x / b.x}; }
   friend Scalar fma(Scalar a, Scalar b, Scalar c) { return {a.x * b.x + c.x}; }
   friend Scalar sqrt(Scalar a) { return {static_cast<Number>(::sqrt(a.x))}; }
+  // `value` where a > b, else zero.
+  friend Scalar where_greater(Scalar a, Scalar b, Scalar value) {
+    return {a.x > b.x ? value.x : Number{0}};
+  }
   friend double sum(Scalar a) { return a.x; }
 };
 

@@ -3,25 +3,27 @@
 //     squares += q + (m - sum / n)^2 n r / (n + r)       (Chan, Golub, LeVeque 1983)
 // for r rows with mean m and squared deviations q from it, after n rows.
 //
-// The chunk is read once, sum and squares are read and written once for each group of rows: four,
-// or eight where there are 32 registers. Sums are of the sum type, norms add up in vectors over at
-// most `segment` columns and then in double.
+// The chunk is read once, sums and squares are read and written once for each group of rows: four,
+// or eight where there are 32 registers. Groups add up in a stretch of their own, and the stretches
+// in the running sums, so that rounding hardly grows with the rows. Sums are of the sum type, norms
+// add up in vectors over at most `segment` columns and then in double.
 
-// The rows that are in the sum already, and where it is.
+inline constexpr std::int64_t accumulated_stretch = 512;
+
+// The rows that are in a sum already, and where it is.
 template <class Lane>
 struct Running {
   Lane* sum;
   Lane* squares;  // or null
-  double rows;
+  std::int64_t rows;
 };
 
 template <int R, bool begins, bool with_squares, class T, class Vec = VecOf<T>>
 inline void accumulate_rows(const T* chunk, std::int64_t row_stride, std::int64_t columns,
                             const Running<typename Vec::Lane>& running, double* sq_norms) {
   const auto [sums, squares, before] = running;
+  const Pooling<Vec> pooling(before, R);
   const Vec inverse = Vec::fill(1.0 / R);
-  const Vec mean_of = Vec::fill(begins ? 0.0 : 1.0 / before);
-  const Vec pooled = Vec::fill(before * R / (before + R));
   Vec norms[R];
   for (int k = 0; k < R; ++k) norms[k] = Vec::fill(0);
   for_each_vector<Vec>(columns, [&](std::int64_t j, auto... lanes) {
@@ -33,15 +35,9 @@ inline void accumulate_rows(const T* chunk, std::int64_t row_stride, std::int64_
     const Vec added = total<R>(rows);
     const Vec old = begins ? Vec::fill(0) : Vec::load(sums + j, lanes...);
     if constexpr (with_squares) {
-      const Vec center = added * inverse;
-      for (int k = 0; k < R; ++k) rows[k] = rows[k] - center;
-      Vec spread = rows[0] * rows[0];
-      for (int k = 1; k < R; ++k) spread = fma(rows[k], rows[k], spread);
-      if constexpr (!begins) {
-        const Vec delta = center - old * mean_of;
-        spread = spread + Vec::load(squares + j, lanes...);
-        spread = fma(delta * delta, pooled, spread);
-      }
+      Vec spread = squares_about<R>(rows, added * inverse);
+      if constexpr (!begins)
+        spread = pooling.squares(old, Vec::load(squares + j, lanes...), added, spread);
       spread.store(squares + j, lanes...);
     }
     (begins ? added : old + added).store(sums + j, lanes...);
@@ -56,16 +52,14 @@ struct Accumulation {
   const AccumulateColumns& all;
 
   template <int R>
-  void group(std::int64_t row) const {
+  void group(std::int64_t row, Running<Lane>& into) const {
     const T* chunk = static_cast<const T*>(all.block.grads) + row * all.block.row_stride;
-    const double before = static_cast<double>(all.samples + row);
     for (std::int64_t start = 0; start < all.block.columns; start += segment<Vec>) {
       const std::int64_t left = all.block.columns - start;
       const std::int64_t width = left < segment<Vec> ? left : segment<Vec>;
-      const Running<Lane> running{static_cast<Lane*>(all.sum) + start,
-                                  with_squares ? static_cast<Lane*>(all.squares) + start : nullptr,
-                                  before};
-      if (before == 0) {
+      const Running<Lane> running{into.sum + start, with_squares ? into.squares + start : nullptr,
+                                  into.rows};
+      if (into.rows == 0) {
         accumulate_rows<R, true, with_squares>(chunk + start, all.block.row_stride, width, running,
                                                all.sq_norms + row);
       } else {
@@ -73,15 +67,46 @@ struct Accumulation {
                                                 all.sq_norms + row);
       }
     }
+    into.rows += R;
+  }
+
+  void groups(std::int64_t row, std::int64_t end, Running<Lane> into) const {
+    if constexpr (group_rows<Vec> >= 8)
+      for (; row + 8 <= end; row += 8) group<8>(row, into);
+    for (; row + 4 <= end; row += 4) group<4>(row, into);
+    for (; row + 2 <= end; row += 2) group<2>(row, into);
+    for (; row < end; ++row) group<1>(row, into);
+  }
+
+  void add(const Running<Lane>& into, const Running<Lane>& more) const {
+    const Pooling<Vec> pooling(into.rows, more.rows);
+    for_each_vector<Vec>(all.block.columns, [&](std::int64_t j, auto... lanes) {
+      const Vec sum = Vec::load(into.sum + j, lanes...);
+      const Vec more_sum = Vec::load(more.sum + j, lanes...);
+      if constexpr (with_squares)
+        pooling
+            .squares(sum, Vec::load(into.squares + j, lanes...), more_sum,
+                     Vec::load(more.squares + j, lanes...))
+            .store(into.squares + j, lanes...);
+      (sum + more_sum).store(into.sum + j, lanes...);
+    });
   }
 
   void run() const {
-    std::int64_t row = 0;
-    if constexpr (group_rows<Vec> >= 8)
-      for (; row + 8 <= all.block.rows; row += 8) group<8>(row);
-    for (; row + 4 <= all.block.rows; row += 4) group<4>(row);
-    for (; row + 2 <= all.block.rows; row += 2) group<2>(row);
-    for (; row < all.block.rows; ++row) group<1>(row);
+    alignas(64) Lane sum[accumulated_columns];
+    alignas(64) Lane squares[accumulated_columns];
+    for (std::int64_t row = 0; row < all.block.rows; row += accumulated_stretch) {
+      const std::int64_t left = all.block.rows - row;
+      const std::int64_t rows = left < accumulated_stretch ? left : accumulated_stretch;
+      const Running<Lane> running{static_cast<Lane*>(all.sum), static_cast<Lane*>(all.squares),
+                                  all.samples + row};
+      if (running.rows == 0 || rows <= group_rows<Vec>) {
+        groups(row, row + rows, running);
+      } else {
+        groups(row, row + rows, {sum, squares, 0});
+        add(running, {sum, squares, rows});
+      }
+    }
   }
 };
 

@@ -2,18 +2,23 @@
 //
 // One read of G gives all but p, which needs the mean first: a block small enough to stay in cache
 // is swept a second time. Deviations come from one sweep by pooling groups of rows (Chan, Golub,
-// LeVeque 1983): with n rows pooled so far, and r more whose mean is m and whose deviations from m
-// have squares q,
-//     squares += q + (m - mean)^2 n r / (n + r),    mean += (m - mean) r / (n + r).
-// All of it relative to the first group's mean (`shift`), so that rounding is relative to the
-// spread of the gradients and not to their size.
+// LeVeque 1983): with n rows pooled so far, of sum S, and r more of sum R whose deviations from
+// their mean have squares q,
+//     squares += q + (R / r - S / n)^2 n r / (n + r),    S += R.
+// All of it relative to a `shift`, the first group's mean where that is far from zero, so that
+// rounding is relative to the spread of the gradients and not to their size. Near zero there is
+// none: S is then as small as a sum of gradients whose mean is small, and its rounding with it.
 //
 // Rows are taken in groups of four (eight where there are 32 registers), because each group loads
-// and stores the column sums once. Norms add up in vectors over at most `segment` columns, then in
-// double.
+// and stores the column sums once. A column's sums run over at most `moments_stretch` rows,
+// whose results are added up, so that rounding hardly grows with the rows. Norms add up in vectors
+// over at most `segment` columns, then in double.
 
 template <class Vec>
 inline constexpr int group_rows = Vec::registers >= 32 ? 8 : 4;
+
+template <class Vec>
+inline constexpr std::int64_t moments_stretch = 32 * group_rows<Vec>;
 
 // Adds up R values pairwise, so that the additions do not wait for one another.
 template <int R, class Vec>
@@ -56,62 +61,118 @@ inline void for_each_line(std::int64_t columns, const Later& later, Body&& body)
                        [&](std::int64_t j, auto... lanes) { body(column + j, lanes...); });
 }
 
-// The sums of a block's columns so far; `rows` rows have been pooled.
+// The sums of a block's columns so far, relative to the shift where there is one.
 template <class Lane>
-struct Pool {
-  Lane* mean;     // relative to shift; a plain sum where squares are not wanted
-  Lane* squares;  // or null
-  Lane* shift;
-  std::int64_t rows;
+struct Sums {
+  Lane* sum;      // of this stretch
+  Lane* squares;  // of this stretch, or null
+  Lane* shift;    // or null
+  Lane* total;    // of the stretches before
+  Lane* total_squares;
+
+  Sums from(std::int64_t column) const {
+    const auto at = [&](Lane* row) { return row ? row + column : nullptr; };
+    return {at(sum), at(squares), at(shift), at(total), at(total_squares)};
+  }
 };
 
-// Pools the columns [0, columns) of R more rows; norms add up in vectors, which is why there are
-// at most `segment` columns.
-template <int R, bool begins, bool with_squares, class T, class Later, class Vec = VecOf<T>>
+// Pools `more` rows with the `before` rows before them.
+template <class Vec>
+struct Pooling {
+  Vec share;  // -1 / before
+  Vec more_share;
+  Vec pooled;
+
+  Pooling(std::int64_t before, std::int64_t more) {
+    const double n = static_cast<double>(before);
+    const double r = static_cast<double>(more);
+    share = Vec::fill(before > 0 ? -1 / n : 0);
+    more_share = Vec::fill(1 / r);
+    pooled = Vec::fill(n * r / (n + r));
+  }
+  Vec squares(Vec sum, Vec squares_before, Vec more_sum, Vec more_squares) const {
+    const Vec delta = fma(sum, share, more_sum * more_share);
+    return fma(delta * delta, pooled, squares_before + more_squares);
+  }
+};
+
+// Takes the sums of a stretch at column j over to those of the stretches before it.
+template <bool with_squares, class Vec, class... Lanes>
+inline void end_stretch(const Sums<typename Vec::Lane>& sums, bool first,
+                        const Pooling<Vec>& pooling, std::int64_t j, Lanes... lanes) {
+  const Vec zero = Vec::fill(0);
+  const Vec sum = Vec::load(sums.sum + j, lanes...);
+  const Vec total = first ? zero : Vec::load(sums.total + j, lanes...);
+  if constexpr (with_squares) {
+    const Vec before = first ? zero : Vec::load(sums.total_squares + j, lanes...);
+    pooling.squares(total, before, sum, Vec::load(sums.squares + j, lanes...))
+        .store(sums.total_squares + j, lanes...);
+  }
+  (total + sum).store(sums.total + j, lanes...);
+}
+
+template <int R, class Vec>
+inline Vec squares_about(const Vec* rows, Vec center) {
+  const Vec first = rows[0] - center;
+  Vec squares = first * first;
+  for (int k = 1; k < R; ++k) {
+    const Vec away = rows[k] - center;
+    squares = fma(away, away, squares);
+  }
+  return squares;
+}
+
+// Where a group of rows stands in its block.
+enum class Place { first, first_of_stretch, within_stretch };
+
+// Pools the columns [0, columns) of R rows, the stretch of which begins at row `begin`; norms add
+// up in vectors, which is why there are at most `segment` columns.
+template <int R, Place place, bool with_squares, class T, class Later, class Vec = VecOf<T>>
 inline void pool_rows(const T* grads, std::int64_t row_stride, std::int64_t columns,
-                      const Pool<typename Vec::Lane>& pool, double* sq_norms, const Later& later) {
-  const auto [mean, squares, shift, before] = pool;
-  const double n = static_cast<double>(before);
-  const Vec rate = Vec::fill(R / (n + R));
-  const Vec pooled = Vec::fill(n * R / (n + R));
+                      Sums<typename Vec::Lane> sums, std::int64_t begin, std::int64_t row,
+                      double* sq_norms, const Later& later) {
+  const Pooling<Vec> of_group(row - begin, R);
+  const Pooling<Vec> of_stretch(begin - moments_stretch<Vec>, moments_stretch<Vec>);
+  const Vec group_size = Vec::fill(R);
   const Vec inverse = Vec::fill(1.0 / R);
+  const Vec far = Vec::fill(36.0 / R);  // six standard deviations, squared
   Vec norms[R];
   for (int k = 0; k < R; ++k) norms[k] = Vec::fill(0);
-  for_each_line<R / 2, T>(columns, later, [&](std::int64_t j, auto... lanes) {
+  // Called, the body would keep its vectors in memory.
+  const auto body = [&](std::int64_t j, auto... lanes) __attribute__((always_inline)) {
     Vec rows[R];
     for (int k = 0; k < R; ++k) {
       rows[k] = Vec::load(grads + k * row_stride + j, lanes...);
       norms[k] = fma(rows[k], rows[k], norms[k]);
     }
-    if constexpr (!with_squares) {
-      Vec sum = total<R>(rows);
-      if constexpr (!begins) sum = sum + Vec::load(mean + j, lanes...);
-      sum.store(mean + j, lanes...);
-    } else {
-      Vec origin;
-      if constexpr (begins) {
-        origin = total<R>(rows) * inverse;
-        origin.store(shift + j, lanes...);
-      } else {
-        origin = Vec::load(shift + j, lanes...);
-      }
+    if constexpr (place == Place::first_of_stretch)
+      end_stretch<with_squares>(sums, begin == moments_stretch<Vec>, of_stretch, j, lanes...);
+    Vec origin;
+    if constexpr (with_squares) {
+      origin =
+          place == Place::first ? total<R>(rows) * inverse : Vec::load(sums.shift + j, lanes...);
       for (int k = 0; k < R; ++k) rows[k] = rows[k] - origin;
-      const Vec center = total<R>(rows) * inverse;
-      for (int k = 0; k < R; ++k) rows[k] = rows[k] - center;
-      Vec spread = rows[0] * rows[0];
-      for (int k = 1; k < R; ++k) spread = fma(rows[k], rows[k], spread);
-      if constexpr (begins) {
-        center.store(mean + j, lanes...);
-        spread.store(squares + j, lanes...);
-      } else {
-        const Vec old = Vec::load(mean + j, lanes...);
-        const Vec delta = center - old;
-        fma(delta, rate, old).store(mean + j, lanes...);
-        spread = spread + Vec::load(squares + j, lanes...);
-        fma(delta * delta, pooled, spread).store(squares + j, lanes...);
-      }
     }
-  });
+    Vec sum = total<R>(rows);
+    Vec spread;
+    if constexpr (with_squares && place == Place::first) {
+      spread = squares_about<R>(rows, Vec::fill(0));
+      const Vec shift = where_greater(origin * origin, spread * far, origin);
+      shift.store(sums.shift + j, lanes...);
+      sum = fma(origin - shift, group_size, sum);
+    } else if constexpr (with_squares) {
+      spread = squares_about<R>(rows, sum * inverse);
+    }
+    if constexpr (place == Place::within_stretch) {
+      const Vec old = Vec::load(sums.sum + j, lanes...);
+      if constexpr (with_squares)
+        spread = of_group.squares(old, Vec::load(sums.squares + j, lanes...), sum, spread);
+      sum = old + sum;
+    }
+    sum.store(sums.sum + j, lanes...);
+    if constexpr (with_squares) spread.store(sums.squares + j, lanes...);
+  };
+  for_each_line<R / 2, T>(columns, later, body);
   for (int k = 0; k < R; ++k) sq_norms[k] += sum(norms[k]);
 }
 
@@ -140,6 +201,7 @@ struct Sweeps {
   const MomentsSweep* first;
   const ProductsSweep* second;
   std::int64_t rows;
+  Lane* totals;  // [2, moments_columns]
 
   static std::int64_t columns(const Block& block, std::int64_t start) {
     const std::int64_t left = block.columns - start;
@@ -177,20 +239,28 @@ struct Sweeps {
     return static_cast<const T*>(block.grads) + row * block.row_stride;
   }
 
+  Sums<Lane> sums() const {
+    return {static_cast<Lane*>(first->mean), static_cast<Lane*>(first->squares),
+            static_cast<Lane*>(first->shift), totals, totals + moments_columns};
+  }
+
   template <int R, class Later>
   void pool(std::int64_t row, std::int64_t start, const Later& later) const {
-    const Block& block = first->block;
-    Lane* squares = with_squares ? static_cast<Lane*>(first->squares) + start : nullptr;
-    Lane* shift = with_squares ? static_cast<Lane*>(first->shift) + start : nullptr;
-    const Pool<Lane> sums{static_cast<Lane*>(first->mean) + start, squares, shift, row};
-    const T* from = grads(block, row) + start;
-    const std::int64_t width = columns(block, start);
-    double* sq_norms = first->sq_norms + row;
+    const std::int64_t begin = row / moments_stretch<Vec> * moments_stretch<Vec>;
     if (row == 0) {
-      pool_rows<R, true, with_squares>(from, block.row_stride, width, sums, sq_norms, later);
+      pool<R, Place::first>(row, begin, start, later);
+    } else if (row == begin) {
+      pool<R, Place::first_of_stretch>(row, begin, start, later);
     } else {
-      pool_rows<R, false, with_squares>(from, block.row_stride, width, sums, sq_norms, later);
+      pool<R, Place::within_stretch>(row, begin, start, later);
     }
+  }
+  template <int R, Place place, class Later>
+  void pool(std::int64_t row, std::int64_t begin, std::int64_t start, const Later& later) const {
+    const Block& block = first->block;
+    pool_rows<R, place, with_squares>(grads(block, row) + start, block.row_stride,
+                                      columns(block, start), sums().from(start), begin, row,
+                                      first->sq_norms + row, later);
   }
 
   template <int R, class Later>
@@ -201,17 +271,28 @@ struct Sweeps {
                     later);
   }
 
-  // The pooled mean, from relative to the shift, or from a sum.
+  // Mean and squares of all rows, from those of the last stretch and of all before it.
   void settle() const {
-    Lane* mean = static_cast<Lane*>(first->mean);
-    const Lane* shift = static_cast<const Lane*>(first->shift);
+    const Sums<Lane> all = sums();
+    const std::int64_t before = (rows - 1) / moments_stretch<Vec> * moments_stretch<Vec>;
+    const Pooling<Vec> of_stretch(before, rows - before);
     const Vec count = Vec::fill(static_cast<double>(rows));
+    const Vec share = Vec::fill(1 / static_cast<double>(rows));
     for_each_vector<Vec>(first->block.columns, [&](std::int64_t j, auto... lanes) {
-      const Vec value = Vec::load(mean + j, lanes...);
+      Vec sum = Vec::load(all.sum + j, lanes...);
+      if (before > 0) {
+        const Vec total = Vec::load(all.total + j, lanes...);
+        if constexpr (with_squares)
+          of_stretch
+              .squares(total, Vec::load(all.total_squares + j, lanes...), sum,
+                       Vec::load(all.squares + j, lanes...))
+              .store(all.squares + j, lanes...);
+        sum = total + sum;
+      }
       if constexpr (with_squares) {
-        (value + Vec::load(shift + j, lanes...)).store(mean + j, lanes...);
+        fma(sum, share, Vec::load(all.shift + j, lanes...)).store(all.sum + j, lanes...);
       } else {
-        (value / count).store(mean + j, lanes...);
+        (sum / count).store(all.sum + j, lanes...);
       }
     });
   }
@@ -228,10 +309,11 @@ struct Sweeps {
 template <class T>
 void moments(const MomentsSweep* first, const ProductsSweep* second) {
   const std::int64_t rows = first ? first->block.rows : second->block.rows;
+  alignas(64) typename VecOf<T>::Lane totals[2 * moments_columns];
   if (first && first->squares) {
-    Sweeps<true, T>{first, second, rows}.run();
+    Sweeps<true, T>{first, second, rows, totals}.run();
   } else {
-    Sweeps<false, T>{first, second, rows}.run();
+    Sweeps<false, T>{first, second, rows, totals}.run();
   }
 }
 

@@ -3,12 +3,34 @@
 //     variance_v = (sum_i (c_i - m)^2 + m^2 n (b - n) / b) / (b - 1),   m = grad_v / n:
 // the squared deviations of the samples that touched it, pooled with b - n zeros.
 //
-// The rows are read twice where variance or inner products are asked, the second time from cache;
-// grad and variance are written once. Sums over samples run in the sum type over at most
-// `run_segment` of them, whose sums are added up afterwards; norms and products of a row in
-// vectors, then in double.
+// The rows are read twice where variance or inner products are asked, the second time from cache.
+// Sums over rows run in the sum type over at most `run_segment` of them, then in double; norms and
+// products of a row in vectors, then in double.
 
-inline constexpr std::int64_t run_segment = 64;
+inline constexpr std::int64_t run_segment = 32;
+
+// A sum of rows: what has been added up of this segment, and in double of those before.
+template <class Lane>
+struct Segments {
+  Lane* sums;
+  std::int64_t columns;
+  double totals[embedding_columns];
+
+  // Whether row i begins a segment, in place of the last one's sums.
+  bool begins(std::int64_t i) {
+    if (i % run_segment != 0) return false;
+    for (std::int64_t j = 0; i > 0 && j < columns; ++j) {
+      const double before = i > run_segment ? totals[j] : 0;
+      totals[j] = before + static_cast<double>(sums[j]);
+    }
+    return true;
+  }
+  // After `rows` rows: the sums of all.
+  void end(std::int64_t rows) const {
+    for (std::int64_t j = 0; rows > run_segment && j < columns; ++j)
+      sums[j] = static_cast<Lane>(totals[j] + static_cast<double>(sums[j]));
+  }
+};
 
 // One sample's contribution: its row where it looked the index up once, else the sum of its rows.
 template <class T>
@@ -16,8 +38,7 @@ struct Contribution {
   using Vec = VecOf<T>;
   using Lane = typename Vec::Lane;
   const EmbeddingRun& run;
-  Lane* sums;
-  Lane* part;
+  Segments<Lane>& sum;
 
   const T* grads(std::int64_t k) const {
     return static_cast<const T*>(run.grad_outputs) + run.offsets[k];
@@ -33,20 +54,18 @@ struct Contribution {
     while (last < run.positions && run.samples[last] == run.samples[k]) ++last;
     return last;
   }
-  // The rows [from, to), in segments that are added up afterwards.
-  void add_up(std::int64_t from, std::int64_t to) const {
-    for (std::int64_t start = from; start < to; start += run_segment) {
-      Lane* into = start == from ? sums : part;
-      const std::int64_t stop = to - start < run_segment ? to : start + run_segment;
-      for (std::int64_t k = start; k < stop; ++k) {
-        const T* row = grads(k);
-        for_each_vector<Vec>(run.columns, [&](std::int64_t j, auto... lanes) {
-          const Vec value = Vec::load(row + j, lanes...);
-          (k == start ? value : value + Vec::load(into + j, lanes...)).store(into + j, lanes...);
-        });
-      }
-      if (start > from) add_rows<Vec>(sums, part, run.columns);
+  const Lane* add_up(std::int64_t from, std::int64_t to) const {
+    for (std::int64_t k = from; k < to; ++k) {
+      const bool begins = sum.begins(k - from);
+      const T* row = grads(k);
+      for_each_vector<Vec>(run.columns, [&](std::int64_t j, auto... lanes) {
+        Vec value = Vec::load(row + j, lanes...);
+        if (!begins) value = value + Vec::load(sum.sums + j, lanes...);
+        value.store(sum.sums + j, lanes...);
+      });
     }
+    sum.end(to - from);
+    return sum.sums;
   }
   // Calls body(sample, row) for each sample, where row is of T or of Lane.
   template <class Body>
@@ -58,8 +77,7 @@ struct Contribution {
       if (next - k == 1) {
         body(count, run.samples[k], grads(k));
       } else {
-        add_up(k, next);
-        body(count, run.samples[k], static_cast<const Lane*>(sums));
+        body(count, run.samples[k], add_up(k, next));
       }
       k = next;
     }
@@ -71,42 +89,47 @@ template <class T>
 void embedding_run(const EmbeddingRun& run) {
   using Vec = VecOf<T>;
   using Lane = typename Vec::Lane;
-  alignas(64) Lane sums[embedding_columns];
-  alignas(64) Lane scratch[embedding_columns];
-  alignas(64) Lane part[embedding_columns];
-  const Contribution<T> contributions{run, sums, part};
-  Lane* grad = static_cast<Lane*>(run.grad);
+  Lane* const grad = static_cast<Lane*>(run.grad);
+  Lane* const variance = static_cast<Lane*>(run.variance);
   const std::int64_t columns = run.columns;
+  alignas(64) Lane contribution[embedding_columns];
+  Segments<Lane> of_contribution;
+  of_contribution.sums = contribution;
+  of_contribution.columns = columns;
+  const Contribution<T> contributions{run, of_contribution};
+  Segments<Lane> over_samples;
+  over_samples.sums = grad;
+  over_samples.columns = columns;
 
   const std::int64_t touched =
       contributions.each([&](std::int64_t i, std::int64_t sample, const auto* row) {
-        const bool begins = i % run_segment == 0;
-        if (begins && i > run_segment) add_rows<Vec>(grad, scratch, columns);
-        Lane* into = i < run_segment ? grad : scratch;
+        const bool begins = over_samples.begins(i);
         run.sq_norms[sample] += add_up<Vec>(columns, [&](std::int64_t j, Vec norm, auto... lanes) {
           const Vec value = Vec::load(row + j, lanes...);
-          (begins ? value : value + Vec::load(into + j, lanes...)).store(into + j, lanes...);
+          (begins ? value : value + Vec::load(grad + j, lanes...)).store(grad + j, lanes...);
           return fma(value, value, norm);
         });
       });
-  if (touched > run_segment) add_rows<Vec>(grad, scratch, columns);
+  over_samples.end(touched);
 
-  Lane* variance = static_cast<Lane*>(run.variance);
   const double n = static_cast<double>(touched);
   const double b = static_cast<double>(run.batch);
   const Vec count = Vec::fill(n);
   if (variance) {
+    over_samples.sums = variance;
     contributions.each([&](std::int64_t i, std::int64_t sample, const auto* row) {
+      const bool begins = over_samples.begins(i);
       const double product = add_up<Vec>(columns, [&](std::int64_t j, Vec sum, auto... lanes) {
         const Vec value = Vec::load(row + j, lanes...);
         const Vec total = Vec::load(grad + j, lanes...);
         const Vec deviation = value - total / count;
-        const Vec squares = i == 0 ? Vec::fill(0) : Vec::load(variance + j, lanes...);
+        const Vec squares = begins ? Vec::fill(0) : Vec::load(variance + j, lanes...);
         fma(deviation, deviation, squares).store(variance + j, lanes...);
         return fma(value, total, sum);
       });
       if (run.inner_products) run.inner_products[sample] += product;
     });
+    over_samples.end(touched);
     const Vec zeros = Vec::fill(n * (b - n) / b);
     const Vec degrees = Vec::fill(b - 1);
     for_each_vector<Vec>(columns, [&](std::int64_t j, auto... lanes) {

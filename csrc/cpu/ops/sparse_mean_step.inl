@@ -4,8 +4,8 @@
 // where divisor is n_j (AdaBatch), the number of samples (mean) or 1 (sum).
 //
 // Every gradient is read once, from where it lies; of touched coordinates alone param is read and
-// written, and likewise what else the rule needs. A coordinate's sum runs in the sum type, in the
-// order of the samples: rows with zeros and stored entries give the same bits.
+// written, and likewise what else the rule needs. A coordinate's sum runs in double, in the order
+// of the samples: rows with zeros and stored entries give the same bits.
 
 // One element in the type of its sums; vectors would read beyond it.
 template <class T>
@@ -51,33 +51,31 @@ inline double sparse_mean_update(const SparseMeanRule& rule, std::int64_t j,
 }
 
 // A column that occurs: its sum so far, of how many samples, and the last of them.
-template <class Lane>
 struct ColumnSlot {
   std::uint32_t column;
   std::uint32_t last_row;
   std::uint32_t count;
-  Lane sum;
+  double sum;
 };
-static_assert(sizeof(ColumnSlot<double>) <= sparse_slot_bytes);
+static_assert(sizeof(ColumnSlot) <= sparse_slot_bytes);
 
 // Finds slots by column: open addressing in a table of their numbers. Where the table is as large
 // as the columns' range, a column's place is its own.
-template <class Lane>
 struct ColumnSlots {
   static constexpr std::uint32_t none = 0xffffffffu;
-  ColumnSlot<Lane>* slots;
+  ColumnSlot* slots;
   std::uint32_t* table;
   std::uint32_t used = 0;
   int bits = 1;
   bool own_places;
 
   explicit ColumnSlots(const SparseMeanEntries& entries)
-      : slots(static_cast<ColumnSlot<Lane>*>(entries.slots)), table(entries.table) {
+      : slots(static_cast<ColumnSlot*>(entries.slots)), table(entries.table) {
     while (bits < entries.column_bits && (std::int64_t{1} << bits) < 2 * entries.count) ++bits;
     own_places = bits >= entries.column_bits;
     for (std::int64_t place = 0; place < std::int64_t{1} << bits; ++place) table[place] = none;
   }
-  ColumnSlot<Lane>& operator[](std::uint32_t column) {
+  ColumnSlot& operator[](std::uint32_t column) {
     const std::uint32_t mask = (1u << bits) - 1;
     // Multiplying by the golden ratio brings all bits of the column into the upper ones.
     std::uint32_t place = own_places ? column & mask : (column * 0x9e3779b9u) >> (32 - bits);
@@ -95,12 +93,12 @@ double sparse_mean_entries(const SparseMeanEntries& entries) {
   using Lane = typename VecOf<T>::Lane;
   constexpr std::uint32_t ahead = 16;
   const SparseMeanRule& rule = entries.rule;
-  ColumnSlots<Lane> columns(entries);
+  ColumnSlots columns(entries);
   for (std::int64_t k = 0; k < entries.count; ++k) {
     const auto entry = static_cast<std::uint32_t>(entries.keys[k]);
     const std::uint32_t row = entries.rows[entry];
-    ColumnSlot<Lane>& slot = columns[static_cast<std::uint32_t>(entries.keys[k] >> 32)];
-    slot.sum += get<T>(entries.values, entry);
+    ColumnSlot& slot = columns[static_cast<std::uint32_t>(entries.keys[k] >> 32)];
+    slot.sum += static_cast<double>(get<T>(entries.values, entry));
     slot.count += slot.last_row != row;
     slot.last_row = row;
   }
@@ -111,45 +109,63 @@ double sparse_mean_entries(const SparseMeanEntries& entries) {
       __builtin_prefetch(static_cast<const T*>(rule.param) + next, 1, 3);
       if (rule.state_sum) __builtin_prefetch(static_cast<const T*>(rule.state_sum) + next, 1, 3);
     }
-    const ColumnSlot<Lane>& slot = columns.slots[k];
-    sq_norm += sparse_mean_update<T>(rule, slot.column, slot.sum, static_cast<Lane>(slot.count));
+    const ColumnSlot& slot = columns.slots[k];
+    sq_norm += sparse_mean_update<T>(rule, slot.column, static_cast<Lane>(slot.sum),
+                                     static_cast<Lane>(slot.count));
   }
   return sq_norm;
 }
 
-// The compiler makes vectors of these loops: columns are independent of each other.
-template <class Lane>
-inline void add_touched(const Lane* __restrict row, std::int64_t columns, Lane* __restrict sums,
-                        Lane* __restrict counts) {
+// Adds R rows to the columns' sums and counts, which are loaded and stored once for all of them.
+// The compiler makes vectors of this loop: columns are independent of each other.
+template <int R, class Lane>
+inline void add_touched(const Lane* __restrict rows, std::int64_t row_stride, std::int64_t columns,
+                        double* __restrict sums, Lane* __restrict counts) {
   for (std::int64_t j = 0; j < columns; ++j) {
-    sums[j] += row[j];
-    counts[j] += row[j] != 0 ? Lane{1} : Lane{0};
+    double sum = sums[j];
+    Lane count = counts[j];
+    for (int k = 0; k < R; ++k) {
+      const Lane value = rows[k * row_stride + j];
+      sum += static_cast<double>(value);
+      count += value != 0 ? Lane{1} : Lane{0};
+    }
+    sums[j] = sum;
+    counts[j] = count;
+  }
+}
+template <int R, class T, class Lane>
+inline void add_touched_rows(const T* rows, std::int64_t row_stride, std::int64_t columns,
+                             double* sums, Lane* counts) {
+  if constexpr (sizeof(T) == sizeof(Lane)) {
+    add_touched<R>(rows, row_stride, columns, sums, counts);
+  } else {
+    using Vec = VecOf<T>;
+    alignas(64) Lane wide[R][sparse_columns];
+    for (int k = 0; k < R; ++k) {
+      for_each_vector<Vec>(columns, [&](std::int64_t j, auto... lanes) {
+        Vec::load(rows + k * row_stride + j, lanes...).store(wide[k] + j, lanes...);
+      });
+    }
+    add_touched<R, Lane>(wide[0], sparse_columns, columns, sums, counts);
   }
 }
 
 template <class T>
 double sparse_mean_columns(const SparseMeanColumns& piece) {
-  using Vec = VecOf<T>;
-  using Lane = typename Vec::Lane;
-  alignas(64) Lane sums[sparse_columns];
-  alignas(64) Lane counts[sparse_columns];
-  const std::int64_t columns = piece.block.columns;
-  for (std::int64_t j = 0; j < columns; ++j) sums[j] = counts[j] = 0;
-  for (std::int64_t i = 0; i < piece.block.rows; ++i) {
-    const T* row = static_cast<const T*>(piece.block.grads) + i * piece.block.row_stride;
-    if constexpr (sizeof(T) == sizeof(Lane)) {
-      add_touched(row, columns, sums, counts);
-    } else {
-      alignas(64) Lane wide[sparse_columns];
-      for_each_vector<Vec>(columns, [&](std::int64_t j, auto... lanes) {
-        Vec::load(row + j, lanes...).store(wide + j, lanes...);
-      });
-      add_touched<Lane>(wide, columns, sums, counts);
-    }
-  }
+  using Lane = typename VecOf<T>::Lane;
+  alignas(64) double sums[sparse_columns] = {};
+  alignas(64) Lane counts[sparse_columns] = {};
+  const auto [grads, stride, rows, columns] = piece.block;
+  const T* row = static_cast<const T*>(grads);
+  constexpr int R = 8;
+  std::int64_t i = 0;
+  for (; i + R <= rows; i += R)
+    add_touched_rows<R>(row + i * stride, stride, columns, sums, counts);
+  for (; i < rows; ++i) add_touched_rows<1>(row + i * stride, stride, columns, sums, counts);
   double sq_norm = 0;
   for (std::int64_t j = 0; j < columns; ++j)
     if (counts[j] > 0)
-      sq_norm += sparse_mean_update<T>(piece.rule, piece.first + j, sums[j], counts[j]);
+      sq_norm +=
+          sparse_mean_update<T>(piece.rule, piece.first + j, static_cast<Lane>(sums[j]), counts[j]);
   return sq_norm;
 }

@@ -14,8 +14,10 @@ own share, float32, to a place of its own, and `_sums.finish` adds the shares up
 * Beyond that the rows are cut as well. `pool_kernel` sweeps its rows in chunks that are pooled
   (Chan, Golub, LeVeque 1983), `merge_kernel` pools the parts, and `products_kernel` reads G a
   second time where inner products are wanted: that is what they cost for tall batches.
-  Deviations are relative to the first row of G, so that rounding is relative to the spread of the
-  gradients and not to their size.
+  Deviations are relative to a shift, the mean of a part's first rows where that is far from zero,
+  so that rounding is relative to the spread of the gradients and not to their size. Near zero
+  there is none: the mean may be small beside every gradient, and its rounding with it. A part has
+  so few chunks that rounding hardly grows with them.
 
 Sizes, and addresses of what is not loaded by vectors, are kept from specialising the kernels: there
 is one for every shape of tile, element type and alignment of G, and not one for every batch size.
@@ -31,6 +33,9 @@ import triton
 import triton.language as tl
 
 from adadagrad_kernels.backends.triton.kernels._update import adagrad, descent, scalar
+
+#: Rows that tell whether a column is far from zero.
+FIRST = tl.constexpr(4)
 
 
 @triton.jit
@@ -111,6 +116,19 @@ def whole_kernel(
         )
 
 
+@triton.jit
+def shift_of(first, rows):
+    """The mean of the first rows where it is more than six of their standard deviations from zero.
+
+    Of [FIRST, columns] values only so many rows are there.
+    """
+    count = rows.to(tl.float32)
+    mean = tl.div_rn(tl.sum(first, axis=0), count)
+    present = (tl.arange(0, FIRST) < rows)[:, None]
+    away = tl.where(present, first - mean[None, :], 0.0)
+    return tl.where(mean * mean * count > 36 * tl.sum(away * away, axis=0), mean, 0.0)
+
+
 @triton.jit(do_not_specialize=["row_stride", "samples", "features", "rows_each", "norms"])
 def pool_kernel(
     grads,  # [samples, features]
@@ -118,7 +136,7 @@ def pool_kernel(
     samples,
     features,
     rows_each,
-    part_means,  # [parts, features], relative to the first row of G
+    part_means,  # [parts, features]
     part_squares,  # [parts, features], or None
     norms,  # shares [tiles, samples]
     ROWS: tl.constexpr,
@@ -130,11 +148,13 @@ def pool_kernel(
     part = tl.program_id(1).to(tl.int64)
     columns = tile * COLUMNS + tl.arange(0, COLUMNS)
     inside = tl.max_constancy(columns < features, [VECTOR])
-    shift = tl.load(grads + columns, mask=inside, other=0.0).to(tl.float32)
-    average = tl.zeros([COLUMNS], tl.float32)
-    squares = tl.zeros([COLUMNS], tl.float32)
     begin = part * rows_each
     end = tl.minimum(begin + rows_each, samples)
+    first_rows = begin + tl.arange(0, FIRST)
+    first = load_tile(grads, row_stride, first_rows, columns, end, features, VECTOR)
+    shift = shift_of(first, tl.minimum(end - begin, FIRST))
+    average = tl.zeros([COLUMNS], tl.float32)
+    squares = tl.zeros([COLUMNS], tl.float32)
     for start in tl.range(begin, end, ROWS, disable_licm=True):
         rows = start + tl.arange(0, ROWS)
         present = rows < end
@@ -152,14 +172,13 @@ def pool_kernel(
             squares += spread + delta * delta * (before * rate)
         average += delta * rate
     place = part * features + columns
-    tl.store(part_means + place, average, mask=inside)
+    tl.store(part_means + place, shift + average, mask=inside)
     if part_squares is not None:
         tl.store(part_squares + place, squares, mask=inside)
 
 
 @triton.jit(do_not_specialize=["samples", "features", "parts", "rows_each", "lr"])
 def merge_kernel(
-    grads,  # [samples, features], of which the first row is read
     samples,
     features,
     parts,
@@ -208,7 +227,6 @@ def merge_kernel(
             spread += off * off * weights[:, None]
             squares += tl.sum(spread, axis=0) + delta * delta * (before * rate)
         average += delta * rate
-    average += tl.load(grads + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(mean + columns, average, mask=inside)
     if variance is not None:
         spread = tl.div_rn(squares, (samples - 1).to(tl.float32))

@@ -26,8 +26,10 @@ WHOLE = {16: (512, 4), 32: (256, 4), 64: (128, 4), 128: (128, 8), 256: (64, 8)}
 CHUNK = {256: (32, 4), 64: (128, 4)}
 #: Rows of a part: at least so many, or its means would be more traffic than they are worth ...
 FEWEST_ROWS = 256
-#: ... and no more parts than give every multiprocessor some programs.
+#: ... and no more parts than give every multiprocessor some programs ...
 PROGRAMS = 1024
+#: ... but at most so many rows, or a sum's rounding would grow with them.
+MOST_ROWS = 2048
 #: Parts merged at a time, columns and warps of `merge_kernel`.
 MERGED, MERGED_COLUMNS, MERGED_WARPS = 16, 128, 4
 
@@ -85,7 +87,8 @@ def _cut(grads: Tensor, outputs: Outputs, step: Step | None) -> None:
     columns = 256 if features > 64 else 64
     rows, warps = CHUNK[columns]
     tiles = triton.cdiv(features, columns)
-    parts = max(1, min(PROGRAMS // tiles, triton.cdiv(samples, FEWEST_ROWS)))
+    parts = min(PROGRAMS // tiles, triton.cdiv(samples, FEWEST_ROWS))
+    parts = max(parts, triton.cdiv(samples, MOST_ROWS))
     rows_each = rows * triton.cdiv(samples, rows * parts)
     parts = triton.cdiv(samples, rows_each)
     vector = _vector(grads)
@@ -100,7 +103,7 @@ def _cut(grads: Tensor, outputs: Outputs, step: Step | None) -> None:
     launch(
         _columns.merge_kernel,
         (triton.cdiv(features, MERGED_COLUMNS),),
-        (grads, samples, features, parts, rows_each, part_means, part_squares, mean,
+        (samples, features, parts, rows_each, part_means, part_squares, mean,
          _or_none(spread), *arguments),
         {"PARTS": MERGED, "COLUMNS": MERGED_COLUMNS, "VECTOR": vector, **constants},
         MERGED_WARPS,
