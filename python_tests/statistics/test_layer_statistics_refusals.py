@@ -206,7 +206,8 @@ def test_a_batch_dimension_that_differs() -> None:
             self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.second(self.first(x).transpose(0, 1).flatten(0, 1)).view(len(x), -1)
+            rows = self.first(x).transpose(0, 1).flatten(0, 1)
+            return self.second(rows).view(5, len(x), -1).transpose(0, 1)
 
     model = Flattens()
     with (
