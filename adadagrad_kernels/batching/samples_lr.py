@@ -90,7 +90,12 @@ class SamplesLR:
         seen = self.samples_seen + samples
         units = seen // self.samples_per_step
         if units > self.units:
-            self._move(units - self.units, metric)
+            before = dict(vars(self.scheduler))
+            try:
+                self._move(units - self.units, metric)
+            except Exception:
+                vars(self.scheduler).update(before)
+                raise
         self.samples_seen, self.units = seen, units
 
     def _move(self, passed: int, metric: float | Tensor | None) -> None:

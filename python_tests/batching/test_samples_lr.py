@@ -199,3 +199,32 @@ def test_a_state_that_does_not_fit_changes_nothing(change, message):
 def test_the_unit_is_a_positive_integer(unit):
     with pytest.raises(ValueError, match="samples_per_step must be an integer of at least 1"):
         SamplesLR(SCHEDULERS["step"](optimizer()), unit)
+
+
+def test_the_last_batch_crosses_the_end_of_a_cycle() -> None:
+    """OneCycleLR refuses more steps than it was made for; its last rate is kept."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=0.9)
+    inner = lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=10)
+    schedule = SamplesLR(inner, samples_per_step=10)
+    for samples in (30, 30, 30, 30, 5000):
+        optimizer.step()
+        schedule.step(samples)
+    assert (schedule.samples_seen, schedule.units) == (5120, 512)
+    assert schedule.get_last_lr() == pytest.approx([1.0 / 25 / 1e4], rel=1e-6)
+
+
+def test_an_error_of_the_scheduler_leaves_the_counts() -> None:
+    class Ends(lr_scheduler.LRScheduler):
+        def get_lr(self) -> list[float]:
+            if self.last_epoch > 3:
+                raise ValueError("no more steps")
+            return [0.1 for _ in self.base_lrs]
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedule = SamplesLR(Ends(optimizer), samples_per_step=10)
+    optimizer.step()
+    schedule.step(30)
+    with pytest.raises(ValueError, match="no more steps"):
+        schedule.step(20)
+    assert (schedule.samples_seen, schedule.units) == (30, 3)
+    assert schedule.scheduler.last_epoch == 3

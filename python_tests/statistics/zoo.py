@@ -16,7 +16,7 @@ from adadagrad_kernels.statistics import StatisticsCheck, check_statistics
 from adadagrad_kernels.statistics.contents import Contents
 
 #: Positions of a sequence; a batch may have as many samples.
-T = 5
+T = 6
 #: Features, words of a vocabulary.
 D, V = 4, 11
 
