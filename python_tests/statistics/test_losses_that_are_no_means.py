@@ -138,7 +138,7 @@ def test_what_vmap_cannot_run(run: Any, parts: dict[str, Callable[[], nn.Module]
 def test_errors_of_the_model_are_its_own() -> None:
     """Not vmap's words for them."""
     model = nn.Linear(3, 3)
-    with pytest.raises(IndexError, match="Target .* is out of bounds"):
+    with pytest.raises(IndexError, match=r"Target .* is out of bounds"):
         backward_with_statistics(model, F.cross_entropy, torch.randn(B, 3), LABELS + 6)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         backward_with_statistics(model, F.mse_loss, torch.randn(B, 4), VALUES)
