@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from adadagrad_kernels.cli.config import resolve
-from adadagrad_kernels.cli.data import load_data
+from adadagrad_kernels.cli.config import RunConfig, resolve
+from adadagrad_kernels.cli.data import Data, load_data
 from adadagrad_kernels.cli.errors import Interrupted, StoppedError
 from adadagrad_kernels.cli.folder import RunFolder
 from adadagrad_kernels.cli.interrupt import SignalWatch
+from adadagrad_kernels.cli.lock import FolderLock
 from adadagrad_kernels.cli.progress import Progress
 from adadagrad_kernels.cli.recorder import Recorder, require_writers
 from adadagrad_kernels.cli.table import format_pairs
@@ -30,6 +31,14 @@ def run(arguments: argparse.Namespace) -> int:
     require_writers(arguments.writer)
     data = load_data(arguments.data, arguments.data_dir)
     config = resolve(arguments, len(data.train))
+    with FolderLock(arguments.out):
+        summary = _run(arguments, config, data)
+    print(json.dumps(strict(summary)) if arguments.json else format_summary(summary))
+    return 0
+
+
+def _run(arguments: argparse.Namespace, config: RunConfig, data: Data) -> dict[str, Any]:
+    """Begins or resumes the run in its folder; returns the summary."""
     fingerprint = {**config.options(), "the data (CRC-32)": data.checksum}
     folder = RunFolder(arguments.out, fingerprint, arguments.checkpoint_every)
     # Settles how many threads a matrix product takes: without an explicit number MKL chooses for
@@ -44,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             with Recorder(metrics, folder.metrics, arguments.writer, config.options()) as recorder:
                 _train(trainer, folder, metrics, recorder, quiet=arguments.quiet)
-                summary = _finish(trainer, folder, metrics, recorder)
+                return _finish(trainer, folder, metrics, recorder)
         except OSError as error:
             if folder.saved_samples is None:
                 raise
@@ -52,8 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
                 f"{error}; the last good checkpoint is of sample {folder.saved_samples:,}: "
                 "put right what is wrong, then run again with --resume"
             ) from error
-    print(json.dumps(strict(summary)) if arguments.json else format_summary(summary))
-    return 0
 
 
 def _train(
