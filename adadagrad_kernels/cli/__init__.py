@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from adadagrad_kernels.backends import check_environment
 from adadagrad_kernels.cli.arguments import build_parser
 from adadagrad_kernels.cli.errors import Interrupted, StoppedError, UsageError
 from adadagrad_kernels.errors import (
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = build_parser().parse_args(arguments)
     try:
+        check_environment()
         # Each command's module has the command's name; only the one that is needed is imported.
         command = importlib.import_module(f"{__name__}.{options.command}")
         exit_code: int = command.run(options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -181,6 +182,31 @@ def test_missing_data_exits_with_1(capsys: pytest.CaptureFixture[str], tmp_path:
     )
     assert code == 1
     assert "found no train-images-idx3-ubyte.gz in" in error
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("BACKEND", "bogus", "ADADAGRAD_KERNELS_BACKEND names the backend 'bogus'; accepted are"),
+        ("ISA", "sse9", "ADADAGRAD_KERNELS_ISA=sse9: the instruction set 'sse9' is not available"),
+    ],
+)
+@pytest.mark.parametrize("command", [["info"], ["train", "--samples", "8"]], ids=lambda all: all[0])
+def test_an_environment_that_asks_for_what_is_not_there_exits_with_1(
+    tmp_path: Path, command: list[str], variable: str, value: str, said: str
+) -> None:
+    child = subprocess.run(
+        [sys.executable, "-m", "adadagrad_kernels", *command],
+        cwd=tmp_path,
+        env={**os.environ, f"ADADAGRAD_KERNELS_{variable}": value},
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 1
+    assert child.stdout == ""
+    assert child.stderr.startswith(f"adadagrad-kernels: error: {said}")
+    assert child.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_out_that_is_a_file_exits_with_1(
