@@ -18,6 +18,7 @@ from adadagrad_kernels.batching import (
     BatchController,
     BatchSizeLR,
     BatchSizeSchedule,
+    FailureSignatures,
     MicroBatchPlanner,
     PlateauSchedule,
     PowerRule,
@@ -29,7 +30,7 @@ from adadagrad_kernels.cli.data import CLASSES, Data
 from adadagrad_kernels.cli.evaluation import evaluation_metrics
 from adadagrad_kernels.cli.models import MODELS
 from adadagrad_kernels.cli.progress import Progress
-from adadagrad_kernels.cli.rules import build_rule
+from adadagrad_kernels.cli.rules import KNOBS, build_rule
 from adadagrad_kernels.statistics import GradientStatistics, layer_statistics
 
 # Where the paper's CNN on MNIST is fastest on a CPU; larger ones leave its cache.
@@ -68,6 +69,7 @@ class Trainer:
             hysteresis=config.hysteresis,
             cooldown=config.cooldown,
             smoothing=config.smoothing,
+            signatures=FailureSignatures(words=KNOBS),
         )
         self.lr_gain = BatchSizeLR(
             self.optimizer, _lr_rule(config.lr_rule), batch_size=config.batch_size
