@@ -10,7 +10,7 @@ import hashlib
 import io
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +79,26 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def check_same_run(path: Path, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def check_same_run(
+    path: Path,
+    saved: Mapping[str, Any],
+    given: Mapping[str, Any],
+    but_for: Collection[str] = (),
+) -> None:
     """Refuses a checkpoint that was written by a run with other options.
+
+    Args:
+        path: The checkpoint.
+        saved: The options of the run that wrote it.
+        given: Those of this run.
+        but_for: Options that may differ.
 
     Raises:
         CheckpointError: With each option that differs, its value then and now.
     """
     differences = [
         f"{name} was {saved.get(name)} and is now {given.get(name)}"
-        for name in sorted({*saved, *given})
+        for name in sorted({*saved, *given} - set(but_for))
         if saved.get(name) != given.get(name)
     ]
     if differences:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
@@ -90,7 +90,7 @@ class RunConfig:
 
     def options(self) -> dict[str, object]:
         """Returns the values under the names of the options that set them."""
-        return {f"--{name.replace('_', '-')}": value for name, value in asdict(self).items()}
+        return {_option(name): value for name, value in asdict(self).items()}
 
 
 def resolve(arguments: argparse.Namespace, training_samples: int) -> RunConfig:
@@ -132,6 +132,22 @@ def resolve(arguments: argparse.Namespace, training_samples: int) -> RunConfig:
     )
 
 
+def inherited(arguments: argparse.Namespace, saved: Mapping[str, object]) -> argparse.Namespace:
+    """Takes the budget, and what follows from it, over from a saved run where it is not given.
+
+    Args:
+        arguments: Of this call.
+        saved: The run's values by their options; empty where there is none.
+    """
+    names = ("samples", "evaluate_every", "log_every")
+    found = {name: saved.get(_option(name)) for name in names if getattr(arguments, name) is None}
+    return argparse.Namespace(**{**vars(arguments), **found})
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _check_rule(arguments: argparse.Namespace) -> None:
     """Refuses options that what decides the size would never read."""
     test, schedule = arguments.test, arguments.schedule
@@ -148,7 +164,7 @@ def _check_rule(arguments: argparse.Namespace) -> None:
     for name, default in unread.items():
         if getattr(arguments, name) != default:
             rule = f"--schedule {schedule}" if schedule else "--test none"
-            raise UsageError(f"--{name.replace('_', '-')} is of no use to {rule}")
+            raise UsageError(f"{_option(name)} is of no use to {rule}")
     if arguments.smoothing and test in COORDINATE_TESTS:
         raise UsageError(
             f"--smoothing does not average the variance of every coordinate, which --test {test} "

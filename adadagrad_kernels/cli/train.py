@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from adadagrad_kernels.cli.config import RunConfig, resolve
+from adadagrad_kernels.cli.config import RunConfig, inherited, resolve
 from adadagrad_kernels.cli.data import Data, load_data
 from adadagrad_kernels.cli.errors import Interrupted, StoppedError
 from adadagrad_kernels.cli.folder import RunFolder
@@ -32,23 +32,28 @@ def run(arguments: argparse.Namespace) -> int:
     data = load_data(arguments.data, arguments.data_dir)
     config = resolve(arguments, len(data.train))
     with FolderLock(arguments.out):
-        summary = _run(arguments, config, data)
+        folder = RunFolder(arguments.out, arguments.checkpoint_every)
+        if arguments.resume:
+            # What was not given, and would follow from --samples, is as the run has it.
+            config = resolve(inherited(arguments, folder.saved_options()), len(data.train))
+        summary = _run(arguments, config, data, folder)
     print(json.dumps(strict(summary)) if arguments.json else format_summary(summary))
     return 0
 
 
-def _run(arguments: argparse.Namespace, config: RunConfig, data: Data) -> dict[str, Any]:
+def _run(
+    arguments: argparse.Namespace, config: RunConfig, data: Data, folder: RunFolder
+) -> dict[str, Any]:
     """Begins or resumes the run in its folder; returns the summary."""
     fingerprint = {**config.options(), "the data (CRC-32)": data.checksum}
-    folder = RunFolder(arguments.out, fingerprint, arguments.checkpoint_every)
     # Settles how many threads a matrix product takes: without an explicit number MKL chooses for
     # each product anew, and rounding, with it the resumed run, would depend on what ran before.
     torch.set_num_threads(torch.get_num_threads())
     trainer = Trainer(config, data)
     with (
-        folder.resume(trainer)
+        folder.resume(trainer, fingerprint)
         if arguments.resume
-        else folder.begin(overwrite=arguments.overwrite) as metrics
+        else folder.begin(fingerprint, overwrite=arguments.overwrite) as metrics
     ):
         try:
             with Recorder(metrics, folder.metrics, arguments.writer, config.options()) as recorder:

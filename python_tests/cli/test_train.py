@@ -235,7 +235,8 @@ def test_a_run_in_the_way(
     ("options", "message"),
     [
         (["--lr", "0.06"], "--lr was 0.05 and is now 0.06;"),
-        (["--samples", "4000", "--seed", "2"], "--samples was 3000 and is now 4000, --seed was 0"),
+        (["--samples", "4000", "--seed", "2"], "another run: --seed was 0 and is now 2;"),
+        (["--log-every", "7"], "another run: --log-every was 3 and is now 7;"),
         (["--test", "coordinate"], "--test was norm and is now coordinate;"),
     ],
 )
@@ -243,7 +244,6 @@ def test_checkpoint_of_another_run(
     reference: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     before = {path: path.read_bytes() for path in reference.iterdir()}
-    # --evaluate-every and --log-every follow from --samples; say them, or they differ as well.
     assert train(reference, "--resume", *options) == 1
     error = capsys.readouterr().err
     assert "checkpoint.adak: of another run:" in error
@@ -258,7 +258,9 @@ def test_checkpoint_of_other_data(
     monkeypatch.setattr(
         folder,
         "check_same_run",
-        lambda path, saved, given: check(path, {**saved, "the data (CRC-32)": 7}, given),
+        lambda path, saved, given, but_for: check(
+            path, {**saved, "the data (CRC-32)": 7}, given, but_for
+        ),
     )
     assert train(reference, "--resume") == 1
     assert "the data (CRC-32) was 7 and is now" in capsys.readouterr().err
