@@ -18,10 +18,19 @@ from adadagrad_kernels.cli.errors import UsageError
 from adadagrad_kernels.cli.progress import warn
 from adadagrad_kernels.cli.quantities import Interval
 from adadagrad_kernels.cli.trainer import Trainer
+from adadagrad_kernels.errors import CheckpointError
 from adadagrad_kernels.files import replace_file
 from adadagrad_kernels.writers.metrics_file import MetricsFile, strict
 
 _BUDGET = "--samples"
+
+# What a run's checkpoint holds.
+_CONTENT: dict[str, type] = {
+    "fingerprint": dict,
+    "environment": dict,
+    "trainer": dict,
+    "metrics_bytes": int,
+}
 
 
 class RunFolder:
@@ -54,7 +63,7 @@ class RunFolder:
         """
         if not self.checkpoint.exists():
             return {}
-        return dict(load_checkpoint(self.checkpoint)["fingerprint"])
+        return dict(load_checkpoint(self.checkpoint, _CONTENT)["fingerprint"])
 
     def begin(self, fingerprint: Mapping[str, object], *, overwrite: bool) -> MetricsFile:
         """Starts a new run; an old one is in the way unless it may be overwritten.
@@ -92,27 +101,40 @@ class RunFolder:
         if not self.checkpoint.exists():
             warn(f"no checkpoint in {self.path}: beginning the run")
             return self.begin(fingerprint, overwrite=True)
-        state = load_checkpoint(self.checkpoint)
+        state = load_checkpoint(self.checkpoint, _CONTENT)
         began_with = state["fingerprint"]
         check_same_run(self.checkpoint, began_with, fingerprint, but_for=(_BUDGET,))
-        seen = state["trainer"]["controller"]["samples_seen"]
+        for name, here in _environment().items():
+            if (saved := state["environment"].get(name)) != here:
+                warn(f"{name} was {saved} and is now {here}: the last bits may come out different")
+        seen = self._load(trainer, state["trainer"])
+        self._fingerprint = dict(fingerprint)
+        self._schedule(seen)
+        self.saved_samples = seen
+        metrics = MetricsFile(self.metrics, state["metrics_bytes"])
+        if began_with.get(_BUDGET) != fingerprint[_BUDGET]:
+            for name in ("summary.json", "model.pt"):
+                (self.path / name).unlink(missing_ok=True)
+        return metrics
+
+    def _load(self, trainer: Trainer, state: Mapping[str, Any]) -> int:
+        """Loads the trainer's state; returns the samples it has seen."""
+        try:
+            seen = int(state["controller"]["samples_seen"])
+            if trainer.config.samples >= seen:
+                trainer.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{self.checkpoint}: its state does not fit this run ({type(error).__name__}: "
+                f"{error}); resume with the version of adadagrad-kernels that wrote it, or begin "
+                "anew with --overwrite"
+            ) from error
         if trainer.config.samples < seen:
             raise UsageError(
                 f"{_BUDGET} {trainer.config.samples:,} is below the {seen:,} samples that the run "
                 f"in {self.path} has seen: give as many or more, or another --out"
             )
-        self._fingerprint = dict(fingerprint)
-        for name, here in _environment().items():
-            if (saved := state["environment"].get(name)) != here:
-                warn(f"{name} was {saved} and is now {here}: the last bits may come out different")
-        trainer.load_state_dict(state["trainer"])
-        self._schedule(seen)
-        self.saved_samples = seen
-        metrics = MetricsFile(self.metrics, state["metrics_bytes"])
-        if began_with[_BUDGET] != fingerprint[_BUDGET]:
-            for name in ("summary.json", "model.pt"):
-                (self.path / name).unlink(missing_ok=True)
-        return metrics
+        return seen
 
     def save_if_due(self, trainer: Trainer, metrics: MetricsFile) -> None:
         """Writes a checkpoint when it is time; where that fails, warns, and keeps the last one."""
@@ -151,6 +173,11 @@ class RunFolder:
         replace_file(self.path / "model.pt", [buffer.getbuffer()])
         text = json.dumps(strict(summary), indent=2, allow_nan=False) + "\n"
         replace_file(self.path / "summary.json", [text.encode()])
+
+    def forget_if_empty(self) -> None:
+        """Removes metrics without a whole line: what wrote nothing is in nobody's way."""
+        if self.metrics.exists() and b"\n" not in self.metrics.read_bytes():
+            self.metrics.unlink()
 
     def _schedule(self, samples: int) -> None:
         self._due_samples = samples + (self._every.samples or 0)

@@ -61,6 +61,7 @@ def _run(
                 return _finish(trainer, folder, metrics, recorder)
         except OSError as error:
             if folder.saved_samples is None:
+                folder.forget_if_empty()
                 raise
             raise StoppedError(
                 f"{error}; the last good checkpoint is of sample {folder.saved_samples:,}: "

@@ -209,6 +209,28 @@ def test_an_environment_that_asks_for_what_is_not_there_exits_with_1(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("arguments", "codes"), [(["info"], {141}), (["--help"], {0, 141})])
+def test_output_that_nobody_reads_to_its_end_is_no_error(
+    arguments: list[str], codes: set[int]
+) -> None:
+    """As under `head`: the reader is gone before the first word is written.
+
+    Some versions of argparse ignore it themselves.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "adadagrad_kernels", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).parent,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() in codes
+
+
 def test_out_that_is_a_file_exits_with_1(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

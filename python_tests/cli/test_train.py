@@ -331,9 +331,73 @@ def test_full_disk_before_the_first_checkpoint(
     assert train(tmp_path, "--checkpoint-every", "1000") == 1
     error = capsys.readouterr().err
     assert "there is none yet" in error
+    assert (tmp_path / "metrics.jsonl").read_bytes(), "what was measured stays"
     assert error.splitlines()[-1] == (
         "adadagrad-kernels: error: [Errno 28] No space left on device"
     )
+
+
+@pytest.mark.parametrize("written", [b"", b'{"half": '])
+def test_full_disk_before_the_first_line(
+    reference: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    written: bytes,
+) -> None:
+    """The file is named, and nothing is left that would be in the way of another try."""
+
+    class Full:
+        def __init__(self, file: Any) -> None:
+            self._file = file
+
+        def write(self, line: bytes) -> None:
+            self._file.write(written)
+            full_disk()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._file, name)
+
+    made = MetricsFile.__init__
+
+    def full(self: MetricsFile, *arguments: Any) -> None:
+        made(self, *arguments)
+        self._file = Full(self._file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsFile, "__init__", full)
+        assert train(tmp_path) == 1
+    file = tmp_path / "metrics.jsonl"
+    assert capsys.readouterr().err.endswith(
+        f"error: [Errno 28] No space left on device: '{file}'\n"
+    )
+    assert os.listdir(tmp_path) == []
+    assert train(tmp_path) == 0
+    assert_same_result(tmp_path, reference)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: {"epoch": 3}, "holds epoch, expected environment, fingerprint, metrics_by"),
+        (lambda state: {**state, "fingerprint": []}, "holds environment, fingerprint, metrics_b"),
+        (lambda state: {**state, "trainer": {}}, "its state does not fit this run (KeyError: 'con"),
+    ],
+)
+def test_a_checkpoint_with_other_content(
+    reference: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    message: str,
+) -> None:
+    """Well formed, with a right checksum, and no run's."""
+    state = load_checkpoint(reference / "checkpoint.adak")
+    checkpoint.save_checkpoint(tmp_path / "checkpoint.adak", change(state))
+    assert train(tmp_path, "--resume") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"adadagrad-kernels: error: {tmp_path / 'checkpoint.adak'}: {message}")
+    assert os.listdir(tmp_path) == ["checkpoint.adak"]
 
 
 def test_full_disk_while_logging(
