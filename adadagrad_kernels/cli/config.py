@@ -10,6 +10,7 @@ import torch
 
 from adadagrad_kernels import optim
 from adadagrad_kernels.cli.errors import UsageError
+from adadagrad_kernels.cli.evaluation import evaluated_samples
 from adadagrad_kernels.cli.rules import (
     COORDINATE_TESTS,
     DEFAULT_CONSTANTS,
@@ -28,6 +29,7 @@ DEFAULT_LR = {
 }
 DEFAULT_BATCH = 8
 DEFAULT_EPOCHS = 10
+EVALUATIONS = 100
 
 
 # Options that tests alone read, and those that schedules read too, with their defaults.
@@ -93,7 +95,7 @@ class RunConfig:
         return {_option(name): value for name, value in asdict(self).items()}
 
 
-def resolve(arguments: argparse.Namespace, training_samples: int) -> RunConfig:
+def resolve(arguments: argparse.Namespace, training_samples: int, test_samples: int) -> RunConfig:
     """Fills in the defaults that depend on other options and on the data, and checks them.
 
     Raises:
@@ -114,7 +116,8 @@ def resolve(arguments: argparse.Namespace, training_samples: int) -> RunConfig:
         batch_size=batch_size,
         max_batch=max_batch,
         samples=samples,
-        evaluate_every=arguments.evaluate_every or max(1, samples // 100),
+        evaluate_every=arguments.evaluate_every
+        or _evaluate_every(samples, evaluated_samples(training_samples, test_samples)),
         log_every=arguments.log_every or max(1, samples // 1000),
         schedule=arguments.schedule,
         test_interval=arguments.test_interval,
@@ -130,6 +133,15 @@ def resolve(arguments: argparse.Namespace, training_samples: int) -> RunConfig:
         seed=arguments.seed,
         **_constants(arguments, test),
     )
+
+
+def _evaluate_every(samples: int, evaluated: int) -> int:
+    """At most a hundred times, and never more samples evaluated than trained on.
+
+    So a small budget is not spent on evaluations. A count and no share of the time, by which two
+    runs of the same options would be evaluated at different samples.
+    """
+    return max(1, samples // EVALUATIONS, evaluated)
 
 
 def inherited(arguments: argparse.Namespace, saved: Mapping[str, object]) -> argparse.Namespace:

@@ -68,6 +68,8 @@ files in --out:
 
 how the times are measured:
   seconds           training alone: without evaluations, checkpoints and the timing runs below
+  wall time         all of it. By default no more samples are evaluated along the way than are
+                    trained on, beside the one evaluation at the end
   statistics share  (gradients with statistics - the same gradients without + the test) / seconds.
                     For the middle term a plain backward pass over one micro-batch of the same
                     samples is timed, at each new batch size and after every 20 times as many

@@ -30,12 +30,13 @@ def run(arguments: argparse.Namespace) -> int:
     """
     require_writers(arguments.writer)
     data = load_data(arguments.data, arguments.data_dir)
-    config = resolve(arguments, len(data.train))
+    sizes = (len(data.train), len(data.test))
+    config = resolve(arguments, *sizes)
     with FolderLock(arguments.out):
         folder = RunFolder(arguments.out, arguments.checkpoint_every)
         if arguments.resume:
             # What was not given, and would follow from --samples, is as the run has it.
-            config = resolve(inherited(arguments, folder.saved_options()), len(data.train))
+            config = resolve(inherited(arguments, folder.saved_options()), *sizes)
         summary = _run(arguments, config, data, folder)
     print(json.dumps(strict(summary)) if arguments.json else format_summary(summary))
     return 0
@@ -123,6 +124,10 @@ def format_summary(summary: dict[str, Any]) -> str:
         ("test loss", f"{summary['test_loss']:.4f}"),
         ("test accuracy", f"{summary['test_accuracy']:.2%}"),
         ("seconds", f"{summary['seconds']:.1f} ({micro_seconds:,.0f} µs per sample)"),
+        (
+            "wall time",
+            f"{summary['wall_seconds']:.1f} seconds, evaluations and checkpoints included",
+        ),
         ("statistics share", f"{summary['statistics_share']:.1%} of the seconds"),
     ]
     if summary["nonfinite_steps"]:

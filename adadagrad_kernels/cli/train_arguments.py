@@ -218,7 +218,8 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         "--evaluate-every",
         type=quantities.count,
         metavar="N",
-        help="evaluate on the test set every N samples (default: a hundredth of --samples)",
+        help="evaluate on the test set every N samples (default: a hundredth of --samples, or as "
+        "many as one evaluation takes, where that is more)",
     )
     group.add_argument(
         "--log-every",

@@ -51,6 +51,7 @@ class Trainer:
     Attributes:
         seconds: Time spent in training steps; `train --help` says what is left out.
         statistics_seconds: The part of it that a run without tests would have saved.
+        wall_seconds: Time since the start of the run, all included but what a stop had lost.
     """
 
     def __init__(self, config: RunConfig, data: Data) -> None:
@@ -91,6 +92,12 @@ class Trainer:
         self.timer = PlainBackwardTimer(copy.deepcopy(self.model), F.cross_entropy)
         self.seconds = 0.0
         self.statistics_seconds = 0.0
+        self._wall_before = 0.0
+        self._wall_started = time.perf_counter()
+
+    @property
+    def wall_seconds(self) -> float:  # noqa: D102 - among the attributes
+        return self._wall_before + time.perf_counter() - self._wall_started
 
     def run(self, record: Callable[[dict[str, Any]], None], progress: Progress) -> Iterator[None]:
         """Trains to the end of the budget; after each step the caller may save or stop.
@@ -138,8 +145,13 @@ class Trainer:
         }
 
     def summary(self) -> dict[str, Any]:
-        """Returns the counts, and the evaluation on the whole training and test set."""
-        return {**self.counts(), **evaluation_metrics(self.model, self.data, whole=True)}
+        """Returns the counts, the evaluation on the whole training and test set, the wall time.
+
+        Of a training set that the budget does not reach the end of, the first part is evaluated.
+        """
+        whole = self.config.samples >= len(self.data.train)
+        found = evaluation_metrics(self.model, self.data, whole=whole)
+        return {**self.counts(), **found, "wall_seconds": self.wall_seconds}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything the rest of the run depends on, apart from its configuration."""
@@ -153,6 +165,7 @@ class Trainer:
             "random_state": torch.get_rng_state(),
             "seconds": self.seconds,
             "statistics_seconds": self.statistics_seconds,
+            "wall_seconds": self.wall_seconds,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -166,6 +179,8 @@ class Trainer:
         torch.set_rng_state(state["random_state"])
         self.seconds = state["seconds"]
         self.statistics_seconds = state["statistics_seconds"]
+        self._wall_before = state["wall_seconds"]
+        self._wall_started = time.perf_counter()
 
     def _batch_size(self) -> int:
         """Returns the controller's size, but lets the last two batches share what is left.

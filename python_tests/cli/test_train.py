@@ -36,6 +36,7 @@ def metrics(out: Path) -> list[dict[str, Any]]:
     for line in lines:
         for name in ("seconds", "statistics_seconds", "statistics_share"):
             assert isinstance(line.pop(name), float)
+        assert isinstance(line.pop("wall_seconds", None), float) == bool(line.get("end"))
     return lines
 
 
@@ -105,6 +106,9 @@ def test_files_and_table(reference: Path, capsys: pytest.CaptureFixture[str]) ->
     column = table[0].index("3,000")
     assert all(line[column - 2 : column] == "  " and line[column] != " " for line in table)
     assert f"{summary['test_accuracy']:.2%}" in table[6]
+    assert summary["wall_seconds"] > summary["seconds"]
+    (wall,) = (line for line in table if line.startswith("wall time"))
+    assert float(wall.split()[2]) >= round(summary["wall_seconds"], 1), "it went on for a moment"
 
 
 def test_json_summary(reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
