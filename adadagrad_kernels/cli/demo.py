@@ -193,7 +193,24 @@ def _report(rows: list[dict[str, Any]], samples: int, seeds: int, data: Data, ou
     if seeds > 1:
         notes += f" Means of {seeds} seeds, ± their standard deviation."
     files = "\n".join(str(out / name) for name in ("demo.png", "metrics.jsonl", "summary.json"))
-    return f"{table}\n\n{textwrap.fill(notes, 88)}\n\n{files}"
+    told = "\n\n".join(textwrap.fill(text, 88) for text in (_meaning(rows), notes))
+    return f"{table}\n\n{told}\n\n{files}"
+
+
+def _meaning(rows: list[dict[str, Any]]) -> str:
+    """What the rows show, in their own numbers."""
+    adaptive, *_ = (row for row in rows if row["adaptive"])
+    small, large = (row for row in rows if not row["adaptive"])
+
+    def reached(row: dict[str, Any]) -> str:
+        return f"{row['steps']:,.0f} steps to {row['test_accuracy'] * 100:.1f} %"
+
+    return (
+        f"Adaptive batches save steps, not samples: with equal samples {adaptive['run']} took "
+        f"{reached(adaptive)}, a fixed batch of {SMALLEST} {reached(small)}, and one of "
+        f"{LARGEST:,} {reached(large)}. They pay where a step of many samples takes little longer "
+        "than one of few."
+    )
 
 
 def _accuracy(row: dict[str, Any]) -> str:

@@ -59,8 +59,8 @@ def _add_task(group: argparse._ArgumentGroup) -> None:
         "--lr",
         type=quantities.positive,
         metavar="LR",
-        help="learning rate, constant (default: 0.008 for adagrad, 1.0 for adagrad-norm, 0.1 for "
-        "adagrad-norm-rows and sgd, 0.001 for adam and adamw)",
+        help="learning rate, constant (default: 0.008 for adagrad, on digits 0.08, 1.0 for "
+        "adagrad-norm, 0.1 for adagrad-norm-rows and sgd, 0.001 for adam and adamw)",
     )
     group.add_argument(
         "--momentum",
@@ -92,7 +92,8 @@ def _add_batch(group: argparse._ArgumentGroup) -> None:
             f"--{name}",
             type=quantities.positive,
             metavar=name.upper(),
-            help=f"constant of --test {', '.join(tests)} (default: {default})",
+            help=f"constant of --test {', '.join(tests)} (default: {default}"
+            + (", on digits 1.0)" if name == "eta" else ")"),
         )
     group.add_argument(
         "--schedule",

@@ -14,7 +14,7 @@ import torch
 
 from adadagrad_kernels import backends
 from adadagrad_kernels.cli import main
-from adadagrad_kernels.cli.config import DEFAULT_LR
+from adadagrad_kernels.cli.config import DEFAULT_CONSTANTS_OF, DEFAULT_LR, DEFAULT_LR_OF
 from adadagrad_kernels.cli.info import format_information
 from adadagrad_kernels.cli.rules import DEFAULT_CONSTANTS, TEST_CONSTANTS
 
@@ -97,11 +97,15 @@ def test_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
         for name in TEST_CONSTANTS:
             assert f"\n  {name} " in text, "every test is explained"
         for name, value in DEFAULT_CONSTANTS.items():
-            assert f"(default: {value})" in text.partition(f"  --{name} ")[2].partition("  --")[0]
+            assert f"(default: {value}" in text.partition(f"  --{name} ")[2].partition("  --")[0]
         told = " ".join(text.partition("  --lr LR  ")[2].partition("  --")[0].split())
         for optimizer, lr in DEFAULT_LR.items():
             assert optimizer in told
             assert str(lr) in told
+        for optimizers in DEFAULT_LR_OF.values():
+            assert all(f"on digits {lr}" in told for lr in optimizers.values())
+        eta = f"on digits {DEFAULT_CONSTANTS_OF['digits']['eta']})"
+        assert eta in " ".join(text.partition("  --eta ETA ")[2].partition("  --theta")[0].split())
         assert "adadagrad-kernels train --data mnist" in text
     if command == "report":
         assert "adadagrad-kernels report runs/demo" in text
