@@ -22,6 +22,20 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         build = Path(self.build_temp).resolve()
         destination = Path(self.get_ext_fullpath(ext.name)).parent.resolve()
+        found = build.exists()
+        try:
+            self._build(build, destination)
+        except subprocess.CalledProcessError as error:
+            # What an earlier build left, one that failed half-way or by another CMake, may fit
+            # neither this configuration nor its installation. A source that does not compile is
+            # no such case: all else stays built while it is mended.
+            if not found or "--build" in error.cmd:
+                raise
+            print(f"{build} does not fit this build: it is removed, and all is built afresh")
+            shutil.rmtree(build)
+            self._build(build, destination)
+
+    def _build(self, build: Path, destination: Path) -> None:
         configure = [
             *("cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
             f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",

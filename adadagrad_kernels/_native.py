@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
+import warnings
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,28 +20,57 @@ _VARIABLE = "ADADAGRAD_KERNELS_ISA"
 
 C: ModuleType | None = None
 missing: str | None = None
+#: Why the instruction set that the environment names cannot run. Raised by what runs an op.
+isa_refused: str | None = None
 C_cuda: ModuleType | None = None
 cuda_missing: str | None = None
 
-try:
-    from adadagrad_kernels import _C
-except ImportError as error:
-    missing = (
-        f"the compiled module adadagrad_kernels._C could not be imported ({error}); "
-        "install the package with `pip install .`"
-    )
-else:
-    C = _C
+
+def _has_kernels(folder: Path) -> bool:
+    return any((folder / f"_C{ending}").exists() for ending in EXTENSION_SUFFIXES)
+
+
+def _what_to_do(folder: Path) -> tuple[str, bool]:
+    """The remedy for a package without kernels, and whether it is in the way of another.
+
+    Python looks first in the folder that it was started in, so that in the folder of a clone it
+    finds the sources, and not what `pip install .` has installed.
+    """
+    if not _has_kernels(folder):
+        for other in (Path(entry or ".").absolute() / folder.name for entry in sys.path):
+            if _has_kernels(other):
+                return (
+                    f"the folder {folder} hides the package installed in {other}: start Python in "
+                    "another folder"
+                ), True
+        if (folder.parent / "CMakeLists.txt").exists():
+            return (
+                f"the folder {folder} has the sources alone: install the package with `pip install "
+                ".`, and start Python in another folder"
+            ), True
+    return "install the package with `pip install .`", False
+
 
 try:
-    from adadagrad_kernels import _C_cuda
+    # By its full name: `from adadagrad_kernels import` would blame a circular import.
+    C = importlib.import_module("adadagrad_kernels._C")
+except ImportError as error:
+    _remedy, _hides = _what_to_do(Path(__file__).absolute().parent)
+    missing = f"the compiled module adadagrad_kernels._C could not be imported ({error}); {_remedy}"
+    if _hides:
+        warnings.warn(
+            f"adadagrad_kernels has no compiled kernels here; {_remedy}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+try:
+    C_cuda = importlib.import_module("adadagrad_kernels._C_cuda")
 except ImportError as error:
     cuda_missing = (
         f"the compiled module adadagrad_kernels._C_cuda could not be imported ({error}); it is "
         "built where nvcc is found: install the package from source with CMAKE_ARGS=-DADAK_CUDA=ON"
     )
-else:
-    C_cuda = _C_cuda
 
 
 def openmp_runtimes() -> list[str]:
@@ -98,6 +131,8 @@ def use_isa(name: str) -> None:
             f"{', '.join(C.compiled_isas())}, and this machine runs {', '.join(supported)}"
         )
     C.use_isa(name)
+    global isa_refused
+    isa_refused = None
 
 
 def introduce_tensors(module: Any) -> None:
@@ -119,7 +154,12 @@ def _initialise() -> None:
             break
     asked = os.environ.get(_VARIABLE)
     if asked:
-        use_isa(asked)
+        try:
+            use_isa(asked)
+        except BackendUnavailableError as error:
+            # Raised by the import, it could be caught by nobody.
+            global isa_refused
+            isa_refused = f"{_VARIABLE}={asked}: {error}"
 
 
 _initialise()

@@ -97,3 +97,23 @@ def require_equal(owner: str, name: str, saved: object, here: object) -> None:
             f"the state of {owner} was saved with {name}={saved!r}, "
             f"but this one has {name}={here!r}: make them the same to resume"
         )
+
+
+def check_step_numbers(*, grad_scale: float = 1.0, **numbers: float) -> None:
+    """Refuse numbers with which a step would climb, or write NaN.
+
+    Args:
+        grad_scale: the factor of the gradients, by which they are divided.
+        numbers: the others by their names, such as the learning rate.
+
+    Raises:
+        ValueError: for the first that is out of range, with what is accepted.
+    """
+    for name, value in numbers.items():
+        if not 0.0 <= value < math.inf:
+            raise ValueError(f"{name} is {value}; accepted is a finite number of 0 or more")
+    if not 0.0 < grad_scale < math.inf:
+        raise ValueError(
+            f"grad_scale is {grad_scale}; accepted is a finite number above 0, the factor that "
+            "the gradients carry"
+        )

@@ -16,7 +16,7 @@ GUARD = 70
 
 def taken(dtype: torch.dtype) -> torch.dtype:
     """The dtype, or float32 in place of float64 where the chosen backend has kernels of no such."""
-    on_gpu = backends._chosen in ("cuda", "triton")
+    on_gpu = backends.chosen() in ("cuda", "triton")
     return torch.float32 if on_gpu and dtype == torch.float64 else dtype
 
 

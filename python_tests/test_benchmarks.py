@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -116,3 +118,22 @@ def test_without_kernels_there_is_nothing_to_measure(
     monkeypatch.setattr(cpu, "unavailable", lambda: "the module is missing")
     assert limits.main([]) == 2
     assert "there are no kernels to measure: the module is missing" in capsys.readouterr().err
+
+
+@needs_kernels
+@pytest.mark.slow
+def test_timed_benchmarks_run_with_what_torch_compiles(tmp_path: Path) -> None:
+    """As `make bench` runs them: torch's compiler warns of torch's own parts, which is no error."""
+    command = [sys.executable, "-m", "pytest", str(FOLDER), "-o", "python_files=bench_*.py", "-q"]
+    options = ["--benchmark-only", "--bench-size", "small", "--benchmark-max-time=0.01"]
+    # To pytest-benchmark a worker of pytest-xdist would be a place where nothing can be timed.
+    alone = {name: value for name, value in os.environ.items() if "XDIST" not in name}
+    child = subprocess.run(
+        [*command, *options, "-p", "no:cacheprovider", "-k", "test_compiled and plain-64"],
+        cwd=tmp_path,
+        env=alone,
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 0, child.stdout
+    assert "1 passed" in child.stdout

@@ -50,10 +50,24 @@ def test_an_instruction_set_that_is_not_there_is_refused(name: str) -> None:
     assert _native.instruction_sets()["active"] != name
 
 
-def test_environment_with_another_name_is_refused() -> None:
-    child = python(ACTIVE, **{VARIABLE: "sse9"})
-    assert child.returncode != 0
-    assert "BackendUnavailableError: the instruction set 'sse9' is not available" in child.stderr
+def test_environment_with_another_name_is_refused_by_every_op_that_would_use_it() -> None:
+    code = """
+import torch
+from adadagrad_kernels import _native, ops, use_backend
+for name in ("auto", "cpu", "reference"):
+    try:
+        with use_backend(name):
+            print(ops.batch_moments(torch.eye(2)).sq_norms.tolist())
+    except RuntimeError as error:
+        print(type(error).__name__, error)
+_native.use_isa("scalar")
+print(ops.batch_moments(torch.eye(2)).sq_norms.tolist())
+"""
+    auto, cpu, reference, afterwards = output(code, **{VARIABLE: "sse9"}).splitlines()
+    said = f"{VARIABLE}=sse9: the instruction set 'sse9' is not available: compiled in are scalar"
+    assert auto.startswith(f"BackendUnavailableError {said}")
+    assert cpu.startswith(f"BackendUnavailableError the backend 'cpu' cannot run: {said}")
+    assert reference == afterwards == "[1.0, 1.0]"
 
 
 def test_without_the_compiled_module_the_reference_runs() -> None:
@@ -71,11 +85,34 @@ with use_backend("cpu"):
     except RuntimeError as error:
         print(type(error).__name__)
 """
-    reason, selected, refused = output(code).splitlines()
+    child = python(code)
+    assert child.returncode == 0, child.stderr
+    reason, selected, refused = child.stdout.splitlines()
     assert "could not be imported" in reason
     assert "pip install ." in reason
     assert selected == "adadagrad_kernels.backends.reference [1.0, 1.0]"
     assert refused == "BackendUnavailableError"
+    assert child.stderr.count("Warning") == 1, "once per process"
+    assert "RuntimeWarning: ops on CPU tensors run without their kernels" in child.stderr
+    assert reason in child.stderr
+
+
+@pytest.mark.parametrize("asked", ["reference", "cpu"])
+def test_who_asks_for_a_backend_by_name_is_not_warned(asked: str) -> None:
+    code = f"""
+import sys, warnings
+warnings.simplefilter("error")
+sys.modules["adadagrad_kernels._C"] = None
+import torch
+from adadagrad_kernels import ops, use_backend
+use_backend({asked!r})
+try:
+    print(ops.batch_moments(torch.eye(2)).sq_norms.tolist())
+except RuntimeError as error:
+    print(type(error).__name__)
+"""
+    expected = {"reference": "[1.0, 1.0]", "cpu": "BackendUnavailableError"}
+    assert output(code) == expected[asked]
 
 
 def test_one_openmp_runtime_and_the_best_instruction_set() -> None:

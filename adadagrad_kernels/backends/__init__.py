@@ -8,18 +8,25 @@ in the order of ``AUTO_ORDER``.
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
+import warnings
 from types import ModuleType
 
 import torch
 
 from adadagrad_kernels import _native
 from adadagrad_kernels.backends import cpu, cuda, reference, triton
+from adadagrad_kernels.backends.choice import chosen, from_environment, use_backend
 from adadagrad_kernels.errors import BackendUnavailableError
 
-__all__ = ["AUTO_ORDER", "BACKENDS", "describe", "select", "use_backend"]
+__all__ = [
+    "AUTO_ORDER",
+    "BACKENDS",
+    "check_environment",
+    "chosen",
+    "describe",
+    "select",
+    "use_backend",
+]
 
 BACKENDS: dict[str, ModuleType] = {
     "reference": reference,
@@ -34,21 +41,8 @@ AUTO_ORDER = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference
 #: The type of device whose tensors a backend reads; ``None`` stands for all of them.
 _DEVICES = {"reference": None, "cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 
-_VARIABLE = "ADADAGRAD_KERNELS_BACKEND"
-
-
-def _accepted(name: str, source: str) -> str:
-    if name != "auto" and name not in BACKENDS:
-        raise ValueError(f"{source} names the backend {name!r}; accepted are auto, {_names()}")
-    return name
-
-
-def _names() -> str:
-    return ", ".join(BACKENDS)
-
-
-_chosen = _accepted(os.environ.get(_VARIABLE, "auto"), _VARIABLE)
 _best: dict[tuple[torch.device, torch.dtype, str], ModuleType] = {}
+_told_of_fallback = False
 
 
 def select(
@@ -58,21 +52,46 @@ def select(
 
     Raises:
         BackendUnavailableError: where the backend asked for by name cannot run, with the reason.
+        ValueError: where the environment names no backend.
     """
     device = torch.device(device)
-    if _chosen == "auto":
+    name = chosen()
+    if name == "auto":
         best = _best.get((device, dtype, op))
         if best is None:
-            order = AUTO_ORDER.get(device.type, ("reference",))
-            best = next(BACKENDS[n] for n in order if _obstacle(n, device, dtype, op) is None)
-            _best[device, dtype, op] = best
+            best = _best[device, dtype, op] = _best_of_all(device, dtype, op)
         return best
-    reason = _obstacle(_chosen, device, dtype, op)
+    reason = _obstacle(name, device, dtype, op)
     if reason is not None:
         raise BackendUnavailableError(
-            f"the backend {_chosen!r} cannot run: {reason}; accepted are auto, {_names()}"
+            f"the backend {name!r} cannot run: {reason}; accepted are auto, {', '.join(BACKENDS)}"
         )
-    return BACKENDS[_chosen]
+    return BACKENDS[name]
+
+
+def _best_of_all(device: torch.device, dtype: torch.dtype, op: str) -> ModuleType:
+    # What was asked for by name is no reason to fall back.
+    if _native.isa_refused is not None:
+        raise BackendUnavailableError(_native.isa_refused)
+    order = AUTO_ORDER.get(device.type, ("reference",))
+    found = next(name for name in order if _obstacle(name, device, dtype, op) is None)
+    if found == "reference" and "cpu" in order:
+        _tell_of_fallback(_obstacle("cpu", device, dtype, op))
+    return BACKENDS[found]
+
+
+def _tell_of_fallback(reason: str | None) -> None:
+    """Once per process: results are right without the kernels, so nothing else would show it."""
+    global _told_of_fallback
+    if not _told_of_fallback:
+        _told_of_fallback = True
+        warnings.warn(
+            "ops on CPU tensors run without their kernels, on the reference in plain torch, which "
+            f"is slower: {reason}. To have the reference and no warning, ask for it: "
+            'use_backend("reference")',
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _obstacle(name: str, device: torch.device, dtype: torch.dtype, op: str) -> str | None:
@@ -90,26 +109,16 @@ def _obstacle(name: str, device: torch.device, dtype: torch.dtype, op: str) -> s
     return refusal
 
 
-@contextlib.contextmanager
-def use_backend(name: str) -> Iterator[None]:
-    """Run the ops inside the context on the backend called ``name``.
+def check_environment() -> None:
+    """Refuse what the environment asks for and cannot have, before anything runs.
 
     Raises:
-        ValueError: for a name that is no backend.
-
-    Example:
-        >>> import torch
-        >>> from adadagrad_kernels import ops, use_backend
-        >>> with use_backend("reference"):
-        ...     ops.batch_moments(torch.eye(2)).sq_norms
-        tensor([1., 1.], dtype=torch.float64)
+        ValueError: where it names no backend.
+        BackendUnavailableError: where it names an instruction set that is not there.
     """
-    global _chosen
-    previous, _chosen = _chosen, _accepted(name, "use_backend")
-    try:
-        yield
-    finally:
-        _chosen = previous
+    from_environment()
+    if _native.isa_refused is not None:
+        raise BackendUnavailableError(_native.isa_refused)
 
 
 def describe() -> dict[str, object]:

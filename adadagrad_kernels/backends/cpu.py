@@ -45,7 +45,7 @@ _C: Any = _native.C  # None only where `unavailable` says so, and then nothing h
 
 def unavailable() -> str | None:
     """Why this backend cannot run here, or None."""
-    return _native.missing
+    return _native.missing or _native.isa_refused
 
 
 def batch_moments(

@@ -200,6 +200,7 @@ class BatchController:
                 f"{self.criterion.name} counts samples by the record, which has "
                 f"{statistics.batch_size} of the step's {samples}: measure the whole step"
             )
+        decided = False
         if not statistics.is_finite:
             self._count_nonfinite("statistics")
             self._tell_rule(samples)
@@ -211,7 +212,7 @@ class BatchController:
                 self._count_nonfinite(f"batch size suggested by {decision.criterion}")
             elif decision.batch_size != statistics.batch_size:
                 self._change(self._next_size(decision.batch_size))
-            self.last_decision = decision
+            self.last_decision, decided = decision, decision.decided
             self._gradient = {
                 "grad/norm_sq": statistics.mean_sq_norm,
                 "grad/var": statistics.variance_norm,
@@ -229,7 +230,7 @@ class BatchController:
                 )
         usable = statistics.is_finite and statistics.batch_size >= 2
         loss = statistics.loss if loss is None else loss
-        return self._count(samples, loss, statistics if usable else None)
+        return self._count(samples, loss, statistics if usable else None, decided=decided)
 
     def step(self, samples: int, *, loss: float | Tensor | None = None) -> int:
         """Counts an optimizer step of ``samples`` samples without statistics.
@@ -301,6 +302,8 @@ class BatchController:
         samples: int,
         loss: float | Tensor | None,
         statistics: GradientStatistics | None = None,
+        *,
+        decided: bool = False,
     ) -> int:
         if isinstance(self.criterion, BatchSizeSchedule):
             least = 0 if self.allow_shrink else self.batch_size
@@ -313,7 +316,7 @@ class BatchController:
         self.steps += 1
         # A tensor would keep the graph of its step.
         loss = loss.item() if isinstance(loss, Tensor) else loss
-        self.signatures.observe(self, loss, statistics)
+        self.signatures.observe(self, loss, statistics, decided=decided)
         return self.batch_size
 
     def _change(self, size: int) -> None:

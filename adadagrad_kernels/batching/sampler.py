@@ -48,13 +48,13 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
     batches. For this a tail too short to give every rank ``min_samples`` joins the batch before it.
     There is no attribute ``batch_size``, by which Accelerate would shard a second time.
 
-    Workers: a DataLoader with workers draws ``num_workers * prefetch_factor`` batches ahead, so a
-    new size arrives that many batches late, and the sampler stands that far ahead of training.
-    For an exact checkpoint say what was trained on,
-    ``state_dict(consumed=controller.samples_seen)``: it holds the sizes of the batches in flight
-    too, and the resumed run cuts the very same ones. A loop that was broken off lost the batches
-    in flight: ``rewind`` gives them back. torchdata's StatefulDataLoader takes its own snapshots,
-    exact in the samples; it has what was in flight cut afresh, by the size when it resumes.
+    Workers: a DataLoader with workers draws ``prefetch_factor * num_workers`` batches ahead, so
+    exactly that many batches after a change keep the old size, those at the start of a run among
+    them, and the sampler stands that far ahead of training. For an exact checkpoint say what was
+    trained on, ``state_dict(consumed=controller.samples_seen)``: it holds the sizes of the batches
+    in flight too, and the resumed run cuts the very same ones. A loop that was broken off lost
+    those: ``rewind`` gives them back. torchdata's StatefulDataLoader takes its own snapshots, exact
+    in the samples; it has what was in flight cut afresh, by the size when it resumes.
     To resume bit for bit, give the loader a ``generator`` of its own: each of its iterators draws
     a number, by default from torch's global generator, and with it shifts dropout.
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from adadagrad_kernels.batching import _advice as advice
 from adadagrad_kernels.batching.smoothing import SmoothedStatistics
 from adadagrad_kernels.settings import require_factor, require_int, require_keys
 
@@ -51,20 +52,21 @@ class FailureSignatures:
     ==============  ============================================  ==================================
     diverges        the loss is not finite, or far above its      the learning rate; a larger first
                     best and its beginning                        batch
-    cap_at_once     the largest size within the first tests       a larger constant; ``growth_cap``
+    cap_at_once     the largest size within the first tests       the constants, for smaller
+                                                                  batches; ``growth_cap``
     cap_binds       most steps at the cap, which the test wants   ``max_batch_size``; a smaller
                     to exceed                                     learning rate
-    plateaus        the size and the loss both stand still, and   a smaller constant; the learning
-                    noise does not dominate                       rate
-    growth_lacks    the loss stands still while noise dominates,  a smaller constant;
-                    and the size does not grow                    ``test_interval``, ``hysteresis``,
-                                                                  ``growth_cap``
+    plateaus        the size and the loss both stand still, and   the constants, for larger
+                    noise does not dominate                       batches; the learning rate
+    growth_lacks    the loss stands still while noise dominates,  the constants, for larger batches;
+                    and the size does not grow                    what else holds growth back
     ==============  ============================================  ==================================
 
     Noise dominates where the average gradient noise scale is more than three batches. The loss
-    stands still where its average has not improved by a thousandth within ``patience`` steps. What
-    needs the loss is silent without: pass it to ``BatchController.update``, unless the statistics
-    have it.
+    stands still where its average has not improved by a thousandth within ``patience`` steps; the
+    size, where the criterion has decided since, and kept it. What needs the loss is silent without:
+    pass it to ``BatchController.update``, unless the statistics have it. Which way a constant goes
+    is the criterion's to say (``larger_batches``).
     Reports are warnings of ``logging.getLogger("adadagrad_kernels")``.
 
     Args:
@@ -72,6 +74,8 @@ class FailureSignatures:
         early: steps within which the largest size comes too soon.
         factor: how far above its best average and its beginning the loss diverges, if it stays
             there for a tenth of ``patience``.
+        words: what the knobs are called where reports are read, such as ``{"eta": "--eta"}`` for a
+            command; by default they have the names of the arguments in Python.
 
     Attributes:
         findings: what was seen so far.
@@ -93,17 +97,25 @@ class FailureSignatures:
         ['cap_at_once']
     """
 
-    def __init__(self, *, patience: int = 200, early: int = 5, factor: float = 2.0) -> None:
+    def __init__(
+        self,
+        *,
+        patience: int = 200,
+        early: int = 5,
+        factor: float = 2.0,
+        words: Mapping[str, str] | None = None,
+    ) -> None:
         self.patience = require_int("patience", patience, at_least=1)
         self.early = require_int("early", early, at_least=1)
         self.factor = require_factor("factor", factor, above=1.0)
+        self.words = {"lr": "learning rate", **(words or {})}
         self.findings: list[Finding] = []
         self._loss = self._weight = 0.0
         self._smoothed = SmoothedStatistics(_BETA)
         self._noise = 0.0
         self._first: float | None = None
         self._best: float | None = None
-        self._improved = self._grown = self._at_cap = self._far = 0
+        self._improved = self._grown = self._at_cap = self._far = self._decided = 0
         self._size: int | None = None
 
     def observe(
@@ -111,6 +123,8 @@ class FailureSignatures:
         controller: BatchController,
         loss: float | None = None,
         statistics: GradientStatistics | None = None,
+        *,
+        decided: bool = False,
     ) -> None:
         """Look at a controller that has just counted a step.
 
@@ -118,6 +132,7 @@ class FailureSignatures:
             controller: as it is after the step.
             loss: mean loss of the step's batch, or None.
             statistics: of the step, finite and of two samples or more, or None.
+            decided: whether the criterion decided on the size at this step.
         """
         if statistics is not None:
             self._noise = self._smoothed(statistics).noise_scale
@@ -130,32 +145,36 @@ class FailureSignatures:
         self._at_cap += at_cap
         if loss is not None:
             self._observe_loss(controller, loss)
-        if controller.last_decision is None:
+        decision = controller.last_decision
+        if decision is None:
             return
+        self._decided = steps if decided else self._decided
         if at_cap and steps <= self.early:
+            fewer = advice.constants(controller, self.words, larger=False)
+            cap = advice.knob("growth_cap", controller.growth_cap, self.words)
             self._report(
                 controller,
                 "cap_at_once",
-                f"the largest size, {size:,}, after {steps} steps: the test is strict for this "
-                f"noise. Knobs: a larger constant ({self._constants(controller)}), or growth_cap "
-                f"(now {controller.growth_cap}), which bounds each growth",
+                f"the largest size, {size:,}, after {steps} steps, which at this noise the "
+                f"constants ask for. Knobs: {fewer}, or {cap}, which bounds each growth",
             )
-        wanted = controller.last_decision.batch_size
+        wanted, largest = decision.batch_size, self.words.get("max_batch_size", "max_batch_size")
         if steps >= self.patience and 2 * self._at_cap > steps and wanted > controller.batch_size:
             self._report(
                 controller,
                 "cap_binds",
-                f"{self._at_cap:,} of {steps:,} steps at max_batch_size={size:,}, where the last "
-                f"test asked for {wanted:,.0f}. Knobs: a larger max_batch_size (memory bounds the "
-                "micro-batch, not the batch), or a learning rate that falls from here on",
+                f"{self._at_cap:,} of {steps:,} steps at {largest} {size:,}, where the last "
+                f"test asked for {wanted:,.0f}. Knobs: a larger {largest} (memory bounds the "
+                f"micro-batch, not the batch), or a {self.words['lr']} that falls from here on",
             )
-        still = min(steps - self._improved, steps - self._grown)
-        if self._first is not None and not at_cap and still >= self.patience:
+        since = max(self._improved, self._grown)
+        still = steps - since >= self.patience and self._decided > since
+        if self._first is not None and not at_cap and still:
             self._observe_standstill(controller)
 
     def _observe_loss(self, controller: BatchController, loss: float) -> None:
-        rate = "Knobs: a smaller learning rate, or a larger first batch (batch_size, now "
-        rate += f"{controller.min_batch_size:,})"
+        first = advice.knob("batch_size", controller.min_batch_size, self.words)
+        rate = f"Knobs: a smaller {self.words['lr']}, or a larger first batch, {first}"
         if not math.isfinite(loss):
             self._report(controller, "diverges", f"the loss is {loss}. {rate}")
             return
@@ -179,29 +198,21 @@ class FailureSignatures:
     def _observe_standstill(self, controller: BatchController) -> None:
         noise, size = self._noise, controller.batch_size
         for_steps = f"size {size:,} and loss {self._best:.4g} stand still for {self.patience} steps"
-        constants = self._constants(controller)
+        more = advice.constants(controller, self.words, larger=True)
         if noise > _DOMINATES * size:
             self._report(
                 controller,
                 "growth_lacks",
-                f"{for_steps} or more, while the noise scale is {noise:,.0f}. Knobs: a smaller "
-                f"constant ({constants}), test_interval (now {controller.test_interval}), "
-                f"hysteresis (now {controller.hysteresis:g}), growth_cap (now "
-                f"{controller.growth_cap})",
+                f"{for_steps} or more, while the noise scale is {noise:,.0f}. Knobs: {more}"
+                + advice.brakes(controller, self.words),
             )
         else:
             self._report(
                 controller,
                 "plateaus",
-                f"{for_steps} or more, and the test passes. Knobs: a smaller constant "
-                f"({constants}) where noise hinders the loss, else the learning rate",
+                f"{for_steps} or more, and the test passes. Knobs: {more} where noise hinders the "
+                f"loss, else the {self.words['lr']}",
             )
-
-    def _constants(self, controller: BatchController) -> str:
-        decision = controller.last_decision
-        names = [] if decision is None else sorted(decision.smallest_constants)
-        now = [f"{name}, now {getattr(controller.criterion, name, '?')}" for name in names]
-        return "; ".join(now) or f"of {controller.criterion!r}"
 
     def _report(self, controller: BatchController, name: str, text: str) -> None:
         if any(finding.name == name for finding in self.findings):
@@ -214,7 +225,7 @@ class FailureSignatures:
         return {
             "findings": [asdict(finding) for finding in self.findings],
             "loss": [self._loss, self._weight, self._first, self._best],
-            "steps": [self._improved, self._grown, self._at_cap, self._far],
+            "steps": [self._improved, self._grown, self._at_cap, self._far, self._decided],
             "size": self._size,
             "smoothed": self._smoothed.state_dict(),
             "noise": self._noise if math.isfinite(self._noise) else None,
@@ -232,10 +243,11 @@ class FailureSignatures:
         except TypeError as error:
             raise ValueError(f"saved findings are no findings: {state['findings']!r}") from error
         loss, weight, first, best = state["loss"]
-        improved, grown, at_cap, far = state["steps"]
+        improved, grown, at_cap, far, decided = state["steps"]
         self._smoothed.load_state_dict(state["smoothed"])
         self.findings = findings
         self._loss, self._weight, self._first, self._best = loss, weight, first, best
         self._improved, self._grown, self._at_cap, self._far = improved, grown, at_cap, far
+        self._decided = decided
         self._size = state["size"]
         self._noise = math.inf if state["noise"] is None else state["noise"]

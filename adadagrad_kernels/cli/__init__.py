@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
+from adadagrad_kernels.backends import check_environment
 from adadagrad_kernels.cli.arguments import build_parser
 from adadagrad_kernels.cli.errors import Interrupted, StoppedError, UsageError
+from adadagrad_kernels.cli.progress import WarningLog
 from adadagrad_kernels.errors import (
     BackendUnavailableError,
     CheckpointError,
@@ -36,13 +41,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done, 1 error, 2 wrong usage, 130 interrupted; the last three are
-        explained in one line on stderr.
+        explained in one line on stderr. 141 where nobody reads the output to its end.
     """
-    options = build_parser().parse_args(arguments)
     try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads the output has enough of it, as `head`. Python itself flushes once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    options = build_parser().parse_args(arguments)
+    log = WarningLog(logging.WARNING)
+    logger = logging.getLogger("adadagrad_kernels")
+    logger.addHandler(log)
+    try:
+        check_environment()
         # Each command's module has the command's name; only the one that is needed is imported.
         command = importlib.import_module(f"{__name__}.{options.command}")
         exit_code: int = command.run(options)
+    except BrokenPipeError:
+        raise
     except UsageError as error:
         return _explain(2, f"error: {error}")
     except _EXPECTED as error:
@@ -51,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _explain(stop.exit_code, str(stop))
     except KeyboardInterrupt:
         return _explain(130, "interrupted")
+    finally:
+        logger.removeHandler(log)
     return exit_code
 
 

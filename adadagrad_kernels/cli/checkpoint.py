@@ -10,7 +10,7 @@ import hashlib
 import io
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +41,25 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     replace_file(path, [header, payload])
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, content: Mapping[str, type] | None = None) -> dict[str, Any]:
     """Reads and verifies a checkpoint.
 
+    Args:
+        path: The file.
+        content: What it must hold: the entries with their types, and no others.
+
     Raises:
-        CheckpointError: The file is truncated, damaged, of another format or of another version.
+        CheckpointError: The file is truncated, damaged, of another format or of another version,
+            or holds something else.
         FileNotFoundError: There is none.
     """
-    content = path.read_bytes()
-    if len(content) < _HEADER.size:
+    found = path.read_bytes()
+    if len(found) < _HEADER.size:
         raise CheckpointError(
-            f"{path}: found {len(content)} bytes, expected a header of {_HEADER.size}; "
+            f"{path}: found {len(found)} bytes, expected a header of {_HEADER.size}; "
             "the file is truncated or not a checkpoint"
         )
-    magic, version, length, digest = _HEADER.unpack_from(content)
+    magic, version, length, digest = _HEADER.unpack_from(found)
     if magic != MAGIC:
         raise CheckpointError(
             f"{path}: found {magic!r} at its start, expected {MAGIC!r}; "
@@ -65,29 +70,60 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: found format version {version}, expected {VERSION}; "
             "resume with the version of adadagrad-kernels that wrote it"
         )
-    payload = memoryview(content)[_HEADER.size :]
+    payload = memoryview(found)[_HEADER.size :]
     if len(payload) != length:
         raise CheckpointError(f"{path}: found {len(payload)} bytes of content, expected {length}")
     if hashlib.sha256(payload).digest() != digest:
         raise CheckpointError(f"{path}: damaged, its content does not match its checksum")
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        # Torch's own message advises to read it in spite of this.
         raise CheckpointError(
-            f"{path}: torch {torch.__version__} cannot read it ({error})"
+            f"{path}: holds other objects than tensors, numbers, texts and containers of these, "
+            "which could run code and are not read; a run wrote none: do not use this file"
         ) from error
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: torch {torch.__version__} cannot read it ({str(error).partition(chr(10))[0]})"
+        ) from error
+    if content is not None:
+        _check_content(path, state, content)
     return state
 
 
-def check_same_run(path: Path, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def _check_content(path: Path, state: object, content: Mapping[str, type]) -> None:
+    entries = state if isinstance(state, dict) else {}
+    if set(entries) != set(content) or any(
+        not isinstance(entries[name], kind) for name, kind in content.items()
+    ):
+        holds = ", ".join(sorted(map(str, entries))) or type(state).__name__
+        raise CheckpointError(
+            f"{path}: holds {holds}, expected {', '.join(sorted(content))}: not the checkpoint of "
+            "a run of train; give the folder of one, or begin anew with --overwrite"
+        )
+
+
+def check_same_run(
+    path: Path,
+    saved: Mapping[str, Any],
+    given: Mapping[str, Any],
+    but_for: Collection[str] = (),
+) -> None:
     """Refuses a checkpoint that was written by a run with other options.
+
+    Args:
+        path: The checkpoint.
+        saved: The options of the run that wrote it.
+        given: Those of this run.
+        but_for: Options that may differ.
 
     Raises:
         CheckpointError: With each option that differs, its value then and now.
     """
     differences = [
         f"{name} was {saved.get(name)} and is now {given.get(name)}"
-        for name in sorted({*saved, *given})
+        for name in sorted({*saved, *given} - set(but_for))
         if saved.get(name) != given.get(name)
     ]
     if differences:

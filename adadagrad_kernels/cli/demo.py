@@ -16,6 +16,7 @@ import torch
 
 from adadagrad_kernels.cli.config import RunConfig
 from adadagrad_kernels.cli.data import Data, load_data
+from adadagrad_kernels.cli.lock import FolderLock
 from adadagrad_kernels.cli.progress import Progress
 from adadagrad_kernels.cli.table import format_table
 from adadagrad_kernels.cli.trainer import Trainer
@@ -80,7 +81,17 @@ def run(arguments: argparse.Namespace) -> int:
     require("matplotlib.figure", "the picture")  # said before any training
     data = load_data("digits", None)
     samples = arguments.samples or EPOCHS * len(data.train)
-    out.mkdir(parents=True, exist_ok=True)
+    with FolderLock(out):
+        rows, text = _run(arguments, data, samples)
+    print(text if arguments.json else _report(rows, samples, arguments.seeds, data, out))
+    return 0
+
+
+def _run(
+    arguments: argparse.Namespace, data: Data, samples: int
+) -> tuple[list[dict[str, Any]], str]:
+    """Trains, and writes the files; returns the rows of the table, and the summary's text."""
+    out: Path = arguments.out
     results, runs = [], []
     with MetricsFile(out / "metrics.jsonl") as metrics, _one_thread():
         _warm_up(data)
@@ -99,8 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [_mean(method, results) for method in METHODS]
     text = json.dumps(strict({"methods": rows, "runs": results}), indent=2) + "\n"
     replace_file(out / "summary.json", [text.encode()])
-    print(text if arguments.json else _report(rows, samples, arguments.seeds, data, out))
-    return 0
+    return rows, text
 
 
 @contextmanager
@@ -183,7 +193,24 @@ def _report(rows: list[dict[str, Any]], samples: int, seeds: int, data: Data, ou
     if seeds > 1:
         notes += f" Means of {seeds} seeds, ± their standard deviation."
     files = "\n".join(str(out / name) for name in ("demo.png", "metrics.jsonl", "summary.json"))
-    return f"{table}\n\n{textwrap.fill(notes, 88)}\n\n{files}"
+    told = "\n\n".join(textwrap.fill(text, 88) for text in (_meaning(rows), notes))
+    return f"{table}\n\n{told}\n\n{files}"
+
+
+def _meaning(rows: list[dict[str, Any]]) -> str:
+    """What the rows show, in their own numbers."""
+    adaptive, *_ = (row for row in rows if row["adaptive"])
+    small, large = (row for row in rows if not row["adaptive"])
+
+    def reached(row: dict[str, Any]) -> str:
+        return f"{row['steps']:,.0f} steps to {row['test_accuracy'] * 100:.1f} %"
+
+    return (
+        f"Adaptive batches save steps, not samples: with equal samples {adaptive['run']} took "
+        f"{reached(adaptive)}, a fixed batch of {SMALLEST} {reached(small)}, and one of "
+        f"{LARGEST:,} {reached(large)}. They pay where a step of many samples takes little longer "
+        "than one of few."
+    )
 
 
 def _accuracy(row: dict[str, Any]) -> str:

@@ -34,3 +34,8 @@ def evaluation_metrics(model: nn.Module, data: Data, *, whole: bool = False) -> 
     train_loss, _ = evaluate(model, train)
     test_loss, test_accuracy = evaluate(model, data.test)
     return {"train_loss": train_loss, "test_loss": test_loss, "test_accuracy": test_accuracy}
+
+
+def evaluated_samples(training: int, test: int) -> int:
+    """How many samples one evaluation along the way takes, of sets of these sizes."""
+    return min(training, TRAIN_SAMPLES) + test

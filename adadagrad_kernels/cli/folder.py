@@ -18,8 +18,19 @@ from adadagrad_kernels.cli.errors import UsageError
 from adadagrad_kernels.cli.progress import warn
 from adadagrad_kernels.cli.quantities import Interval
 from adadagrad_kernels.cli.trainer import Trainer
+from adadagrad_kernels.errors import CheckpointError
 from adadagrad_kernels.files import replace_file
 from adadagrad_kernels.writers.metrics_file import MetricsFile, strict
+
+_BUDGET = "--samples"
+
+# What a run's checkpoint holds.
+_CONTENT: dict[str, type] = {
+    "fingerprint": dict,
+    "environment": dict,
+    "trainer": dict,
+    "metrics_bytes": int,
+}
 
 
 class RunFolder:
@@ -27,26 +38,39 @@ class RunFolder:
 
     Args:
         path: The folder; it is made.
-        fingerprint: What must be equal for a checkpoint to be of this run.
         every: When to write checkpoints.
 
     Attributes:
         saved_samples: Samples at the newest checkpoint, or None while there is none.
     """
 
-    def __init__(self, path: Path, fingerprint: Mapping[str, object], every: Interval) -> None:
+    def __init__(self, path: Path, every: Interval) -> None:
         self.path = path
         self.checkpoint = path / "checkpoint.adak"
         self.metrics = path / "metrics.jsonl"
         self.saved_samples: int | None = None
-        self._fingerprint = dict(fingerprint)
+        self._fingerprint: dict[str, object] = {}
         self._every = every
         self._due_samples = 0
         self._due_time = 0.0
         path.mkdir(parents=True, exist_ok=True)
 
-    def begin(self, *, overwrite: bool) -> MetricsFile:
+    def saved_options(self) -> dict[str, object]:
+        """Returns the options of the run that the checkpoint is of; none without a checkpoint.
+
+        Raises:
+            CheckpointError: The checkpoint is damaged or of another version.
+        """
+        if not self.checkpoint.exists():
+            return {}
+        return dict(load_checkpoint(self.checkpoint, _CONTENT)["fingerprint"])
+
+    def begin(self, fingerprint: Mapping[str, object], *, overwrite: bool) -> MetricsFile:
         """Starts a new run; an old one is in the way unless it may be overwritten.
+
+        Args:
+            fingerprint: What must be equal for a later checkpoint to be of this run.
+            overwrite: Whether it may be.
 
         Raises:
             UsageError: The folder holds a run.
@@ -61,27 +85,56 @@ class RunFolder:
         # The checkpoint first: whatever happens next, a later --resume does not find an old one.
         for name in present:
             (self.path / name).unlink()
+        self._fingerprint = dict(fingerprint)
         self._schedule(0)
         return MetricsFile(self.metrics)
 
-    def resume(self, trainer: Trainer) -> MetricsFile:
+    def resume(self, trainer: Trainer, fingerprint: Mapping[str, object]) -> MetricsFile:
         """Puts a trainer where the checkpoint left it; without a checkpoint, begins.
+
+        The budget may be another than it was: the results of the former end are removed then.
 
         Raises:
             CheckpointError: The checkpoint is damaged or of another run or version.
+            UsageError: The budget is below what the run has seen.
         """
         if not self.checkpoint.exists():
             warn(f"no checkpoint in {self.path}: beginning the run")
-            return self.begin(overwrite=True)
-        state = load_checkpoint(self.checkpoint)
-        check_same_run(self.checkpoint, state["fingerprint"], self._fingerprint)
+            return self.begin(fingerprint, overwrite=True)
+        state = load_checkpoint(self.checkpoint, _CONTENT)
+        began_with = state["fingerprint"]
+        check_same_run(self.checkpoint, began_with, fingerprint, but_for=(_BUDGET,))
         for name, here in _environment().items():
             if (saved := state["environment"].get(name)) != here:
                 warn(f"{name} was {saved} and is now {here}: the last bits may come out different")
-        trainer.load_state_dict(state["trainer"])
-        self._schedule(trainer.controller.samples_seen)
-        self.saved_samples = trainer.controller.samples_seen
-        return MetricsFile(self.metrics, state["metrics_bytes"])
+        seen = self._load(trainer, state["trainer"])
+        self._fingerprint = dict(fingerprint)
+        self._schedule(seen)
+        self.saved_samples = seen
+        metrics = MetricsFile(self.metrics, state["metrics_bytes"])
+        if began_with.get(_BUDGET) != fingerprint[_BUDGET]:
+            for name in ("summary.json", "model.pt"):
+                (self.path / name).unlink(missing_ok=True)
+        return metrics
+
+    def _load(self, trainer: Trainer, state: Mapping[str, Any]) -> int:
+        """Loads the trainer's state; returns the samples it has seen."""
+        try:
+            seen = int(state["controller"]["samples_seen"])
+            if trainer.config.samples >= seen:
+                trainer.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{self.checkpoint}: its state does not fit this run ({type(error).__name__}: "
+                f"{error}); resume with the version of adadagrad-kernels that wrote it, or begin "
+                "anew with --overwrite"
+            ) from error
+        if trainer.config.samples < seen:
+            raise UsageError(
+                f"{_BUDGET} {trainer.config.samples:,} is below the {seen:,} samples that the run "
+                f"in {self.path} has seen: give as many or more, or another --out"
+            )
+        return seen
 
     def save_if_due(self, trainer: Trainer, metrics: MetricsFile) -> None:
         """Writes a checkpoint when it is time; where that fails, warns, and keeps the last one."""
@@ -120,6 +173,11 @@ class RunFolder:
         replace_file(self.path / "model.pt", [buffer.getbuffer()])
         text = json.dumps(strict(summary), indent=2, allow_nan=False) + "\n"
         replace_file(self.path / "summary.json", [text.encode()])
+
+    def forget_if_empty(self) -> None:
+        """Removes metrics without a whole line: what wrote nothing is in nobody's way."""
+        if self.metrics.exists() and b"\n" not in self.metrics.read_bytes():
+            self.metrics.unlink()
 
     def _schedule(self, samples: int) -> None:
         self._due_samples = samples + (self._every.samples or 0)

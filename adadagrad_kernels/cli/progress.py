@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
+
+# From the widest: what does not fit as a whole is left out, and nothing is cut.
+_LAYOUTS = (
+    "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
+    "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+    "{percentage:3.0f}% of {total_fmt} [{remaining}{postfix}]",
+    "{percentage:3.0f}% of {total_fmt} [{remaining}]",
+    "{percentage:3.0f}%",
+)
 
 
 class Progress:
@@ -24,7 +34,25 @@ class Progress:
             from tqdm import tqdm
         except ImportError:
             return
-        self._bar = tqdm(
+
+        class Bar(tqdm):  # type: ignore[misc]
+            @staticmethod
+            def format_meter(
+                n: float, total: float, elapsed: float, ncols: int | None = None, **options: Any
+            ) -> str:
+                del options["bar_format"]
+                text = ""
+                for layout in _LAYOUTS:
+                    text = tqdm.format_meter(n, total, elapsed, None, bar_format=layout, **options)
+                    if ncols is None or len(text) <= ncols:
+                        # Once more, for a bar that fills the line.
+                        text = tqdm.format_meter(
+                            n, total, elapsed, ncols, bar_format=layout, **options
+                        )
+                        break
+                return text
+
+        self._bar = Bar(
             desc=label,
             total=total,
             initial=done,
@@ -43,6 +71,14 @@ class Progress:
         """Leaves the bar as it stands."""
         if self._bar is not None:
             self._bar.close()
+
+
+class WarningLog(logging.Handler):
+    """What the package logs, such as findings in training, as warnings beside the bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one."""
+        warn(record.getMessage())
 
 
 def warn(text: str) -> None:

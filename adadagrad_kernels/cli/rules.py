@@ -38,6 +38,18 @@ TEST_CONSTANTS: dict[str, tuple[str, ...]] = {
     "none": (),
 }
 DEFAULT_CONSTANTS = {"eta": 0.1, "theta": 0.5, "nu": 1.0, "scale": 1.0, "delta": 0.1}
+# What findings call the knobs: the options that set them. The others have the names of arguments.
+KNOBS = {
+    **{name: f"--{name}" for name in DEFAULT_CONSTANTS},
+    "c": "--scale",
+    "lr": "--lr",
+    "batch_size": "--batch-size",
+    "max_batch_size": "--max-batch",
+    "test_interval": "--test-interval",
+    "hysteresis": "--hysteresis",
+    "cooldown": "--cooldown",
+    "growth_cap": "--growth-cap",
+}
 # Read the variance of every coordinate, which no running average has.
 COORDINATE_TESTS = ("coordinate", "metric", "sign")
 # The metric that the steps of an optimizer are the steepest descent in.

@@ -48,7 +48,8 @@ the tests, for a batch of b samples with gradients g_i and mean g:
                  its n samples (DiveBatch, Chen et al. 2025). --lr-rule linear is its rescaling.
   none           the batch stays at --batch-size.
 Smaller constants of norm to sign tolerate less noise and grow the batch sooner; larger ones of
-noise-scale to diversity make larger batches.
+noise-scale to diversity make larger batches. The defaults are the paper's for 6M samples of MNIST;
+with few samples a larger eta leaves the batch time to grow, as the 1.0 of digits does.
 
 the schedules, from --batch-size to --max-batch:
   step:N         twice as large after every N samples (AdaBatch, Devarakonda et al. 2017, who
@@ -68,6 +69,8 @@ files in --out:
 
 how the times are measured:
   seconds           training alone: without evaluations, checkpoints and the timing runs below
+  wall time         all of it. By default no more samples are evaluated along the way than are
+                    trained on, beside the one evaluation at the end
   statistics share  (gradients with statistics - the same gradients without + the test) / seconds.
                     For the middle term a plain backward pass over one micro-batch of the same
                     samples is timed, at each new batch size and after every 20 times as many

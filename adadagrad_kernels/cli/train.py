@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from adadagrad_kernels.cli.config import resolve
-from adadagrad_kernels.cli.data import load_data
+from adadagrad_kernels.cli.config import RunConfig, inherited, resolve
+from adadagrad_kernels.cli.data import Data, load_data
 from adadagrad_kernels.cli.errors import Interrupted, StoppedError
 from adadagrad_kernels.cli.folder import RunFolder
 from adadagrad_kernels.cli.interrupt import SignalWatch
+from adadagrad_kernels.cli.lock import FolderLock
 from adadagrad_kernels.cli.progress import Progress
 from adadagrad_kernels.cli.recorder import Recorder, require_writers
 from adadagrad_kernels.cli.table import format_pairs
@@ -29,31 +30,44 @@ def run(arguments: argparse.Namespace) -> int:
     """
     require_writers(arguments.writer)
     data = load_data(arguments.data, arguments.data_dir)
-    config = resolve(arguments, len(data.train))
+    sizes = (len(data.train), len(data.test))
+    config = resolve(arguments, *sizes)
+    with FolderLock(arguments.out):
+        folder = RunFolder(arguments.out, arguments.checkpoint_every)
+        if arguments.resume:
+            # What was not given, and would follow from --samples, is as the run has it.
+            config = resolve(inherited(arguments, folder.saved_options()), *sizes)
+        summary = _run(arguments, config, data, folder)
+    print(json.dumps(strict(summary)) if arguments.json else format_summary(summary))
+    return 0
+
+
+def _run(
+    arguments: argparse.Namespace, config: RunConfig, data: Data, folder: RunFolder
+) -> dict[str, Any]:
+    """Begins or resumes the run in its folder; returns the summary."""
     fingerprint = {**config.options(), "the data (CRC-32)": data.checksum}
-    folder = RunFolder(arguments.out, fingerprint, arguments.checkpoint_every)
     # Settles how many threads a matrix product takes: without an explicit number MKL chooses for
     # each product anew, and rounding, with it the resumed run, would depend on what ran before.
     torch.set_num_threads(torch.get_num_threads())
     trainer = Trainer(config, data)
     with (
-        folder.resume(trainer)
+        folder.resume(trainer, fingerprint)
         if arguments.resume
-        else folder.begin(overwrite=arguments.overwrite) as metrics
+        else folder.begin(fingerprint, overwrite=arguments.overwrite) as metrics
     ):
         try:
             with Recorder(metrics, folder.metrics, arguments.writer, config.options()) as recorder:
                 _train(trainer, folder, metrics, recorder, quiet=arguments.quiet)
-                summary = _finish(trainer, folder, metrics, recorder)
+                return _finish(trainer, folder, metrics, recorder)
         except OSError as error:
             if folder.saved_samples is None:
+                folder.forget_if_empty()
                 raise
             raise StoppedError(
                 f"{error}; the last good checkpoint is of sample {folder.saved_samples:,}: "
                 "put right what is wrong, then run again with --resume"
             ) from error
-    print(json.dumps(strict(summary)) if arguments.json else format_summary(summary))
-    return 0
 
 
 def _train(
@@ -110,6 +124,10 @@ def format_summary(summary: dict[str, Any]) -> str:
         ("test loss", f"{summary['test_loss']:.4f}"),
         ("test accuracy", f"{summary['test_accuracy']:.2%}"),
         ("seconds", f"{summary['seconds']:.1f} ({micro_seconds:,.0f} µs per sample)"),
+        (
+            "wall time",
+            f"{summary['wall_seconds']:.1f} seconds, evaluations and checkpoints included",
+        ),
         ("statistics share", f"{summary['statistics_share']:.1%} of the seconds"),
     ]
     if summary["nonfinite_steps"]:

@@ -59,8 +59,8 @@ def _add_task(group: argparse._ArgumentGroup) -> None:
         "--lr",
         type=quantities.positive,
         metavar="LR",
-        help="learning rate, constant (default: 0.008 for adagrad, 1.0 for adagrad-norm, 0.1 for "
-        "adagrad-norm-rows and sgd, 0.001 for adam and adamw)",
+        help="learning rate, constant (default: 0.008 for adagrad, on digits 0.08, 1.0 for "
+        "adagrad-norm, 0.1 for adagrad-norm-rows and sgd, 0.001 for adam and adamw)",
     )
     group.add_argument(
         "--momentum",
@@ -92,7 +92,8 @@ def _add_batch(group: argparse._ArgumentGroup) -> None:
             f"--{name}",
             type=quantities.positive,
             metavar=name.upper(),
-            help=f"constant of --test {', '.join(tests)} (default: {default})",
+            help=f"constant of --test {', '.join(tests)} (default: {default}"
+            + (", on digits 1.0)" if name == "eta" else ")"),
         )
     group.add_argument(
         "--schedule",
@@ -201,7 +202,8 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         "--resume",
         action="store_true",
         help="continue the run in --out from its checkpoint, bit for bit, or begin where there "
-        "is none; the options must be those it began with",
+        "is none; the options must be those it began with, but for --samples: a larger one extends "
+        "the run, and where it is not given the run's own is taken",
     )
     existing.add_argument(
         "--overwrite", action="store_true", help="begin anew although --out holds a run"
@@ -217,7 +219,8 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         "--evaluate-every",
         type=quantities.count,
         metavar="N",
-        help="evaluate on the test set every N samples (default: a hundredth of --samples)",
+        help="evaluate on the test set every N samples (default: a hundredth of --samples, or as "
+        "many as one evaluation takes, where that is more)",
     )
     group.add_argument(
         "--log-every",

@@ -18,6 +18,7 @@ from adadagrad_kernels.batching import (
     BatchController,
     BatchSizeLR,
     BatchSizeSchedule,
+    FailureSignatures,
     MicroBatchPlanner,
     PlateauSchedule,
     PowerRule,
@@ -29,7 +30,7 @@ from adadagrad_kernels.cli.data import CLASSES, Data
 from adadagrad_kernels.cli.evaluation import evaluation_metrics
 from adadagrad_kernels.cli.models import MODELS
 from adadagrad_kernels.cli.progress import Progress
-from adadagrad_kernels.cli.rules import build_rule
+from adadagrad_kernels.cli.rules import KNOBS, build_rule
 from adadagrad_kernels.statistics import GradientStatistics, layer_statistics
 
 # Where the paper's CNN on MNIST is fastest on a CPU; larger ones leave its cache.
@@ -50,6 +51,7 @@ class Trainer:
     Attributes:
         seconds: Time spent in training steps; `train --help` says what is left out.
         statistics_seconds: The part of it that a run without tests would have saved.
+        wall_seconds: Time since the start of the run, all included but what a stop had lost.
     """
 
     def __init__(self, config: RunConfig, data: Data) -> None:
@@ -68,6 +70,7 @@ class Trainer:
             hysteresis=config.hysteresis,
             cooldown=config.cooldown,
             smoothing=config.smoothing,
+            signatures=FailureSignatures(words=KNOBS),
         )
         self.lr_gain = BatchSizeLR(
             self.optimizer, _lr_rule(config.lr_rule), batch_size=config.batch_size
@@ -89,6 +92,12 @@ class Trainer:
         self.timer = PlainBackwardTimer(copy.deepcopy(self.model), F.cross_entropy)
         self.seconds = 0.0
         self.statistics_seconds = 0.0
+        self._wall_before = 0.0
+        self._wall_started = time.perf_counter()
+
+    @property
+    def wall_seconds(self) -> float:  # noqa: D102 - among the attributes
+        return self._wall_before + time.perf_counter() - self._wall_started
 
     def run(self, record: Callable[[dict[str, Any]], None], progress: Progress) -> Iterator[None]:
         """Trains to the end of the budget; after each step the caller may save or stop.
@@ -136,8 +145,13 @@ class Trainer:
         }
 
     def summary(self) -> dict[str, Any]:
-        """Returns the counts, and the evaluation on the whole training and test set."""
-        return {**self.counts(), **evaluation_metrics(self.model, self.data, whole=True)}
+        """Returns the counts, the evaluation on the whole training and test set, the wall time.
+
+        Of a training set that the budget does not reach the end of, the first part is evaluated.
+        """
+        whole = self.config.samples >= len(self.data.train)
+        found = evaluation_metrics(self.model, self.data, whole=whole)
+        return {**self.counts(), **found, "wall_seconds": self.wall_seconds}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything the rest of the run depends on, apart from its configuration."""
@@ -151,6 +165,7 @@ class Trainer:
             "random_state": torch.get_rng_state(),
             "seconds": self.seconds,
             "statistics_seconds": self.statistics_seconds,
+            "wall_seconds": self.wall_seconds,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -164,6 +179,8 @@ class Trainer:
         torch.set_rng_state(state["random_state"])
         self.seconds = state["seconds"]
         self.statistics_seconds = state["statistics_seconds"]
+        self._wall_before = state["wall_seconds"]
+        self._wall_started = time.perf_counter()
 
     def _batch_size(self) -> int:
         """Returns the controller's size, but lets the last two batches share what is left.

@@ -62,6 +62,7 @@ class CABS:
     name: ClassVar[str] = "cabs"
     needs_variance: ClassVar[bool] = False
     needs_inner_products: ClassVar[bool] = False
+    larger_batches: ClassVar[Mapping[str, str]] = {"c": "larger"}
 
     def __post_init__(self) -> None:
         if not isinstance(self.lr, Optimizer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -59,6 +60,7 @@ class CoordinateNormTest:
     name: ClassVar[str] = "coordinate_norm_test"
     needs_variance: ClassVar[bool] = True
     needs_inner_products: ClassVar[bool] = False
+    larger_batches: ClassVar[Mapping[str, str]] = {"eta": "smaller"}
 
     def __post_init__(self) -> None:
         check_constant("eta", self.eta)

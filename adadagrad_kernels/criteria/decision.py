@@ -24,6 +24,8 @@ class Decision:
         passed: whether the test holds, T <= b. False for NaN.
         smallest_constants: for each constant of the test, the smallest value with which it would
             still hold on this batch: worth a plot beside the batch size.
+        decided: False where the criterion does not decide at this step, as within an epoch or a
+            window of steps that it takes together; T is the size of the batch then.
 
     Example:
         >>> from adadagrad_kernels.criteria import Decision
@@ -35,6 +37,7 @@ class Decision:
     batch_size: float
     passed: bool
     smallest_constants: dict[str, float]
+    decided: bool = True
 
 
 class BatchSizeCriterion(Protocol):
@@ -44,6 +47,9 @@ class BatchSizeCriterion(Protocol):
         name: snake_case name, for logs.
         needs_variance: whether it reads the coordinate-wise variance.
         needs_inner_products: whether it reads the inner products with the mean gradient.
+
+    One more is optional: ``larger_batches``, a mapping from each of its constants to the change
+    that makes batches larger, ``"smaller"`` or ``"larger"``. What advises to turn them reads it.
 
     Example:
         >>> from adadagrad_kernels.criteria import BatchSizeCriterion, NormTest
@@ -110,6 +116,14 @@ def keep_size(criterion: str, statistics: GradientStatistics, *constants: str) -
     return Decision(
         criterion, float(statistics.batch_size), True, {constant: 0.0 for constant in constants}
     )
+
+
+def not_yet(
+    criterion: str, statistics: GradientStatistics, constants: Mapping[str, float] | None = None
+) -> Decision:
+    """What a criterion says that takes several steps together, before the last of them."""
+    size = float(statistics.batch_size)
+    return Decision(criterion, size, True, dict(constants or {}), decided=False)
 
 
 def decide(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from adadagrad_kernels.criteria.decision import Decision, check_constant, keep_size
+from adadagrad_kernels.criteria.decision import Decision, check_constant, not_yet
 from adadagrad_kernels.settings import require_entries, require_int, require_numbers
 from adadagrad_kernels.statistics import GradientStatistics
 from adadagrad_kernels.statistics.sums import squared_norm
@@ -74,6 +74,7 @@ class GradientDiversity:
     name: ClassVar[str] = "gradient_diversity"
     needs_variance: ClassVar[bool] = False
     needs_inner_products: ClassVar[bool] = False
+    larger_batches: ClassVar[Mapping[str, str]] = {"delta": "larger"}
 
     def __post_init__(self) -> None:
         check_constant("delta", self.delta)
@@ -87,7 +88,7 @@ class GradientDiversity:
             self._add(statistics)
         self.count(statistics.batch_size)
         if not (self._due and self._samples):
-            return keep_size(self.name, statistics)
+            return not_yet(self.name, statistics)
         size = self.delta * self._samples * self._diversity()
         self._due, self._samples, self._sum_sq_norms, self._gradient = False, 0, 0.0, None
         size = size if math.isfinite(size) else math.inf

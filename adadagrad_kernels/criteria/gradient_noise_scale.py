@@ -54,6 +54,7 @@ class GradientNoiseScale:
     name: ClassVar[str] = "gradient_noise_scale"
     needs_variance: ClassVar[bool] = False
     needs_inner_products: ClassVar[bool] = False
+    larger_batches: ClassVar[Mapping[str, str]] = {"scale": "larger"}
 
     def __post_init__(self) -> None:
         check_constant("scale", self.scale)

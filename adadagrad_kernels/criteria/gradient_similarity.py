@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -62,6 +63,7 @@ class GradientSimilarity:
     name: ClassVar[str] = "gradient_similarity"
     needs_variance: ClassVar[bool] = False
     needs_inner_products: ClassVar[bool] = False
+    larger_batches: ClassVar[Mapping[str, str]] = {"target": "larger"}
 
     def __post_init__(self) -> None:
         if not -1.0 < self.target < 1.0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -53,6 +54,7 @@ class InnerProductTest:
     name: ClassVar[str] = "inner_product_test"
     needs_variance: ClassVar[bool] = False
     needs_inner_products: ClassVar[bool] = True
+    larger_batches: ClassVar[Mapping[str, str]] = {"theta": "smaller"}
 
     def __post_init__(self) -> None:
         check_constant("theta", self.theta)
@@ -108,6 +110,7 @@ class AugmentedInnerProductTest:
     name: ClassVar[str] = "augmented_inner_product_test"
     needs_variance: ClassVar[bool] = False
     needs_inner_products: ClassVar[bool] = True
+    larger_batches: ClassVar[Mapping[str, str]] = {"theta": "smaller", "nu": "smaller"}
 
     def __post_init__(self) -> None:
         check_constant("theta", self.theta)

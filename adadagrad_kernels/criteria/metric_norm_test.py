@@ -91,6 +91,7 @@ class MetricNormTest:
     name: ClassVar[str] = "metric_norm_test"
     needs_variance: ClassVar[bool] = True
     needs_inner_products: ClassVar[bool] = False
+    larger_batches: ClassVar[Mapping[str, str]] = {"eta": "smaller"}
 
     def __post_init__(
         self,

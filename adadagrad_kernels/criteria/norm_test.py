@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -46,6 +47,7 @@ class NormTest:
     name: ClassVar[str] = "norm_test"
     needs_variance: ClassVar[bool] = False
     needs_inner_products: ClassVar[bool] = False
+    larger_batches: ClassVar[Mapping[str, str]] = {"eta": "smaller"}
 
     def __post_init__(self) -> None:
         check_constant("eta", self.eta)

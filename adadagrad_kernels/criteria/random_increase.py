@@ -43,6 +43,7 @@ class RandomIncrease:
     name: ClassVar[str] = "random_increase"
     needs_variance: ClassVar[bool] = False
     needs_inner_products: ClassVar[bool] = False
+    larger_batches: ClassVar[Mapping[str, str]] = {"probability": "larger", "factor": "larger"}
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.probability <= 1.0:

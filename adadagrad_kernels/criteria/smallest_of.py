@@ -11,7 +11,7 @@ from adadagrad_kernels.criteria.decision import (
     BatchSizeCriterion,
     BatchSizeRule,
     Decision,
-    keep_size,
+    not_yet,
 )
 from adadagrad_kernels.settings import require_entries, require_int
 from adadagrad_kernels.statistics import GradientStatistics
@@ -73,6 +73,12 @@ class SmallestOf:
         """Whether the criterion reads the inner products with the mean gradient."""
         return self.criterion.needs_inner_products
 
+    @property
+    def larger_batches(self) -> dict[str, str]:
+        """Which way the constants go: those of the criterion, where it says so, and the steps."""
+        inner: Mapping[str, str] = getattr(self.criterion, "larger_batches", {})
+        return {**inner, "steps": "smaller"} if inner else {}
+
     def __call__(self, statistics: GradientStatistics) -> Decision:
         """Keep the criterion's suggestion, and decide where it is the last of ``steps``."""
         decision = self.criterion(statistics)
@@ -81,11 +87,10 @@ class SmallestOf:
             return Decision(self.name, size, False, constants)
         # A criterion that remembers may not decide yet; then it suggests the size it has seen.
         undecided = isinstance(self.criterion, BatchSizeRule) and size == statistics.batch_size
-        if not undecided:
+        if decision.decided and not undecided:
             self._suggestions.append(size)
         if len(self._suggestions) < self.steps:
-            kept = keep_size(self.name, statistics)
-            return Decision(kept.criterion, kept.batch_size, kept.passed, constants)
+            return not_yet(self.name, statistics, constants)
         smallest = min(self._suggestions)
         self._suggestions = []
         return Decision(self.name, smallest, smallest <= statistics.batch_size, constants)

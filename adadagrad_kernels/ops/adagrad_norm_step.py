@@ -16,6 +16,7 @@ from adadagrad_kernels.checks import (
 )
 from adadagrad_kernels.ops._library import register
 from adadagrad_kernels.ops._lists import checked_flag, joined, select_for, settle_quickly, split
+from adadagrad_kernels.settings import check_step_numbers
 
 
 def adagrad_norm_step_(
@@ -66,7 +67,8 @@ def adagrad_norm_step_(
 
     Raises:
         ValueError: where lists, devices, dtypes, shapes or layouts differ, a tensor has holes or
-            overlaps, or requires grad outside no_grad. Nothing has been written then.
+            overlaps, or requires grad outside no_grad; where a number is negative or not finite,
+            or ``grad_scale`` is 0. Nothing has been written then.
 
     Example:
         >>> import torch
@@ -101,6 +103,13 @@ def _run(
     grad_scale_tensor: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> Tensor:
+    # Those that lie on a device are read by kernels alone.
+    check_step_numbers(
+        lr=lr,
+        eps=eps,
+        weight_decay=weight_decay,
+        grad_scale=grad_scale if grad_scale_tensor is None else 1.0,
+    )
     devices_of = params or accumulators
     scalars = (
         joined("lr", lr, lr_tensor, devices_of),

@@ -14,6 +14,7 @@ from adadagrad_kernels.checks import (
 )
 from adadagrad_kernels.ops._library import register
 from adadagrad_kernels.ops.batch_moments import BatchMoments, fake_moments, pack
+from adadagrad_kernels.settings import check_step_numbers
 
 _Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -53,8 +54,8 @@ def batch_adagrad_step_(
 
     Raises:
         ValueError: as :func:`batch_moments`; and where devices, dtypes or sizes differ, where
-            ``param`` or ``state_sum`` has holes or overlaps, or requires grad outside no_grad.
-            Nothing has been written then.
+            ``param`` or ``state_sum`` has holes or overlaps, or requires grad outside no_grad, or
+            a number is negative or not finite. Nothing has been written then.
 
     Example:
         >>> import torch
@@ -91,6 +92,7 @@ def _run(
     variance: bool,
     inner_products: bool,
 ) -> _Outputs:
+    check_step_numbers(lr=lr, eps=eps, weight_decay=weight_decay)
     check_per_sample_grads(per_sample_grads, variance=variance)
     check_updated(("param", "state_sum"), (param, state_sum))
     row = per_sample_grads[0]

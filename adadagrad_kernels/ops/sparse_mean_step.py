@@ -19,6 +19,7 @@ from adadagrad_kernels.checks import (
     require_plain,
 )
 from adadagrad_kernels.ops._library import register
+from adadagrad_kernels.settings import check_step_numbers
 
 #: What the sum over the samples that touch a coordinate is divided by: their number, the number of
 #: all samples, or nothing.
@@ -102,7 +103,8 @@ def sparse_mean_step_(
     Raises:
         ValueError: where devices, dtypes or sizes differ, row starts do not ascend, a column is
             none of ``param``, a touched coordinate has no probability, tensors overlap, or what is
-            written requires grad outside no_grad. Nothing has been written then.
+            written requires grad outside no_grad; where a number is not finite, or ``ridge`` or
+            ``eps`` negative. Nothing has been written then.
 
     Example:
         >>> import torch
@@ -146,6 +148,8 @@ def _run(
 ) -> Tensor:
     if aggregate not in MODES:
         raise ValueError(f"mode is {aggregate!r}; accepted are {', '.join(MODES)}")
+    # A negative rate adds the aggregate, which is then read off the parameter.
+    check_step_numbers(lr=abs(lr), eps=eps, ridge=ridge)
     written = {"param": param} | ({} if state_sum is None else {"state_sum": state_sum})
     check_updated(tuple(written), tuple(written.values()))
     if not param.is_contiguous():

@@ -89,22 +89,36 @@ def collect(arguments: Sequence[str]) -> list[Run]:
     """Reads all runs that a command line names: ``PATH`` or ``NAME=PATH``.
 
     Raises:
-        DataFormatError: A file is damaged, or the same run is there twice.
+        DataFormatError: A file is missing or damaged, or the same run is there twice.
     """
     runs: list[Run] = []
-    for argument in arguments:
-        name, equals, path = argument.partition("=")
-        if Path(argument).exists() or not equals:
-            runs += read_runs(Path(argument))
-        else:
-            runs += read_runs(Path(path), name or None)
+    named = [_split(argument) for argument in arguments]
+    for name, path in named:
+        runs += read_runs(path, name)
     seen: dict[tuple[Path, str, str | None], Run] = {}
     for run in runs:
         key = (run.source.resolve(), run.name, run.seed)
         if key in seen:
             raise DataFormatError(f"{run.source}: given twice; give every run once")
         seen[key] = run
-    return _told_apart(runs, [argument.partition("=")[0] for argument in arguments])
+    return _told_apart(runs, [name for name, _ in named if name is not None])
+
+
+def _split(argument: str) -> tuple[str | None, Path]:
+    """Returns name and path; what is there decides, for both may have equals signs themselves."""
+    if Path(argument).exists() or "=" not in argument:
+        return None, Path(argument)
+    parts = argument.split("=")
+    splits = [("=".join(parts[:n]), "=".join(parts[n:])) for n in range(1, len(parts))]
+    there = [(name, path) for name, path in splits if path and Path(path).exists()]
+    if not there and len(splits) > 1:
+        tried = " nor ".join(path or "nothing" for _, path in splits)
+        raise DataFormatError(
+            f"{argument}: no such file, and as NAME=RUN neither {tried} is there; give a folder in "
+            "which train or demo wrote, or its metrics.jsonl"
+        )
+    name, path = (there or splits)[0]
+    return name or None, Path(path)
 
 
 def group(runs: Iterable[Run]) -> dict[str, list[Run]]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from adadagrad_kernels.files import replace_file
+from adadagrad_kernels.files import naming, replace_file
 from adadagrad_kernels.writers.metrics_file import plain
 from adadagrad_kernels.writers.protocol import ClosingWriter, Value, with_place
 
@@ -58,14 +58,19 @@ class CsvWriter(ClosingWriter):
         if new:
             self._add_columns(new)
         rest = _encode([[_cell(row[name]) if name in row else "" for name in self._columns]])
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise naming(error, self._path) from error
 
     def close(self) -> None:
         """Makes the table durable and closes the file."""
         if not self._file.closed:
             try:
                 os.fsync(self._file.fileno())
+            except OSError as error:
+                raise naming(error, self._path) from error
             finally:
                 self._file.close()
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from adadagrad_kernels.errors import CheckpointError
+from adadagrad_kernels.files import naming
 
 
 def strict(value: Any) -> Any:
@@ -47,20 +48,35 @@ class MetricsFile:
                     f"{path}: found {found} bytes, but {offset} when the checkpoint was written; "
                     "the file was changed or lost, and the run cannot be resumed without it"
                 )
+        self._path = path
         # Unbuffered: after a full disk nothing is left over that a later close would try again.
         self._file = path.open("r+b" if offset else "wb", buffering=0)
         self._file.truncate(offset)
         self._file.seek(offset)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Appends one line."""
+        """Appends one line.
+
+        Raises:
+            OSError: It could not be written, as on a full disk.
+        """
         rest = json.dumps(strict(line), allow_nan=False).encode() + b"\n"
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise naming(error, self._path) from error
 
     def sync(self) -> int:
-        """Makes the lines so far durable and returns their length in bytes."""
-        os.fsync(self._file.fileno())
+        """Makes the lines so far durable and returns their length in bytes.
+
+        Raises:
+            OSError: They could not be written, as on a full disk.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise naming(error, self._path) from error
         return self._file.tell()
 
     def close(self) -> None:

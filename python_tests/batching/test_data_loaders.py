@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 
 import pytest
 import torch
@@ -73,6 +74,23 @@ def test_with_workers_a_size_arrives_late_by_the_batches_in_flight():
         assert sizes[7:-1] == [16] * 10
         assert sorted(seen) == list(range(SAMPLES))
     assert sampler.epoch == 2
+
+
+@pytest.mark.parametrize(("workers", "prefetch"), [(1, None), (1, 1), (2, 3), (3, 1)])
+@pytest.mark.parametrize("step", [0, 4])
+def test_exactly_as_many_batches_keep_the_old_size_as_are_in_flight(workers, prefetch, step):
+    """num_workers * prefetch_factor of them, as the docs say; torch's default factor is 2."""
+    size = Size(4)
+    sampler = AdaptiveBatchSampler(SAMPLES, size, total_samples=SAMPLES)
+    options = {} if prefetch is None else {"prefetch_factor": prefetch}
+    sizes = []
+    loader = loader_of(sampler, workers=workers, **options)
+    for (batch,) in islice(loader, step + 20):
+        sizes.append(len(batch))
+        if len(sizes) == step + 1:
+            size.size = 8
+    late = workers * (prefetch or 2)
+    assert sizes == [4] * (step + 1 + late) + [8] * (19 - late)
 
 
 def test_the_loader_neither_lies_about_a_batch_size_nor_warns_about_its_length():

@@ -5,12 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import math
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from adadagrad_kernels.batching import BatchController, FailureSignatures
-from adadagrad_kernels.criteria import NormTest
+from adadagrad_kernels.criteria import (
+    CABS,
+    AugmentedInnerProductTest,
+    CoordinateNormTest,
+    Decision,
+    GradientDiversity,
+    GradientNoiseScale,
+    GradientSimilarity,
+    InnerProductTest,
+    MetricNormTest,
+    NormTest,
+    SmallestOf,
+)
 from adadagrad_kernels.ops import batch_moments
 from adadagrad_kernels.statistics import GradientStatistics
 
@@ -50,31 +63,34 @@ def test_silence_where_all_is_well():
             "diverges",
             {},
             {"lr": 2.5, "noise": 0.1, "steps": 20},
-            ["smaller learning rate", "batch_size, now 8"],
+            ["smaller learning rate", "batch_size (now 8)"],
         ),
         (
             "cap_at_once",
             {"eta": 0.003},
             {"lr": 0.1, "noise": 3.0, "steps": 20},
-            ["a larger constant (eta, now 0.003)", "growth_cap (now None)"],
+            ["a larger eta (now 0.003)", "growth_cap (now none)"],
         ),
         (
             "cap_binds",
             {"eta": 0.1, "max_batch_size": 32, "growth_cap": 1.1},
             {"lr": 0.1, "noise": 1.0},
-            ["max_batch_size=32", "a larger max_batch_size"],
+            ["max_batch_size 32", "a larger max_batch_size"],
         ),
         (
             "plateaus",
             {},
             {"lr": 1e-7, "noise": 0.1},
-            ["size 8", "a smaller constant (eta, now 0.5)", "the learning rate"],
+            ["size 8", "a smaller eta (now 0.5)", "the learning rate"],
         ),
         (
             "growth_lacks",
-            {"eta": 100.0, "test_interval": 2},
+            {"eta": 100.0, "test_interval": 2, "hysteresis": 1.2},
             {"lr": 0.1, "noise": 1.0, "steps": 160},
-            ["the noise scale is", "(eta, now 100.0)", "test_interval (now 2)", "hysteresis"],
+            [
+                "the noise scale is",
+                "smaller eta (now 100.0), test_interval (now 2), hysteresis (now 1.2)",
+            ],
         ),
     ],
 )
@@ -89,6 +105,111 @@ def test_each_signature(caplog, name, options, run, knobs):
     ]
     for knob in knobs:
         assert knob in finding.text
+
+
+WAYS = {
+    NormTest(0.5): "smaller",
+    CoordinateNormTest(0.5): "smaller",
+    MetricNormTest(0.5, "sign"): "smaller",
+    InnerProductTest(0.5): "smaller",
+    AugmentedInnerProductTest(0.5, 2.0): "smaller",
+    GradientNoiseScale(): "larger",
+    CABS(lr=0.5): "larger",
+    GradientDiversity(0.5, 8): "larger",
+}
+
+
+def batch():
+    """8 noisy samples."""
+    generator = torch.Generator().manual_seed(0)
+    rows = 1 + 0.5 * torch.randn(8, 3, dtype=torch.float64, generator=generator)
+    return replace(GradientStatistics.from_moments({"x": batch_moments(rows)}), loss=0.5)
+
+
+@pytest.mark.parametrize("criterion", WAYS, ids=lambda criterion: criterion.name)
+def test_the_way_that_a_criterion_names_does_make_batches_larger(criterion):
+    """Asked of the criterion itself: with every constant twice as far that way, T is larger."""
+    ways = criterion.larger_batches
+    assert set(ways.values()) == {WAYS[criterion]}
+    settings = {
+        field.name: getattr(criterion, field.name) for field in fields(criterion) if field.init
+    }
+    if isinstance(criterion, MetricNormTest):
+        settings = {"eta": criterion.eta, "metric": criterion.metric}
+
+    def asked(factor):
+        turned = {
+            n: settings[n] * (factor if w == "larger" else 1 / factor) for n, w in ways.items()
+        }
+        return type(criterion)(**{**settings, **turned})(batch()).batch_size
+
+    assert asked(2.0) > asked(1.0) > asked(0.5)
+
+
+def test_similarity_asks_for_more_with_a_larger_target():
+    (target,) = GradientSimilarity.larger_batches
+    assert GradientSimilarity.larger_batches[target] == "larger"
+    small, large = (GradientSimilarity(**{target: at}, averaged=True) for at in (-0.9, 0.99))
+    assert large(batch()).batch_size > small(batch()).batch_size
+
+
+@pytest.mark.parametrize("words", [None, {"scale": "--scale", "growth_cap": "--growth-cap"}])
+def test_noise_scale_at_the_cap_is_to_be_made_smaller(words):
+    controller = BatchController(
+        GradientNoiseScale(2.0),
+        batch_size=8,
+        max_batch_size=64,
+        signatures=FailureSignatures(words=words),
+    )
+    controller.update(GradientStatistics(8, mean_sq_norm=1.0, sum_sq_norms=80.0))
+    (finding,) = controller.signatures.findings
+    scale, cap = ("--scale", "--growth-cap") if words else ("scale", "growth_cap")
+    assert finding.name == "cap_at_once"
+    assert f"Knobs: a smaller {scale} (now 2.0), or {cap} (now none)" in finding.text
+
+
+def test_diversity_is_silent_before_its_first_decision_and_names_the_way_after_it():
+    rule = GradientDiversity(1e-9, dataset_size=30 * 8)
+    controller = BatchController(
+        rule, batch_size=8, max_batch_size=64, signatures=FailureSignatures(patience=10)
+    )
+    for step in range(1, 61):
+        controller.update(batch(), loss=1.0)
+        assert bool(controller.signatures.findings) == (step >= 30), step
+    (finding,) = controller.signatures.findings
+    assert (finding.name, finding.step) == ("plateaus", 30)
+    assert "a larger delta (now 1e-09)" in finding.text
+
+
+def test_a_filter_passes_the_way_on_and_is_no_decision_between():
+    controller = BatchController(
+        SmallestOf(NormTest(100.0), steps=25),
+        batch_size=8,
+        max_batch_size=64,
+        signatures=FailureSignatures(patience=10),
+    )
+    for _ in range(24):
+        controller.update(batch(), loss=1.0)
+    assert controller.signatures.findings == []
+    controller.update(batch(), loss=1.0)
+    (finding,) = controller.signatures.findings
+    assert "a smaller eta (now 100.0) or a smaller steps (now 25)" in finding.text
+
+
+def test_a_criterion_that_does_not_say_which_way_is_named_without_one():
+    class Own:
+        name, needs_variance, needs_inner_products = "own", False, False
+
+        def __call__(self, statistics):
+            return Decision(self.name, 1e6, False, {})
+
+        def __repr__(self):
+            return "Own()"
+
+    controller = BatchController(Own(), batch_size=8, max_batch_size=64)
+    controller.update(batch())
+    (finding,) = controller.signatures.findings
+    assert "Knobs: the constants of Own(), for smaller batches, or growth_cap" in finding.text
 
 
 def test_a_loss_that_is_not_finite_diverges_at_once():

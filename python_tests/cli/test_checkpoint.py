@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import os
 import resource
@@ -90,9 +91,25 @@ def test_code_in_a_checkpoint_is_not_run(path: Path) -> None:
             return os.mkdir, (str(path.parent / "attacked"),)
 
     save_checkpoint(path, {"state": Attack()})
-    with pytest.raises(CheckpointError, match="cannot read it"):
+    with pytest.raises(CheckpointError, match="which could run code and are not read") as caught:
         load_checkpoint(path)
+    assert "weights_only" not in str(caught.value), "torch's advice to read it all the same"
     assert not (path.parent / "attacked").exists()
+
+
+@pytest.mark.parametrize("other", [{"epoch": 3}, ["a", "list"], {**STATE, "weights": None}])
+def test_other_content_is_named(path: Path, other: Any) -> None:
+    if isinstance(other, dict):
+        save_checkpoint(path, other)
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(builtins, "dict", lambda state: state)
+            save_checkpoint(path, other)
+    content = {"weights": torch.Tensor, "nested": dict, "random": torch.Tensor}
+    with pytest.raises(CheckpointError, match=r"holds .*, expected nested, random, weights: not"):
+        load_checkpoint(path, content)
+    save_checkpoint(path, STATE)
+    assert_equal(load_checkpoint(path, content), STATE)
 
 
 def test_another_run_says_which_options_differ() -> None:
@@ -139,7 +156,7 @@ def full_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, p
 
 @pytest.mark.usefixtures("full_disk")
 def test_full_disk_keeps_the_last_good_checkpoint(path: Path) -> None:
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
         save_checkpoint(path, {"weights": torch.zeros(10)})
     assert_equal(load_checkpoint(path), STATE)
     assert os.listdir(path.parent) == [path.name]

@@ -88,6 +88,18 @@ def test_table_lines_up_and_tells_the_summary(printed: str, summary: dict[str, A
         assert title in header
 
 
+def test_a_sentence_says_what_the_rows_mean(printed: str, summary: dict[str, Any]) -> None:
+    text = " ".join(printed.split())
+    assert "Adaptive batches save steps, not samples: with equal samples AdAdaGrad took " in text
+    told = {"AdAdaGrad": "AdAdaGrad took", "AdaGrad, batch 8": "a fixed batch of 8"}
+    told["AdaGrad, batch 1,024"] = "and one of 1,024"
+    for row in summary["methods"]:
+        if row["run"] in told:
+            numbers = f"{row['steps']:,.0f} steps to {row['test_accuracy'] * 100:.1f} %"
+            assert f"{told.pop(row['run'])} {numbers}" in text
+    assert not told
+
+
 def test_metrics_of_every_run(out: Path, summary: dict[str, Any]) -> None:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     for run in summary["runs"]:

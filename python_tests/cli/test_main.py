@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from adadagrad_kernels import backends
 from adadagrad_kernels.cli import main
-from adadagrad_kernels.cli.config import DEFAULT_LR
+from adadagrad_kernels.cli.config import DEFAULT_CONSTANTS_OF, DEFAULT_LR, DEFAULT_LR_OF
 from adadagrad_kernels.cli.info import format_information
 from adadagrad_kernels.cli.rules import DEFAULT_CONSTANTS, TEST_CONSTANTS
 
@@ -96,11 +97,15 @@ def test_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
         for name in TEST_CONSTANTS:
             assert f"\n  {name} " in text, "every test is explained"
         for name, value in DEFAULT_CONSTANTS.items():
-            assert f"(default: {value})" in text.partition(f"  --{name} ")[2].partition("  --")[0]
+            assert f"(default: {value}" in text.partition(f"  --{name} ")[2].partition("  --")[0]
         told = " ".join(text.partition("  --lr LR  ")[2].partition("  --")[0].split())
         for optimizer, lr in DEFAULT_LR.items():
             assert optimizer in told
             assert str(lr) in told
+        for optimizers in DEFAULT_LR_OF.values():
+            assert all(f"on digits {lr}" in told for lr in optimizers.values())
+        eta = f"on digits {DEFAULT_CONSTANTS_OF['digits']['eta']})"
+        assert eta in " ".join(text.partition("  --eta ETA ")[2].partition("  --theta")[0].split())
         assert "adadagrad-kernels train --data mnist" in text
     if command == "report":
         assert "adadagrad-kernels report runs/demo" in text
@@ -181,6 +186,53 @@ def test_missing_data_exits_with_1(capsys: pytest.CaptureFixture[str], tmp_path:
     )
     assert code == 1
     assert "found no train-images-idx3-ubyte.gz in" in error
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("BACKEND", "bogus", "ADADAGRAD_KERNELS_BACKEND names the backend 'bogus'; accepted are"),
+        ("ISA", "sse9", "ADADAGRAD_KERNELS_ISA=sse9: the instruction set 'sse9' is not available"),
+    ],
+)
+@pytest.mark.parametrize("command", [["info"], ["train", "--samples", "8"]], ids=lambda all: all[0])
+def test_an_environment_that_asks_for_what_is_not_there_exits_with_1(
+    tmp_path: Path, command: list[str], variable: str, value: str, said: str
+) -> None:
+    child = subprocess.run(
+        [sys.executable, "-m", "adadagrad_kernels", *command],
+        cwd=tmp_path,
+        env={**os.environ, f"ADADAGRAD_KERNELS_{variable}": value},
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 1
+    assert child.stdout == ""
+    assert child.stderr.startswith(f"adadagrad-kernels: error: {said}")
+    assert child.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("arguments", "codes"), [(["info"], {141}), (["--help"], {0, 141})])
+def test_output_that_nobody_reads_to_its_end_is_no_error(
+    arguments: list[str], codes: set[int]
+) -> None:
+    """As under `head`: the reader is gone before the first word is written.
+
+    Some versions of argparse ignore it themselves.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "adadagrad_kernels", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).parent,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() in codes
 
 
 def test_out_that_is_a_file_exits_with_1(

@@ -16,7 +16,9 @@ from matplotlib.image import imread
 
 from adadagrad_kernels.cli import main
 from adadagrad_kernels.cli import report as command
+from adadagrad_kernels.errors import DataFormatError
 from adadagrad_kernels.report import style
+from adadagrad_kernels.report.runs import collect
 from adadagrad_kernels.report.style import COLORS
 
 NAMES = {"loss", "accuracy", "test_loss", "batch_size", "tests", "noise_scale"}
@@ -235,3 +237,22 @@ def test_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         missing = {name for name in names if f"`{name}`" not in text}
         missing = {name for name in missing if not name.startswith(("test/theta", "test/nu"))}
         assert not missing
+
+
+def test_names_and_paths_may_have_equals_signs(tmp_path: Path) -> None:
+    write(tmp_path / "eta=0.5" / "metrics.jsonl", [line(1)])
+    write(tmp_path / "plain" / "metrics.jsonl", [line(1)])
+    given = {
+        f"{tmp_path}/eta=0.5": ("eta=0.5", "eta=0.5"),
+        f"{tmp_path}/plain": ("plain", "plain"),
+        f"mine={tmp_path}/eta=0.5": ("mine", "eta=0.5"),
+        f"lr=0.1={tmp_path}/plain": ("lr=0.1", "plain"),
+        f"lr=0.1, eta=0.5={tmp_path}/eta=0.5": ("lr=0.1, eta=0.5", "eta=0.5"),
+    }
+    for argument, (name, folder) in given.items():
+        (run,) = collect([argument])
+        assert (run.name, run.source.parent.name) == (name, folder), argument
+    with pytest.raises(DataFormatError, match=r"neither 0\.1=nowhere nor nowhere is there; give"):
+        collect(["lr=0.1=nowhere"])
+    with pytest.raises(DataFormatError, match="nowhere: no such file; give a folder"):
+        collect(["lr=nowhere"])

@@ -36,6 +36,7 @@ def metrics(out: Path) -> list[dict[str, Any]]:
     for line in lines:
         for name in ("seconds", "statistics_seconds", "statistics_share"):
             assert isinstance(line.pop(name), float)
+        assert isinstance(line.pop("wall_seconds", None), float) == bool(line.get("end"))
     return lines
 
 
@@ -105,6 +106,9 @@ def test_files_and_table(reference: Path, capsys: pytest.CaptureFixture[str]) ->
     column = table[0].index("3,000")
     assert all(line[column - 2 : column] == "  " and line[column] != " " for line in table)
     assert f"{summary['test_accuracy']:.2%}" in table[6]
+    assert summary["wall_seconds"] > summary["seconds"]
+    (wall,) = (line for line in table if line.startswith("wall time"))
+    assert float(wall.split()[2]) >= round(summary["wall_seconds"], 1), "it went on for a moment"
 
 
 def test_json_summary(reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,7 +239,8 @@ def test_a_run_in_the_way(
     ("options", "message"),
     [
         (["--lr", "0.06"], "--lr was 0.05 and is now 0.06;"),
-        (["--samples", "4000", "--seed", "2"], "--samples was 3000 and is now 4000, --seed was 0"),
+        (["--samples", "4000", "--seed", "2"], "another run: --seed was 0 and is now 2;"),
+        (["--log-every", "7"], "another run: --log-every was 3 and is now 7;"),
         (["--test", "coordinate"], "--test was norm and is now coordinate;"),
     ],
 )
@@ -243,7 +248,6 @@ def test_checkpoint_of_another_run(
     reference: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     before = {path: path.read_bytes() for path in reference.iterdir()}
-    # --evaluate-every and --log-every follow from --samples; say them, or they differ as well.
     assert train(reference, "--resume", *options) == 1
     error = capsys.readouterr().err
     assert "checkpoint.adak: of another run:" in error
@@ -258,7 +262,9 @@ def test_checkpoint_of_other_data(
     monkeypatch.setattr(
         folder,
         "check_same_run",
-        lambda path, saved, given: check(path, {**saved, "the data (CRC-32)": 7}, given),
+        lambda path, saved, given, but_for: check(
+            path, {**saved, "the data (CRC-32)": 7}, given, but_for
+        ),
     )
     assert train(reference, "--resume") == 1
     assert "the data (CRC-32) was 7 and is now" in capsys.readouterr().err
@@ -329,9 +335,73 @@ def test_full_disk_before_the_first_checkpoint(
     assert train(tmp_path, "--checkpoint-every", "1000") == 1
     error = capsys.readouterr().err
     assert "there is none yet" in error
+    assert (tmp_path / "metrics.jsonl").read_bytes(), "what was measured stays"
     assert error.splitlines()[-1] == (
         "adadagrad-kernels: error: [Errno 28] No space left on device"
     )
+
+
+@pytest.mark.parametrize("written", [b"", b'{"half": '])
+def test_full_disk_before_the_first_line(
+    reference: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    written: bytes,
+) -> None:
+    """The file is named, and nothing is left that would be in the way of another try."""
+
+    class Full:
+        def __init__(self, file: Any) -> None:
+            self._file = file
+
+        def write(self, line: bytes) -> None:
+            self._file.write(written)
+            full_disk()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._file, name)
+
+    made = MetricsFile.__init__
+
+    def full(self: MetricsFile, *arguments: Any) -> None:
+        made(self, *arguments)
+        self._file = Full(self._file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsFile, "__init__", full)
+        assert train(tmp_path) == 1
+    file = tmp_path / "metrics.jsonl"
+    assert capsys.readouterr().err.endswith(
+        f"error: [Errno 28] No space left on device: '{file}'\n"
+    )
+    assert os.listdir(tmp_path) == []
+    assert train(tmp_path) == 0
+    assert_same_result(tmp_path, reference)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: {"epoch": 3}, "holds epoch, expected environment, fingerprint, metrics_by"),
+        (lambda state: {**state, "fingerprint": []}, "holds environment, fingerprint, metrics_b"),
+        (lambda state: {**state, "trainer": {}}, "its state does not fit this run (KeyError: 'con"),
+    ],
+)
+def test_a_checkpoint_with_other_content(
+    reference: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    message: str,
+) -> None:
+    """Well formed, with a right checksum, and no run's."""
+    state = load_checkpoint(reference / "checkpoint.adak")
+    checkpoint.save_checkpoint(tmp_path / "checkpoint.adak", change(state))
+    assert train(tmp_path, "--resume") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"adadagrad-kernels: error: {tmp_path / 'checkpoint.adak'}: {message}")
+    assert os.listdir(tmp_path) == ["checkpoint.adak"]
 
 
 def test_full_disk_while_logging(

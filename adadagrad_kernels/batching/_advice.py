@@ -1,0 +1,49 @@
+"""The knobs that findings name: which way, what they are now, in the words of whoever reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adadagrad_kernels.batching.controller import BatchController
+
+
+def constants(controller: BatchController, words: Mapping[str, str], *, larger: bool) -> str:
+    """The change of the criterion's constants that makes batches larger, or smaller.
+
+    The criterion says which way its constants go (``larger_batches``); of one that does not, the
+    direction is left to its reader.
+    """
+    criterion: Any = controller.criterion
+    ways: Mapping[str, str] = getattr(criterion, "larger_batches", {})
+    if not ways:
+        return f"the constants of {criterion!r}, for {'larger' if larger else 'smaller'} batches"
+    parts = []
+    for name, way in ways.items():
+        if not larger:
+            way = "larger" if way == "smaller" else "smaller"
+        parts.append(f"a {way} {knob(name, _value(criterion, name), words)}")
+    return " or ".join(parts)
+
+
+def brakes(controller: BatchController, words: Mapping[str, str]) -> str:
+    """The options of the controller that hold growth back, if any; each begins with a comma."""
+    neutral = {"test_interval": 1, "hysteresis": 1.0, "cooldown": 0, "growth_cap": None}
+    found = {name: getattr(controller, name) for name in neutral}
+    return "".join(
+        f", {knob(name, value, words)}" for name, value in found.items() if value != neutral[name]
+    )
+
+
+def knob(name: str, value: object, words: Mapping[str, str]) -> str:
+    """A knob by its name there, and what it is now."""
+    now = f"{value:,}" if isinstance(value, int) else value
+    return f"{words.get(name, name)} (now {'none' if now is None else now})"
+
+
+def _value(criterion: Any, name: str) -> object:
+    """The constant, where it is: some criteria stand around another one."""
+    while not hasattr(criterion, name) and hasattr(criterion, "criterion"):
+        criterion = criterion.criterion
+    return getattr(criterion, name, "unknown")

@@ -1,0 +1,98 @@
+"""The build driver, setup.py, on a small project, with what earlier builds may leave behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+if not (ROOT / "setup.py").exists():
+    pytest.skip("no setup.py here: the tests run away from the sources", allow_module_level=True)
+BIN = str(Path(sys.executable).parent)
+PATH = os.pathsep.join([BIN, os.environ.get("PATH", "")])
+for tool in ("cmake", "ninja", "c++"):
+    if shutil.which(tool, path=PATH) is None:
+        pytest.skip(f"{tool} is not installed", allow_module_level=True)
+
+CMAKE = """
+cmake_minimum_required(VERSION 3.24)
+project(small LANGUAGES CXX)
+add_library(other SHARED other.cpp)
+add_library(_C MODULE module.cpp)
+target_link_libraries(_C PRIVATE other)
+install(TARGETS _C LIBRARY DESTINATION . COMPONENT python)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project whose module knows a library by a path, which the installation removes."""
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    (tmp_path / "CMakeLists.txt").write_text(CMAKE)
+    (tmp_path / "other.cpp").write_text("int other() { return 1; }\n")
+    (tmp_path / "module.cpp").write_text("int other();\nint module() { return other(); }\n")
+    return tmp_path
+
+
+def build(project: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "setup.py", "build_ext"],
+        cwd=project,
+        env={**os.environ, "PATH": PATH, "CMAKE_ARGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def built(project: Path) -> Path:
+    (module,) = project.glob("build/temp.*/lib_C.so")
+    return module
+
+
+def installed(project: Path) -> Path:
+    (module,) = project.glob("build/lib.*/adadagrad_kernels/lib_C.so")
+    return module
+
+
+def assert_builds(project: Path, *, afresh: bool) -> None:
+    child = build(project)
+    assert child.returncode == 0, child.stderr
+    assert ("built afresh" in child.stdout) == afresh
+    assert installed(project).stat().st_size > 0
+
+
+def test_a_module_of_a_build_that_failed_is_built_afresh(project: Path) -> None:
+    """Linked for another place, it has not the path that the installation is to change."""
+    assert_builds(project, afresh=False)
+    module = built(project)
+    other = ["-shared", "-Wl,-rpath,/nowhere", "-x", "c++", "/dev/null", "-o", str(module)]
+    subprocess.run(["c++", *other], check=True)
+    os.utime(module, (2**31 - 1, 2**31 - 1))  # newer than what it is made of
+    assert_builds(project, afresh=True)
+    assert_builds(project, afresh=False)
+
+
+def test_a_cache_of_another_folder_is_built_afresh(project: Path) -> None:
+    """As in a copy of a folder in which something was built."""
+    assert_builds(project, afresh=False)
+    (cache,) = project.glob("build/temp.*/CMakeCache.txt")
+    cache.write_text(cache.read_text().replace(str(project), "/nowhere"))
+    assert_builds(project, afresh=True)
+
+
+def test_a_source_that_does_not_compile_leaves_the_rest_built(project: Path) -> None:
+    assert_builds(project, afresh=False)
+    (library,) = project.glob("build/temp.*/libother.so")
+    before = library.stat().st_mtime_ns
+    source = (project / "module.cpp").read_text()
+    (project / "module.cpp").write_text("int module() { return missing; }\n")
+    assert build(project).returncode != 0
+    (project / "module.cpp").write_text(source)
+    assert_builds(project, afresh=False)
+    assert library.stat().st_mtime_ns == before
