@@ -207,10 +207,12 @@ def _alone(
             buffer.copy_(buffers[name])
         value = loss(model, sample(inputs, i))
         share = value / samples if value.dim() == 0 else value.sum()
-        grads = torch.autograd.grad(share, list(parameters.values()), allow_unused=True)
+        # By backward() as in training, which reentrant checkpoints need.
+        model.zero_grad()
+        share.backward()  # type: ignore[no-untyped-call]
         row = [
-            torch.zeros_like(p).flatten() if grad is None else grad.to_dense().flatten()
-            for grad, p in zip(grads, parameters.values(), strict=True)
+            torch.zeros_like(p).flatten() if p.grad is None else p.grad.to_dense().flatten()
+            for p in parameters.values()
         ]
         rows.append(samples * torch.cat(row).double())
         losses.append(share.detach().double())
