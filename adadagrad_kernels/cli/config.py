@@ -32,6 +32,10 @@ DEFAULT_LR = {
 # ten epochs.
 DEFAULT_LR_OF = {"digits": {"adagrad": 0.08}}
 DEFAULT_CONSTANTS_OF = {"digits": {"eta": 1.0}}
+# Tests that ask for much at once still leave steps to learn in. The ratio of the diversity decides
+# once for each pass over the data, too seldom for it.
+DEFAULT_GROWTH_CAP_OF = {"digits": 1.1}
+_WITHOUT_GROWTH_CAP = ("none", "diversity")
 DEFAULT_BATCH = 8
 DEFAULT_EPOCHS = 10
 EVALUATIONS = 100
@@ -127,7 +131,7 @@ def resolve(arguments: argparse.Namespace, training_samples: int, test_samples: 
         schedule=arguments.schedule,
         test_interval=arguments.test_interval,
         smoothing=arguments.smoothing,
-        growth_cap=arguments.growth_cap,
+        growth_cap=arguments.growth_cap or _growth_cap(arguments.data, test),
         hysteresis=arguments.hysteresis,
         cooldown=arguments.cooldown,
         lr_rule=arguments.lr_rule,
@@ -143,6 +147,10 @@ def resolve(arguments: argparse.Namespace, training_samples: int, test_samples: 
 def default_lr(data: str, optimizer: str) -> float:
     """Returns the learning rate of an optimizer on a data set."""
     return DEFAULT_LR_OF.get(data, {}).get(optimizer, DEFAULT_LR[optimizer])
+
+
+def _growth_cap(data: str, test: str) -> float | None:
+    return None if test in _WITHOUT_GROWTH_CAP else DEFAULT_GROWTH_CAP_OF.get(data)
 
 
 def _evaluate_every(samples: int, evaluated: int) -> int:

@@ -121,7 +121,8 @@ def _add_batch(group: argparse._ArgumentGroup) -> None:
         "--growth-cap",
         type=quantities.factor,
         metavar="F",
-        help="the batch becomes at most F times as large at once (default: no bound)",
+        help="the batch becomes at most F times as large at once (default: no bound, or on digits "
+        "1.1)",
     )
     group.add_argument(
         "--hysteresis",

@@ -25,6 +25,15 @@ def test_digits_by_default_grow_the_batch_and_learn(tmp_path: Path) -> None:
     assert sizes[14_370] > half
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("test", ["coordinate", "noise-scale", "metric", "sign", "augmented"])
+def test_other_tests_on_digits_learn_too(test: str, tmp_path: Path) -> None:
+    """Those that ask for the whole set at once had ten steps and 19 to 57 %."""
+    assert main(["train", "--quiet", "--test", test, "--out", str(tmp_path)]) == 0
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["test_accuracy"] > 0.8
+
+
 @pytest.mark.parametrize(
     ("data", "lr", "eta"),
     [("digits", 0.08, 1.0), ("mnist", 0.008, 0.1), ("fashion-mnist", 0.008, 0.1)],
@@ -36,3 +45,8 @@ def test_defaults_are_those_of_the_data(data: str, lr: float, eta: float) -> Non
     given = ["train", "--data", data, "--lr", "0.5", "--eta", "0.3", "--test", "coordinate"]
     config = resolve(build_parser().parse_args(given), *sizes)
     assert (config.lr, config.eta) == (0.5, 0.3)
+    assert config.growth_cap == (1.1 if data == "digits" else None)
+    given += ["--growth-cap", "1e9"]
+    assert resolve(build_parser().parse_args(given), *sizes).growth_cap == 1e9
+    alone = build_parser().parse_args(["train", "--data", data, "--test", "diversity"])
+    assert resolve(alone, *sizes).growth_cap is None

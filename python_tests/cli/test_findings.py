@@ -24,8 +24,14 @@ def findings(caplog: pytest.LogCaptureFixture, out: Path, options: str) -> list[
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
-        ("--test noise-scale --scale 1000", "a smaller --scale (now 1000.0), or --growth-cap"),
-        ("--test norm --eta 0.001", "a larger --eta (now 0.001), or --growth-cap (now none)"),
+        (
+            "--test noise-scale --scale 1000 --growth-cap 1e6",
+            "a smaller --scale (now 1000.0), or --growth-cap",
+        ),
+        (
+            "--test norm --eta 0.001 --growth-cap 1e6",
+            "a larger --eta (now 0.001), or --growth-cap (now",
+        ),
     ],
 )
 def test_the_cap_at_once(

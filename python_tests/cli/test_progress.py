@@ -56,6 +56,7 @@ def test_findings_stand_on_lines_of_their_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     options = ["train", "--model", "logistic", "--eta", "0.001", "--samples", "300", "--quiet"]
+    options += ["--growth-cap", "1e6"]
     assert main([*options, "--out", str(tmp_path)]) == 0
     first = capsys.readouterr().err.splitlines()[0]
     assert first.startswith("adadagrad-kernels: warning: step 1: cap_at_once: ")
