@@ -154,11 +154,11 @@ def twice(layer: str) -> str:
 def _not_zero(tensors: Sequence[Tensor]) -> list[bool]:
     """Whether each has an element that is not zero; waits for a device once."""
     flags = [(t.coalesce().values() if t.is_sparse else t).any() for t in tensors]
-    found: list[bool] = together(flags).tolist()
+    found: list[bool] = _together(flags).tolist()
     return found
 
 
-def together(scalars: Sequence[Tensor]) -> Tensor:
+def _together(scalars: Sequence[Tensor]) -> Tensor:
     """In one tensor on the CPU, each device asked once."""
     by_device: dict[torch.device, list[int]] = {}
     for place, scalar in enumerate(scalars):
@@ -204,9 +204,9 @@ def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> l
             allowed = COARSE if micro_batch.autocast else CLOSE.get(grad.dtype, COARSE)
             least = torch.maximum(scale, floor.to(scale.device))
             compared.append((name, error > allowed * least))
-    differs = together([far for _, far in compared]).tolist()
+    differs = _together([far for _, far in compared]).tolist()
     differ = micro_batch.shared.differ
-    apart = together([flag for _, flag in differ]).tolist()
+    apart = _together([flag for _, flag in differ]).tolist()
     problems += [
         UnsupportedModelError(no_shares(layer))
         for (layer, _), is_apart in zip(differ, apart, strict=True)
