@@ -176,9 +176,11 @@ def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> l
     """
     problems: list[Exception] = []
     compared: list[tuple[str, Tensor]] = []
-    # Below the rounding of all that the samples contributed nothing can be told, nor matters it.
-    squares = torch.stack([values.sum().cpu() for _, values in micro_batch.sq_norms] or [_ZERO])
-    floor = _FLOOR * squares.sum().sqrt()
+    floor = _ZERO
+    if micro_batch.arrived and micro_batch.sq_norms:
+        # Below the rounding of all that the samples contributed nothing can be told.
+        squares = torch.stack([values.sum().cpu() for _, values in micro_batch.sq_norms])
+        floor = _FLOOR * squares.sum().sqrt()
     for name, parameter in parameters:
         grad = micro_batch.arrived.get(id(parameter))
         if grad is None:
