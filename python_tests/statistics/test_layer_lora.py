@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from adadagrad_kernels.statistics import check_statistics
 
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft", reason="peft is not installed")
+transformers = pytest.importorskip("transformers", reason="Transformers is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of these libraries
 
 WORDS, T = 31, 5
@@ -70,7 +70,7 @@ def test_adapters(make: Any, settings: dict[str, Any], shadow: bool) -> None:
 
 
 def test_a_base_in_eight_bits() -> None:
-    bitsandbytes = pytest.importorskip("bitsandbytes")
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     base = nn.Sequential(
         bitsandbytes.nn.Linear8bitLt(32, 32, has_fp16_weights=False), nn.Tanh(), nn.Linear(32, 4)
     )
