@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from adadagrad_kernels.statistics.measuring.independence import Answer, ask_once, tell_doubt
+from adadagrad_kernels.statistics.measuring.answers import Answer
+from adadagrad_kernels.statistics.measuring.independence import ask_once, tell_doubt
 from adadagrad_kernels.statistics.measuring.rows import Rows
 from adadagrad_kernels.statistics.measuring.trial import Watch
 from adadagrad_kernels.statistics.measuring.verify import in_backward

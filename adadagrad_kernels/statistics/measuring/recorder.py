@@ -32,10 +32,10 @@ from adadagrad_kernels.statistics.measuring.verify import (
     in_parts,
     outside,
     require_clear,
+    require_grad_mode,
     require_kept,
     require_known,
     twice,
-    without_grad_mode,
 )
 from adadagrad_kernels.statistics.supported_models import require_per_sample_gradients
 
@@ -297,12 +297,5 @@ class Recorder:
             }
 
     def require_grad_mode(self) -> None:
-        """Refuse layers that ran under no_grad alone, whose parameters wait for a gradient.
-
-        Raises:
-            ValueError: naming the layer.
-        """
-        measured = {key for m in self.micro_batches for key in m.measured()}
-        for layer, parts in self._without_grad.items():
-            if layer not in self._with_grad and not measured & {part.key for part in parts}:
-                raise ValueError(without_grad_mode(layer))
+        """Refuse layers that ran under no_grad alone; see ``verify``."""
+        require_grad_mode(self.micro_batches, self._with_grad, self._without_grad)

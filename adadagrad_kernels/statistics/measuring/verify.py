@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
 from adadagrad_kernels.statistics.measuring.samples import no_shares
 from adadagrad_kernels.statistics.measuring.shared_uses import CLOSE, COARSE
+from adadagrad_kernels.statistics.measuring.uses import Part
 
 #: The least gradient that is compared, relative to all that the samples contributed.
 _FLOOR = 1e-3
@@ -218,12 +219,28 @@ def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> l
     return [*problems, *(ValueError(outside(name)) for name in names)]
 
 
-def without_grad_mode(layer: str) -> str:
-    """The message for a layer that no gradient can reach."""
-    return (
-        f"{layer} was called under no_grad, so that its parameters have no gradient. Ways out: "
-        "call it with grad mode, or freeze it with requires_grad_(False)"
-    )
+def require_grad_mode(
+    micro_batches: Iterable[MicroBatch],
+    with_grad: Container[str],
+    without_grad: Mapping[str, Sequence[Part]],
+) -> None:
+    """Refuse layers that ran under no_grad alone, whose parameters wait for a gradient.
+
+    Args:
+        micro_batches: of the step.
+        with_grad: names of layers that ran with grad mode.
+        without_grad: parts of those that ran without, by their names.
+
+    Raises:
+        ValueError: naming the layer.
+    """
+    measured = {key for micro_batch in micro_batches for key in micro_batch.measured()}
+    for layer, parts in without_grad.items():
+        if layer not in with_grad and not measured & {part.key for part in parts}:
+            raise ValueError(
+                f"{layer} was called under no_grad, so that its parameters have no gradient. Ways "
+                "out: call it with grad mode, or freeze it with requires_grad_(False)"
+            )
 
 
 def storage(tensor: Tensor) -> int:
