@@ -120,8 +120,7 @@ class Recorder:
         """The samples of the micro-batch, where what has ``rows`` need not have them."""
         if not use.micro_batch.samples:
             use.micro_batch.samples = self.call.samples or rows
-        samples: int = use.micro_batch.samples
-        return samples
+        return int(use.micro_batch.samples)
 
     def attach(self, use: LayerUse, output: Tensor, saved: Sequence[Tensor]) -> Tensor:
         """The output of a layer, with the use behind it."""
