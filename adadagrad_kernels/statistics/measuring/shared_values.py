@@ -94,12 +94,35 @@ class SharedValues:
                 seen.update(child for child, _ in each.next_functions)
             return False
 
+        def certain(node: Node, slot: int) -> bool:
+            """Whether another input of a node has samples."""
+            others = [child for i, (child, _) in enumerate(node.next_functions) if i != slot]
+            return any(child is not None and has_samples(child) for child in others)
+
+        def meets_later(node: Node) -> bool:
+            """Whether a value meets samples further on, by growing along them."""
+            below, seen = [node], {node}
+            while below:
+                each = below.pop()
+                for consumer, slot, output in consumers.get(each, ()):
+                    if certain(consumer, slot):
+                        given = _shape(each, output)
+                        args = (consumer, slot, given, self.samples, has_samples, passes)
+                        if _meets(*args) is not None:
+                            return True
+                    elif consumer not in seen:
+                        seen.add(consumer)
+                        below.append(consumer)
+            return False
+
         while todo:
             node = todo.pop()
             for consumer, slot, output in consumers.get(node, ()):
                 shape = _shape(node, output)
                 self.doubtful |= _is_doubtful(consumer, shape, self.samples)
                 place = _meets(consumer, slot, shape, self.samples, has_samples, passes)
+                if place is not None and not certain(consumer, slot) and meets_later(consumer):
+                    place = None  # it grew along something else that is as long
                 if place is not None:
                     meetings[consumer].append((slot, node, output, place))
                 elif consumer not in shared:
@@ -144,7 +167,7 @@ class SharedValues:
             if share is None:
                 given = _filled(node, grads)
                 rows = [node(*(place.only(g, i) for g in given)) for i in range(self.samples)]
-                share = torch.stack([_of_slot(row, slot) for row in rows])
+                share = torch.stack([_of_slot(row, slot).sum_to_size(shape) for row in rows])
             self._add(child, output, share)
 
     def _hand_on(
@@ -162,7 +185,10 @@ class SharedValues:
             ]
             rows.append(node(*given))
         for slot, child, output in children:
-            self._add(child, output, torch.stack([_of_slot(row, slot) for row in rows]))
+            shape = _shape(child, output)
+            # What was broadcast is summed, as the engine does with what a node gives.
+            shares = [_of_slot(row, slot).sum_to_size(shape) for row in rows]
+            self._add(child, output, torch.stack(shares))
 
     def _pass(
         self, node: Node, children: Sequence[tuple[int, Node, int]], grads: tuple[Tensor, ...]
