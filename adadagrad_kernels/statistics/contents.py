@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 #: How deep objects may lie inside of one another.
 _DEPTH = 5
+#: Stands for what can be read but once.
+_ONCE = "an iterator"
 #: What holds no tensors of a batch, or must not be copied.
 _CLOSED = (
     nn.Module,
@@ -32,13 +34,15 @@ class Contents:
     Attributes:
         tensors: inside of the value, in its order.
         constants: simple values beside them: flags, names and None.
-        numbers: whole numbers beside them.
+        numbers: numbers beside them.
+        once: whether something inside can be read but once, such as a generator.
         replaced: makes the value again with other tensors in their places; objects are copied.
     """
 
     tensors: list[Tensor]
     constants: list[Any]
-    numbers: tuple[int, ...]
+    numbers: tuple[float, ...]
+    once: bool
     replaced: Callable[[Sequence[Any]], Any]
 
     @classmethod
@@ -51,9 +55,10 @@ class Contents:
         def replaced(others: Sequence[Any]) -> Any:
             return build(iter(others))
 
-        numbers = tuple(c for c in constants if type(c) is int)
-        flags = [c for c in constants if type(c) is not int]
-        return cls(tensors, flags, numbers, replaced)
+        numbers = tuple(c for c in constants if type(c) in (int, float))
+        once = _ONCE in constants
+        flags = [c for c in constants if type(c) not in (int, float)]
+        return cls(tensors, flags, numbers, once, replaced)
 
 
 Build = Callable[[Iterator[Any]], Any]
@@ -69,8 +74,10 @@ def _leaf(leaf: Any, tensors: list[Tensor], constants: list[Any], depth: int) ->
     if isinstance(leaf, Tensor):
         tensors.append(leaf)
         return next
-    if leaf is None or isinstance(leaf, bool | str | int):
+    if leaf is None or isinstance(leaf, bool | str | int | float):
         constants.append(leaf)
+    elif hasattr(leaf, "__next__"):
+        constants.append(_ONCE)
     elif depth and not isinstance(leaf, _CLOSED):
         before = len(tensors)
         build = _object(leaf, tensors, constants, depth - 1)

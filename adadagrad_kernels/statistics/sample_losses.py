@@ -23,6 +23,14 @@ from adadagrad_kernels.statistics.sums import row_products
 #: Losses, outputs and tensors of inputs and targets of some samples.
 Chunk = tuple[Tensor, list[Tensor], list[Tensor]]
 
+#: Samples whose gradients are compared.
+_FEW = 4
+_NO_MEAN = (
+    "it is a sum, weights classes, leaves targets out, compares samples or reads parameters, and "
+    "would train on another gradient than loss.backward(). Ways out: a mean over the samples, such "
+    "as reduction='none' and .mean(); or layer_statistics, which takes any loss as it is"
+)
+
 _FULL_PRECISION = (torch.float32, torch.float64)
 
 
@@ -45,6 +53,7 @@ class SampleLosses:
         self._gradients: Callable[..., Any] = vectorize(with_outputs)
         self._outputs: Contents | None = None
         self._alone: Chunk | None = None
+        self._compared: set[Any] = set()
 
     def gradients(
         self, parameters: dict[str, Tensor], chunk: list[Tensor], samples: Samples
@@ -61,7 +70,66 @@ class SampleLosses:
             self._explain(error, chunk, samples)
             raise
         self._require_mean(losses, outputs, chunk, samples)
+        self._require_same_gradient(parameters, chunk, samples)
         return gradients, losses
+
+    def _require_same_gradient(
+        self, parameters: dict[str, Tensor], chunk: list[Tensor], samples: Samples
+    ) -> None:
+        """Compare a plain gradient of a few samples with the mean of their own, once for a form.
+
+        Two losses of one value may have two gradients, and a loss may read the parameters itself.
+        """
+        form = (self._model.training, *((t.shape[1:], t.dtype) for t in chunk))
+        few = [tensor[:_FEW] for tensor in chunk]
+        if form in self._compared or len(few[0]) == 1:
+            return
+        self._compared.add(form)
+        for training in dict.fromkeys((self._model.training, False)):
+            with as_before(self._model):
+                self._model.train(training)
+                pairs = self._both_gradients(parameters, few, samples)
+            if pairs is not None:
+                break
+        else:
+            warnings.warn(
+                "the loss draws random numbers, so that its gradient for a few samples together "
+                "could not be compared with the mean of their own",
+                UserWarning,
+                stacklevel=4,
+            )
+            return
+        kinds = {whole.dtype for whole, _ in pairs}
+        narrow = not kinds <= set(_FULL_PRECISION) or torch.is_autocast_enabled(few[0].device.type)
+        allowed = 5e-2 if narrow else 1e-6 if kinds == {torch.float64} else 1e-3
+        error = sum(float((own.mean(0) - whole).double().square().sum()) for whole, own in pairs)
+        scale = sum(float(own.double().square().sum()) / len(own) for _, own in pairs)
+        if not error <= allowed**2 * scale and math.isfinite(scale):
+            raise ValueError(
+                f"the gradient of the loss of {len(few[0])} samples together differs from the mean "
+                f"of their own by {(error / scale) ** 0.5 if scale else math.inf:.2g} of these: "
+                f"{_NO_MEAN}"
+            )
+
+    def _both_gradients(
+        self, parameters: dict[str, Tensor], few: list[Tensor], samples: Samples
+    ) -> list[tuple[Tensor, Tensor]] | None:
+        """Of a plain pass and of every sample, by parameter; None for a loss that draws."""
+        state = RandomState(few[0].device)
+        named = {n: p for n, p in self._model.named_parameters() if n in parameters}
+        inputs, targets = samples.restore(few)
+        with torch.enable_grad():
+            loss = self._loss_fn(self._model(inputs), targets)
+            if state.has_changed():
+                return None
+            found: Any = [None] * len(named)
+            if loss.requires_grad:
+                found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        own, _ = self._gradients(parameters, few, samples)
+        return [
+            (torch.zeros_like(own[name][0]) if whole is None else whole, own[name])
+            for name, whole in zip(named, found, strict=True)
+        ]
 
     def _require_mean(
         self, losses: Tensor, outputs: list[Tensor], chunk: list[Tensor], samples: Samples
@@ -93,10 +161,7 @@ class SampleLosses:
         if not close and (math.isfinite(mean) or math.isfinite(float(whole))):
             raise ValueError(
                 f"loss_fn gives {float(whole):.6g} for {len(losses)} samples together, and their "
-                f"own losses have the mean {mean:.6g}: it is a sum, weights classes, leaves "
-                "targets out or compares samples, and would train on another gradient than "
-                "loss.backward(). Ways out: a mean over the samples, such as "
-                "reduction='none' and .mean(); or layer_statistics, which takes any loss as it is"
+                f"own losses have the mean {mean:.6g}: {_NO_MEAN}"
             )
 
     def _explain(self, error: Exception, chunk: list[Tensor], samples: Samples) -> None:

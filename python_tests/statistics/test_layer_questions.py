@@ -238,3 +238,48 @@ def test_arguments_stay_as_they_are() -> None:
     mask = torch.zeros(1)
     step(model, {"x": torch.randn(B, 3)}, mask)
     assert float(mask) == 1.0
+
+
+def test_a_part_called_alone_with_indices_says_so() -> None:
+    """Positions or labels: nothing tells."""
+    model = nn.ModuleDict({"t": nn.Embedding(9, 4), "p": nn.Embedding(4, 4), "o": nn.Linear(4, 2)})
+    with layer_statistics(model) as recorder:
+        h = model["t"](torch.randint(9, (4, 4))) + model["p"](torch.arange(4))
+        model["o"](h).square().mean().backward()
+        with pytest.warns(UserWarning, match="row of indices, maybe positions"):
+            recorder.statistics()
+
+
+@pytest.mark.parametrize("how", ["in place", "through .data"])
+def test_parameters_that_a_forward_pass_moves(how: str) -> None:
+    """As an average of others, for a teacher; asking moves them no further."""
+
+    class Averages(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.student, self.teacher = nn.Linear(3, 4), nn.Linear(3, 4).requires_grad_(False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                average = 0.9 * self.teacher.weight + 0.1 * self.student.weight
+                if how == "in place":
+                    self.teacher.weight.copy_(average)
+                else:
+                    self.teacher.weight.data = average
+            return self.student(x) * self.teacher(x)
+
+    model = Averages()
+    expected = 0.9 * model.teacher.weight + 0.1 * model.student.weight
+    step(model, torch.randn(B, 3))
+    torch.testing.assert_close(model.teacher.weight.data, expected.data)
+
+
+def test_arguments_that_can_be_read_once() -> None:
+    model = Model(lambda m, xs: sum(m.a(x) for x in xs), a=nn.Linear(3, 4))
+    x = torch.randn(B, 3)
+    with layer_statistics(model) as recorder:
+        output = model(iter([x, x]))
+        torch.testing.assert_close(output, 2 * model.a(x))
+        output.square().mean().backward()
+        with pytest.warns(UserWarning, match="read but once"):
+            recorder.statistics()

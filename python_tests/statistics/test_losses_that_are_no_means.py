@@ -80,7 +80,33 @@ def test_a_loss_that_draws_is_not_compared() -> None:
     """Its two values differ by what was drawn; random numbers go on as they would."""
     model = nn.Linear(3, 3)
     source = PerSampleGradients(model, lambda a, t: F.mse_loss(F.dropout(a, 0.5), t))
-    assert source.backward(torch.randn(B, 3), VALUES).batch_size == B
+    with pytest.warns(UserWarning, match="draws random numbers.*could not be compared"):
+        assert source.backward(torch.randn(B, 3), VALUES).batch_size == B
+
+
+PENALISED = nn.Linear(3, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "loss_fn"),
+    [
+        (nn.Linear(3, 3), lambda a, t: F.mse_loss(a, t) / F.mse_loss(a, t).detach()),
+        (PENALISED, lambda a, t: F.mse_loss(a, t) + PENALISED.weight.square().sum()),
+        (nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), nn.MSELoss(reduction="sum")),
+        (Model(lambda m, x: m.a(x).sum(1).squeeze(), a=nn.Linear(3, 3)), lambda a, t: a.sum()),
+        (
+            Model(lambda m, x: (m.a(x), x.mean()), a=nn.Linear(3, 3)),
+            lambda a, t: F.mse_loss(a[0], t, reduction="sum"),
+        ),
+        (Model(lambda m, x: m.a(x).square().sum(), a=nn.Linear(3, 3)), lambda a, t: a),
+    ],
+    ids=["equal values", "a penalty", "dropout and a sum", "squeezed", "a scalar beside", "a loss"],
+)
+@pytest.mark.filterwarnings("ignore:.*could not be asked")
+def test_the_gradient_is_compared_too(model: nn.Module, loss_fn: Any) -> None:
+    with pytest.raises(ValueError, match="would train on another gradient"):
+        backward_with_statistics(model, loss_fn, torch.randn(B, 3), VALUES)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_model_that_mixes_samples() -> None:

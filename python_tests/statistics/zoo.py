@@ -203,6 +203,38 @@ SHARED_VALUES = {
         ),
         words,
     ),
+    "rows and columns": Entry(
+        made(
+            lambda m, x: m.o(
+                m.e(x) + (m.r(torch.arange(T))[:, None] + m.c(torch.arange(T))).flatten(0, 1)
+            ),
+            e=lambda: nn.Linear(3, D), r=lambda: nn.Embedding(T, D), c=lambda: nn.Embedding(T, D),
+            o=lambda: nn.Linear(D, 2),
+        ),
+        lambda b: torch.randn(b, T * T, 3),
+    ),
+    "rows and columns, repeated": Entry(
+        made(
+            lambda m, x: m.o(
+                m.e(x)
+                + torch.cat(
+                    [m.c(torch.arange(T))[None].repeat(T, 1, 1),
+                     m.r(torch.arange(T))[:, None].repeat(1, T, 1)], -1,
+                ).flatten(0, 1)[None]
+            ),
+            e=lambda: nn.Linear(3, 2 * D), r=lambda: nn.Embedding(T, D),
+            c=lambda: nn.Embedding(T, D), o=lambda: nn.Linear(2 * D, 2),
+        ),
+        lambda b: torch.randn(b, T * T, 3),
+    ),
+    "positions and a prior": Entry(
+        made(
+            lambda m, x: m.o((m.t(x) + (m.p(torch.arange(T)) + m.f(m.z))).tanh()),
+            t=lambda: nn.Embedding(V, D), p=lambda: nn.Embedding(T, D),
+            z=lambda: torch.randn(1, D), f=lambda: nn.Linear(D, D), o=lambda: nn.Linear(D, 2),
+        ),
+        words,
+    ),
     "a prior through layers": Entry(
         made(
             lambda m, x: m.o(m.e(x) * m.norm(m.f(m.z)).sigmoid()),

@@ -181,7 +181,8 @@ class ModuleUse(Use):
             randomness="error",
         )
         # Under inference or no_grad torch.func keeps its own graph.
-        with self.plain(), as_before(self.module), torch.enable_grad(), self.cast():
+        kept = as_before(self.module, parameters=False)
+        with self.plain(), kept, torch.enable_grad(), self.cast():
             try:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", "There is a performance drop")

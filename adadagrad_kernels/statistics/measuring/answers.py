@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from adadagrad_kernels.statistics.measuring.rows import Rows
 
@@ -53,31 +55,64 @@ class Asked:
     """What a model was asked: answers by the form of its arguments, and the numbers among them."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.answers: dict[Any, dict[tuple[int, ...], Answer]] = {}
+        self.answers: dict[Any, dict[tuple[float, ...], Answer]] = {}
+        self._calls: Counter[Any] = Counter()
         # Of the modules, so that these keep no model alive.
         self._modules = [weakref.ref(module) for module in model.modules()]
-        self._names = [_simple_attributes(module) for module in model.modules()]
+        modules = list(model.modules())
+        self._places: list[tuple[Callable[[], Any], list[str], list[str]]] = []
+        for ref, module in zip(self._modules, modules, strict=True):
+            names = ["training"] if _is_torchs(module) else list(vars(module))
+            self._places.append((ref, *_simple_attributes(vars(module), names)))
+        own = [module for module in modules if not _is_torchs(module)]
+        settings = {id(v): v for m in own for v in vars(m).values() if _is_settings(v)}
+        for value in settings.values():
+            simple = _simple_attributes(vars(value), list(vars(value)))
+            self._places.append((partial(_itself, value), *simple))
 
-    def attributes(self) -> tuple[tuple[Any, ...], tuple[int, ...]]:
-        """Mode and flags of the modules, and their whole numbers."""
+    def attributes(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Mode, flags and parts of the modules, and their numbers."""
         flags: list[Any] = []
-        numbers: list[int] = []
-        for ref, names in zip(self._modules, self._names, strict=True):
-            attributes = vars(ref() or object)
-            for name in names:
-                value = attributes.get(name)
-                if type(value) is int:
-                    numbers.append(value)
-                else:
-                    flags.append(value if isinstance(value, _SIMPLE) else None)
-        return tuple(flags), tuple(numbers)
+        numbers: list[Any] = []
+        for place, names_of_flags, names_of_numbers in self._places:
+            attributes = vars(place() or object)
+            flags += map(attributes.get, names_of_flags)
+            numbers += map(attributes.get, names_of_numbers)
+            flags += map(id, attributes.get("_modules", {}).values())
+        try:
+            hash(key := (tuple(flags), tuple(numbers)))
+        except TypeError:  # one of them has become a list, say
+            return (repr(flags),), (repr(numbers),)
+        return key
+
+    def is_due(self, form: Any) -> bool:
+        """Whether a form is asked anew: at its 16th call, its 64th, its 256th and so on.
+
+        What a buffer counts, or who knows what, may have changed how the model computes.
+        """
+        self._calls[form] += 1
+        calls = self._calls[form]
+        return calls >= 16 and calls & (calls - 1) == 0 and calls.bit_length() % 2 == 1
 
 
-_SIMPLE = (bool, int, str, type(None))
+def _itself(value: Any) -> Any:
+    return value
 
 
-def _simple_attributes(module: nn.Module) -> list[str]:
-    """Those on which the way in which a module computes may depend."""
-    if type(module).__module__.startswith("torch."):
-        return ["training"]
-    return [name for name, value in vars(module).items() if isinstance(value, _SIMPLE)]
+def _is_torchs(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.")
+
+
+def _simple_attributes(
+    attributes: Mapping[str, Any], names: list[str]
+) -> tuple[list[str], list[str]]:
+    """Names of flags and of numbers, on which the way in which a module computes may depend."""
+    simple = [n for n in names if isinstance(attributes[n], bool | int | float | str | None)]
+    numbers = [n for n in simple if type(attributes[n]) in (int, float)]
+    return [name for name in simple if name not in numbers], numbers
+
+
+def _is_settings(value: Any) -> bool:
+    """An object such as a configuration."""
+    plain = hasattr(value, "__dict__") and not callable(value)
+    return plain and not isinstance(value, nn.Module | Tensor)

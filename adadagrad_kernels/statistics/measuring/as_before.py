@@ -8,14 +8,16 @@ meanwhile: what they count or keep lies where nobody can put it back.
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import types
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from adadagrad_kernels.statistics.randomness import RandomState
 
@@ -26,27 +28,90 @@ _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
 
 @contextmanager
-def as_before(model: nn.Module, *, hooks: bool = False) -> Iterator[None]:
+def as_before(model: nn.Module, *, hooks: bool = False, parameters: bool = True) -> Iterator[None]:
     """A context after which the model, the generators and its hooks are as they were.
 
     Args:
         model: which runs inside.
         hooks: whether all hooks run, or those of torch alone.
+        parameters: whether the forward pass may write to these, which takes a look at every call
+            of torch's.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     state = RandomState(device)
-    kept = [_Kept(module, vars(module), _DEPTH) for module in model.modules()]
+    modules = list(model.modules())
+    # A module that is no part of the model, such as a teacher in a list, is kept like the others.
+    hidden = [m for module in modules for m in _hidden(vars(module).values(), set(modules))]
+    kept = [_Kept(module, vars(module), _DEPTH) for module in (*modules, *hidden)]
+    held = [p for module in (*modules, *hidden) for p in module._parameters.values()]
+    values = _Values([p for p in held if p is not None and parameters])
     quiet = [] if hooks else list(_quieted(model))
     try:
-        yield
+        with values if parameters else nullcontext():
+            yield
     finally:
         for place, before in quiet:
             place.clear()
             place.update(before)
         with torch.no_grad():
+            values.restore()
             for each in kept:
                 each.restore()
         state.restore()
+
+
+def _hidden(values: Iterable[Any], known: set[nn.Module], depth: int = 2) -> Iterator[nn.Module]:
+    """Modules inside of lists, tuples and dictionaries, which modules do not register."""
+    for value in values:
+        if isinstance(value, nn.Module) and value not in known:
+            yield from value.modules()
+        elif depth and isinstance(value, dict | list | tuple):
+            inside = value.values() if isinstance(value, dict) else value
+            yield from _hidden(inside, known, depth - 1)
+
+
+class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Parameters that a forward pass writes to, as an average of others: kept before the write.
+
+    All are as good as never written to, and none is copied that is not.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._parameters = {id(p): (p, p.data) for p in parameters}
+        self._copies: dict[int, Tensor] = {}
+        places = defaultdict(list)
+        for key, (_, values) in self._parameters.items():
+            if not values.is_meta and values.layout is torch.strided:
+                places[values.untyped_storage().data_ptr()].append(key)
+        self._at = dict(places)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            for argument, value in zip(func._schema.arguments, args, strict=False):
+                if argument.alias_info is not None and argument.alias_info.is_write:
+                    self._keep(value)
+            for argument in func._schema.arguments:
+                if argument.name in kwargs and argument.alias_info is not None:
+                    self._keep(kwargs[argument.name])
+        return func(*args, **kwargs)
+
+    def _keep(self, written: Any) -> None:
+        for tensor in written if isinstance(written, list | tuple) else (written,):
+            plain = isinstance(tensor, Tensor) and not tensor.is_meta
+            if plain and tensor.layout is torch.strided:
+                for key in self._at.get(tensor.untyped_storage().data_ptr(), ()):
+                    if key not in self._copies:
+                        self._copies[key] = self._parameters[key][1].clone()
+
+    def restore(self) -> None:
+        """Give them back their values."""
+        for key, (parameter, values) in self._parameters.items():
+            if parameter.data_ptr() != values.data_ptr() or parameter.shape != values.shape:
+                parameter.data = values
+            if key in self._copies:
+                values.copy_(self._copies[key])
 
 
 def _quieted(model: nn.Module) -> Iterator[tuple[dict[int, Any], dict[int, Any]]]:
@@ -85,8 +150,11 @@ class _Kept:
             self._copy = value.getstate()
         elif _is_numpy_generator(value):
             self._copy = value.bit_generator.state
+        elif _is_numpy_state(value):
+            self._copy = value.get_state()
         else:
-            self._copy = list(value) if isinstance(value, list | deque) else value.copy()
+            ordered = isinstance(value, list | deque | tuple)
+            self._copy = list(value) if ordered else value.copy()
         inside = self._copy.values() if isinstance(self._copy, dict) else self._copy
         if depth and isinstance(self._copy, dict | list):
             self._inside = [each for v in inside if (each := _keep(v, depth - 1)) is not None]
@@ -99,8 +167,9 @@ class _Kept:
                 del attributes[name]
             attributes.update(before)
         elif isinstance(value, Tensor):
-            # An inference tensor, or one of another device, was not written to.
-            if value.shape == before.shape and not _same(value, before):
+            if value.shape != before.shape:
+                value.data = before
+            elif not _same(value, before):
                 value.detach().copy_(before)
         elif isinstance(value, torch.Generator):
             value.set_state(before)
@@ -108,6 +177,10 @@ class _Kept:
             value.setstate(before)
         elif _is_numpy_generator(value):
             value.bit_generator.state = before
+        elif _is_numpy_state(value):
+            value.set_state(before)
+        elif _is_array(value):
+            value[...] = before
         elif isinstance(value, list):
             value[:] = before
         elif isinstance(value, deque | set | dict):
@@ -125,19 +198,29 @@ def _keep(value: Any, depth: int) -> _Kept | None:
         # A forward pass does not write to it; what lies beside its values may move, as in
         # parameters of eight bits.
         return _Kept(value, vars(value), depth) if vars(value) else None
-    if isinstance(value, Tensor | torch.Generator | random.Random | list | deque | set):
+    if isinstance(value, Tensor | torch.Generator | random.Random | list | tuple | deque | set):
         return None if isinstance(value, Tensor) and value.is_meta else _Kept(value, None, depth)
     if isinstance(value, dict):
         return _Kept(value, value, depth)
-    if _is_numpy_generator(value):
+    if _is_numpy_generator(value) or _is_numpy_state(value) or _is_array(value):
         return _Kept(value, None, depth)
-    plain = hasattr(value, "__dict__") and not callable(value) and not isinstance(value, type)
-    is_library = type(value).__module__.split(".")[0] in ("torch", "numpy", "builtins")
+    code = type | types.FunctionType | types.MethodType | types.ModuleType
+    plain = hasattr(value, "__dict__") and not isinstance(value, code)
+    library = ("torch", "numpy", "builtins", "adadagrad_kernels", "functools")
+    is_library = type(value).__module__.split(".")[0] in library
     return _Kept(value, vars(value), depth) if plain and not is_library and depth else None
 
 
 def _is_numpy_generator(value: Any) -> bool:
     return type(value).__module__.startswith("numpy.random") and hasattr(value, "bit_generator")
+
+
+def _is_numpy_state(value: Any) -> bool:
+    return type(value).__module__.startswith("numpy.random") and hasattr(value, "set_state")
+
+
+def _is_array(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and type(value).__name__ == "ndarray"
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

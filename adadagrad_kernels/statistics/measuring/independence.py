@@ -36,7 +36,13 @@ _asked: weakref.WeakKeyDictionary[nn.Module, Asked] = weakref.WeakKeyDictionary(
 
 
 def ask_once(
-    model: nn.Module, forward: Callable[..., Any], watch: Watch | None, args: Any, kwargs: Any
+    model: nn.Module,
+    forward: Callable[..., Any],
+    watch: Watch | None,
+    args: Any,
+    kwargs: Any,
+    *,
+    is_part: bool = False,
 ) -> tuple[Answer, int | None]:
     """What the model says of such arguments, and the samples of these.
 
@@ -46,6 +52,7 @@ def ask_once(
         watch: of its layers; None where nothing is asked of them.
         args: of the model's call.
         kwargs: likewise.
+        is_part: whether it is a part of the model in training, called alone.
 
     Raises:
         UnsupportedModelError: naming the first module that mixes samples.
@@ -62,8 +69,8 @@ def ask_once(
     if len(known) >= _MOST_NUMBERS:
         numbers = next(reversed(known))
     answer = known.get(numbers)
-    if answer is None:
-        answer = _ask(Question(model, forward, watch or Watch(), contents))
+    if answer is None or asked.is_due(form):
+        answer = _ask(Question(model, forward, watch or Watch(), contents, is_part=is_part))
         # Samples that are all alike tell nothing; others will.
         if answer.exchanged or answer.doubt or _samples(contents, answer) in (None, 0, 1):
             known[numbers] = answer
@@ -109,6 +116,10 @@ def _form(contents: Contents) -> Any:
 
 def _ask(question: Question) -> Answer:
     tensors = question.contents.tensors
+    if question.is_part and all(t.dim() == 1 and not t.is_floating_point() for t in tensors):
+        return Answer(doubt="a part of it is called alone with a row of indices, maybe positions")
+    if question.contents.once:
+        return Answer(doubt="an argument can be read but once, and asking would read it")
     if not any(tensor.dim() for tensor in tensors):
         return Answer(doubt="none of its arguments holds a tensor with rows")
     failure: Exception | None = None

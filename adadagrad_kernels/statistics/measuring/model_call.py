@@ -31,13 +31,23 @@ class ModelCall:
         self._turns: Counter[str] = Counter()
         self._doubts: list[tuple[nn.Module, Answer]] = []
 
-    def begin(self, model: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    def begin(
+        self,
+        model: nn.Module,
+        forward: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        *,
+        is_part: bool,
+    ) -> None:
         """Ask the model of a call, if that is new.
 
         Raises:
             UnsupportedModelError: naming the first module that mixes samples.
         """
-        self.answer, self.samples = ask_once(model, forward, self.watch, args, kwargs)
+        self.answer, self.samples = ask_once(
+            model, forward, self.watch, args, kwargs, is_part=is_part
+        )
         self._turns.clear()
         if self.answer.doubt:
             self._doubts.append((model, self.answer))

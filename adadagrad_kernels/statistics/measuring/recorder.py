@@ -84,7 +84,7 @@ class Recorder:
         """Ask the model of its call, if that is new; whether there are samples to measure."""
         self._open()
         with self.turns.paused():
-            self.call.begin(model, forward, args, kwargs)
+            self.call.begin(model, forward, args, kwargs, is_part=model is not self.model)
         empty = self.call.samples == 0
         if empty and self.micro_batches[-1].samples is None:
             self.micro_batches[-1].samples = 0

@@ -115,6 +115,7 @@ class Question:
         watch: of its layers.
         contents: of the arguments of the call, ``(args, kwargs)``.
         hooks: whether users' hooks run too.
+        is_part: whether the model is a part of another, called alone.
     """
 
     model: nn.Module
@@ -122,6 +123,7 @@ class Question:
     watch: Watch
     contents: Contents
     hooks: bool = False
+    is_part: bool = False
 
     def run(
         self,

@@ -20,8 +20,9 @@ pytest.importorskip("triton", reason="Triton is not installed; pip install trito
 
 def _run(file: str) -> str:
     """Run a file's cases; their failure is ours, with all they say."""
-    command = [sys.executable, "-m", "pytest", str(CASES / file), "-q", "-p", "no:cacheprovider",
-               "-o", "python_files=case_*.py"]  # fmt: skip
+    # Not on the sources of this folder, which have no compiled kernels: -P.
+    options = ["-q", "-p", "no:cacheprovider", "-o", "python_files=case_*.py"]
+    command = [sys.executable, "-P", "-m", "pytest", str(CASES / file), *options]
     child = subprocess.run(
         command,
         env={**os.environ, "TRITON_INTERPRET": "1"},
