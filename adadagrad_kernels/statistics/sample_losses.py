@@ -85,9 +85,10 @@ class SampleLosses:
         if form in self._compared or len(few[0]) == 1:
             return
         self._compared.add(form)
-        for training in dict.fromkeys((self._model.training, False)):
+        for as_it_is in (True, False):
             with as_before(self._model):
-                self._model.train(training)
+                if not as_it_is:
+                    self._model.eval()  # without dropout
                 pairs = self._both_gradients(parameters, few, samples)
             if pairs is not None:
                 break

@@ -283,3 +283,62 @@ def test_arguments_that_can_be_read_once() -> None:
         output.square().mean().backward()
         with pytest.warns(UserWarning, match="read but once"):
             recorder.statistics()
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_dropout_after_attention_drops_the_same(batch_first: bool) -> None:
+    """It draws in memory order, so that a measured output must lie as the plain one does."""
+    model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.3, batch_first=batch_first)
+    inputs = torch.randn(4, 5, 8)
+    both = Model(
+        lambda m, x: m.a(x) if batch_first else m.a(x.transpose(0, 1)).transpose(0, 1), a=model
+    )
+    losses, grads = [], []
+    for measures in (False, True):
+        torch.manual_seed(1)
+        model.zero_grad()
+        with layer_statistics(both, when=lambda measures=measures: measures):
+            loss = both(inputs).square().mean()
+            loss.backward()
+        losses.append(float(loss))
+        grads.append(model.linear1.weight.grad.clone())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda h: torch.cat([h[:-1] + h[1:], h[-1:]]),
+        lambda h: h.flip(0).cumsum(0).flip(0),
+        lambda h: torch.cat([h[:1], h[1:] + h[:-1]]),
+    ],
+    ids=["the next", "all later", "the one before"],
+)
+def test_mixing_in_either_direction(mix: Callable[[Tensor], Tensor]) -> None:
+    model = Model(lambda m, x: m.b(mix(m.a(x))), a=nn.Linear(3, 4), b=nn.Linear(4, 2))
+    with pytest.raises(UnsupportedModelError, match="mixes the samples"):
+        step(model, torch.randn(B, 3))
+
+
+def test_mixing_behind_a_weight_of_zeros() -> None:
+    """The layer gives nothing yet, but what it is given is mixed."""
+    model = Model(lambda m, x: m.b(m.a(x) + m.z(centred(m.a(x)))), a=nn.Linear(3, 4),
+                  z=nn.Linear(4, 4), b=nn.Linear(4, 2))  # fmt: skip
+    nn.init.zeros_(model.z.weight)
+    nn.init.zeros_(model.z.bias)
+    with pytest.raises(UnsupportedModelError, match=r"layer 'z' \(Linear\).*mixed"):
+        step(model, torch.randn(B, 3))
+
+
+@pytest.mark.parametrize("longest", [4, 5])
+def test_positions_as_many_as_the_longest_sequence(longest: int) -> None:
+    """Their number depends on the batch: by chance it is that of the samples."""
+
+    def run(m: Any, x: Tensor, lengths: Tensor) -> Tensor:
+        size = int(lengths.max())
+        return m.o(m.t(x[:, :size]) + m.p(torch.arange(size))).sum(1)
+
+    model = Model(run, t=nn.Embedding(9, 4), p=nn.Embedding(6, 4), o=nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=r"'p' \(Embedding\)"):
+        step(model, torch.randint(9, (4, 6)), torch.tensor([2, 2, 3, longest]))

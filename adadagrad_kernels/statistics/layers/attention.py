@@ -65,7 +65,9 @@ def attention(
     together = mixed.transpose(1, 2).flatten(2)
     out = module.out_proj
     output = linear(recorder, f"{layer.name}, out_proj", together, out.weight, out.bias)
-    return (output if module.batch_first else output.transpose(0, 1)), weights
+    # In the memory order of the module's own output, in which a dropout after it draws.
+    output = output.transpose(0, 1).contiguous()
+    return (output.transpose(0, 1) if module.batch_first else output), weights
 
 
 def _projections(

@@ -25,6 +25,8 @@ from adadagrad_kernels.statistics.layers.moving_buffers import before_forward
 from adadagrad_kernels.statistics.layers.registry import Contributions, Layer, registered
 from adadagrad_kernels.statistics.measuring.as_before import as_before
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
+from adadagrad_kernels.statistics.measuring.rows import Rows
+from adadagrad_kernels.statistics.measuring.samples import require_samples
 from adadagrad_kernels.statistics.measuring.uses import Part, Use, wide
 from adadagrad_kernels.statistics.randomness import RandomState
 
@@ -111,10 +113,14 @@ def _find_samples(recorder: Recorder, use: ModuleUse, rows: int) -> None:
     tensors = use.arguments.tensors
     known = recorder.call.answer.batched_in(use.layer, turn, len(tensors))
     use.batched = list(known or (t.dim() > 0 and len(t) == use.batch_size for t in tensors))
+    kind = recorder.call.rows(use.layer, turn)
+    if known is not None and not any(known) and kind is not Rows.SHARED:
+        first = next((tensor for tensor in tensors if tensor.dim()), None)
+        require_samples(use.layer, 0 if first is None else len(first), use.batch_size, None)
     if any(use.batched):
         if not rows:
             raise UnsupportedModelError(without_rows(use.layer, use.own))
-        recorder.samples_of(use, rows, recorder.call.rows(use.layer, turn))
+        recorder.samples_of(use, rows, kind)
     use.shared = not any(use.batched) or rows != use.batch_size
 
 

@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.layers.registry import Layer, Rule, finder
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
+from adadagrad_kernels.statistics.measuring.samples import without_samples
 from adadagrad_kernels.statistics.measuring.uses import Part, Use, wide
 
 
@@ -57,7 +58,9 @@ def _recurrent(recorder: Recorder, layer: Layer, input: Any, hx: Any = None) -> 
         return layer.forward(input, hx)
     output, last = layer.forward(input, hx)
     states = () if hx is None else tuple(hx) if isinstance(hx, tuple) else (hx,)
-    recorder.samples_of(use, input.shape[0 if module.batch_first else 1])
+    rows = input.shape[0 if module.batch_first else 1]
+    if recorder.samples_of(use, rows) != rows:
+        raise ValueError(without_samples(layer.name, rows))
     lasts = last if isinstance(last, tuple) else (last,)
     # What the output hands to the last state inside of the module is no gradient of the state's.
     apart = [tensor.view_as(tensor) for tensor in (output, *lasts)]

@@ -202,6 +202,10 @@ def _judged(question: Question, batched: tuple[bool, ...], resized: bool) -> Ans
             mixing = first_mixing(one, two, count)
             if mixing and first_mixing(one, question.run(rows, batched), count):
                 mixing, doubt = None, "it gives something else when it is run again as it was"
+            if not doubt and not mixing:
+                # What flows from later samples to earlier ones shows with the last exchanged.
+                last = _exchanged(question, [*rows[:-1], rows[0]], batched)
+                mixing = first_mixing(one, last, count, count - 1) if last else None
             if mixing:
                 raise UnsupportedModelError(mixes(mixing, question))
     layers = set(one.calls) | set(two.calls) | set(three.calls if three else ())

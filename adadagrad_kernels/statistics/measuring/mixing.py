@@ -13,10 +13,10 @@ from adadagrad_kernels.statistics.measuring.trial import Question, Trial
 _TOLERANCE = 1e-3
 
 
-def first_mixing(one: Trial, two: Trial, count: int) -> str | None:
+def first_mixing(one: Trial, two: Trial, count: int, changed: int = 0) -> str | None:
     """The first module whose outputs for other samples have changed."""
     for name, outputs in one.outputs.items():
-        if name in two.outputs and not _equal(outputs, two.outputs[name], count):
+        if name in two.outputs and not _equal(outputs, two.outputs[name], count, changed):
             return name
     return None
 
@@ -55,13 +55,16 @@ def _has_time_first(question: Question) -> bool:
     )
 
 
-def _equal(ours: list[Tensor], theirs: list[Tensor], count: int) -> bool:
-    """Whether all but the first sample agree, in any dimension that could be the samples'."""
+def _equal(ours: list[Tensor], theirs: list[Tensor], count: int, changed: int) -> bool:
+    """Whether all but one sample agree, in any dimension that could be the samples'."""
+    start = 0 if changed else 1
     for one, other in zip(ours, theirs, strict=False):
         dimensions = [d for d, size in enumerate(one.shape) if size == count]
         if one.shape != other.shape or 0 not in dimensions:
             continue
-        kept = ((one.narrow(d, 1, count - 1), other.narrow(d, 1, count - 1)) for d in dimensions)
+        kept = (
+            (one.narrow(d, start, count - 1), other.narrow(d, start, count - 1)) for d in dimensions
+        )
         if not any(itertools.starmap(close, kept)):
             return False
     return True

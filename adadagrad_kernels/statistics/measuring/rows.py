@@ -67,7 +67,11 @@ def _rows_of(
     if len(counts) < 3 and exchanged and same:
         return _rows_of_all(one, two, counts[0], changed=changed)
     if rows == counts:
-        return Rows.SAMPLES
+        if changed and exchanged and not (same and close(one[1:], two[1:])):
+            return Rows.ELSEWHERE  # mixed
+        alike = changed or not exchanged or close(one[:-1], one[1:])
+        # Other rows for each sample that are not theirs: positions, as many by chance.
+        return Rows.SAMPLES if alike else Rows.ROUTED
     if len(set(rows)) == 1:
         if not changed:
             return Rows.SHARED
@@ -83,7 +87,8 @@ def _rows_of(
 def _rows_of_all(one: Tensor, two: Tensor, count: int, *, changed: bool) -> Rows:
     """Where a batch has no other size: of what changed with its first sample."""
     if not changed:
-        return Rows.SHARED
+        alike = one.shape[:1] == (count,) and close(one[:-1], one[1:])
+        return Rows.SAMPLES if alike else Rows.SHARED
     if one.shape[:1] == (count,) and close(one[1:], two[1:]):
         return Rows.SAMPLES
     if one.shape[1:2] == (count,) and close(one[:, 1:], two[:, 1:]):

@@ -25,7 +25,8 @@ def require_own_rows(layer: str, rows: int, samples: int, kind: Rows) -> None:
             "layer on all tokens, [samples, tokens, ...], and weight its output with zeros; or "
             "measure with PerSampleGradients, or with MicroBatchGradients"
         )
-    if kind in (Rows.ELSEWHERE, Rows.SECOND) and rows != samples and samples > 1:
+    elsewhere = kind is Rows.ELSEWHERE or (kind is Rows.SECOND and rows != samples)
+    if elsewhere and samples > 1:
         raise UnsupportedModelError(
             f"{layer} has an input of {rows} rows that change with the samples, but are not one "
             f"for each of {samples}: they are in another dimension, or mixed; {_WAYS_OUT}"

@@ -19,22 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Node = Any
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the samples are in a gradient: ``each`` neighbours in a dimension belong to one."""
-
-    dimension: int
-    each: int = 1
-
-    def only(self, grad: Tensor, sample: int) -> Tensor:
-        """Zeros but in the sample's part."""
-        kept = torch.zeros_like(grad)
-        part = (self.dimension, sample * self.each, self.each)
-        kept.narrow(*part).copy_(grad.narrow(*part))
-        return kept
+from adadagrad_kernels.statistics.measuring.meetings import (
+    Node,
+    Place,
+    is_doubtful,
+    meets,
+    shape_of,
+)
 
 
 @dataclass(eq=False)
@@ -106,9 +97,9 @@ class SharedValues:
                 each = below.pop()
                 for consumer, slot, output in consumers.get(each, ()):
                     if certain(consumer, slot):
-                        given = _shape(each, output)
+                        given = shape_of(each, output)
                         args = (consumer, slot, given, self.samples, has_samples, passes)
-                        if _meets(*args) is not None:
+                        if meets(*args) is not None:
                             return True
                     elif consumer not in seen:
                         seen.add(consumer)
@@ -118,9 +109,9 @@ class SharedValues:
         while todo:
             node = todo.pop()
             for consumer, slot, output in consumers.get(node, ()):
-                shape = _shape(node, output)
-                self.doubtful |= _is_doubtful(consumer, shape, self.samples)
-                place = _meets(consumer, slot, shape, self.samples, has_samples, passes)
+                shape = shape_of(node, output)
+                self.doubtful |= is_doubtful(consumer, shape, self.samples)
+                place = meets(consumer, slot, shape, self.samples, has_samples, passes)
                 if place is not None and not certain(consumer, slot) and meets_later(consumer):
                     place = None  # it grew along something else that is as long
                 if place is not None:
@@ -162,12 +153,12 @@ class SharedValues:
     ) -> None:
         """Where shared values meet the samples: a sample's share is that of its part."""
         for slot, child, output, place in met:
-            shape = _shape(child, output)
+            shape = shape_of(child, output)
             share = _short_way(node, slot, grads[0], shape, place)
             if share is None:
                 given = _filled(node, grads)
                 rows = [node(*(place.only(g, i) for g in given)) for i in range(self.samples)]
-                share = torch.stack([_of_slot(row, slot).sum_to_size(shape) for row in rows])
+                share = torch.stack([_as_handed_on(row, slot, child, output) for row in rows])
             self._add(child, output, share)
 
     def _hand_on(
@@ -185,9 +176,7 @@ class SharedValues:
             ]
             rows.append(node(*given))
         for slot, child, output in children:
-            shape = _shape(child, output)
-            # What was broadcast is summed, as the engine does with what a node gives.
-            shares = [_of_slot(row, slot).sum_to_size(shape) for row in rows]
+            shares = [_as_handed_on(row, slot, child, output) for row in rows]
             self._add(child, output, torch.stack(shares))
 
     def _pass(
@@ -215,63 +204,6 @@ def _consumers(outputs: Sequence[Tensor]) -> dict[Node, list[tuple[Node, int, in
                 seen.add(child)
                 todo.append(child)
     return found
-
-
-def _meets(
-    node: Node,
-    slot: int,
-    given: torch.Size,
-    samples: int,
-    has_samples: Callable[[Node], bool],
-    passes: type,
-) -> Place | None:
-    """Where the samples are in a node's output, of whose inputs one is shared; None if nowhere."""
-    if isinstance(node, passes) or not node._input_metadata:
-        return None
-    result, kind = _shape(node, 0), node.name()
-    if kind.startswith(_PRODUCTS):
-        return _meets_in_product(node, slot, samples, has_samples)
-    padded = (1,) * (len(result) - len(given)) + tuple(given)
-    if kind.startswith("RepeatBackward"):
-        for dimension, (size, before) in enumerate(zip(result, padded, strict=True)):
-            if size == before * samples:
-                return Place(dimension, before)
-        return None
-    if kind.startswith(("Index", "Gather")):
-        return Place(0) if len(result) > len(given) and result[0] == samples else None
-    # What broadcasts has more elements afterwards; joined or padded, they belong to no sample.
-    grows = result.numel() > given.numel() and len(result) >= len(given)
-    if not grows or kind.startswith(("Cat", "Stack", "ConstantPad")):
-        return None
-    for dimension, (size, before) in enumerate(zip(result, padded, strict=True)):
-        if size == samples and before == 1:
-            return Place(dimension)
-    return None
-
-
-def _is_doubtful(node: Node, given: torch.Size, samples: int) -> bool:
-    """Rows of a shared table, as many as there are samples: looked up for these, or by chance."""
-    result = _shape(node, 0) if node._input_metadata else torch.Size()
-    looked_up = node.name().startswith("Index") and len(result) == len(given)
-    return looked_up and result[0] == samples != given[0]
-
-
-_PRODUCTS = ("MmBackward", "AddmmBackward", "BmmBackward", "BaddbmmBackward")
-
-
-def _meets_in_product(
-    node: Node, slot: int, samples: int, has_samples: Callable[[Node], bool]
-) -> Place | None:
-    """The same of a product of matrices, in whose rows or columns other dimensions may be."""
-    result = _shape(node, 0)
-    first = 1 if node.name().startswith(("Addmm", "Baddbmm")) else 0
-    if slot < first or result[:-2].numel() != 1:
-        return None  # a bias, or matrices that were expanded before they met
-    other = node.next_functions[first + 1 if slot == first else first][0]
-    dimension = len(result) - (1 if slot == first else 2)
-    if result[dimension] % samples == 0 and has_samples(other):
-        return Place(dimension, result[dimension] // samples)
-    return None
 
 
 def _short_way(
@@ -306,10 +238,6 @@ def _short_way(
     return grad.reshape(len(grad), *shape)
 
 
-def _shape(node: Node, output: int) -> torch.Size:
-    return torch.Size(node._input_metadata[output].shape)
-
-
 def _filled(node: Node, grads: tuple[Tensor | None, ...]) -> list[Tensor]:
     return [_zeros(node, i) if grad is None else grad for i, grad in enumerate(grads)]
 
@@ -319,5 +247,10 @@ def _zeros(node: Node, place: int) -> Tensor:
     return torch.zeros(metadata.shape, dtype=metadata.dtype, device=metadata.device)
 
 
-def _of_slot(gradients: Tensor | tuple[Tensor, ...], slot: int) -> Tensor:
-    return gradients if isinstance(gradients, Tensor) else gradients[slot]
+def _as_handed_on(
+    gradients: Tensor | tuple[Tensor, ...], slot: int, child: Node, output: int
+) -> Tensor:
+    """What the engine makes of what a node gives: in the shape and type of its input."""
+    grad = gradients if isinstance(gradients, Tensor) else gradients[slot]
+    metadata = child._input_metadata[output]
+    return grad.sum_to_size(tuple(metadata.shape)).to(metadata.dtype)

@@ -104,7 +104,7 @@ class Use(ABC):
 
     def lay_out(self, kind: Rows, inputs: Tensor, samples: int) -> int:
         """Note where an input that folds has its samples; how many it has."""
-        if kind is Rows.MERGED and len(inputs) % samples == 0:
+        if kind is Rows.MERGED and len(inputs) % samples == 0 and len(inputs) > samples:
             self.arranged = lambda tensor: tensor.reshape(samples, -1, *tensor.shape[1:])
             return samples
         if kind is Rows.SECOND and inputs.shape[1] == samples:
