@@ -300,7 +300,7 @@ def test_dropout_after_attention_drops_the_same(batch_first: bool) -> None:
         with layer_statistics(both, when=lambda measures=measures: measures):
             loss = both(inputs).square().mean()
             loss.backward()
-        losses.append(float(loss))
+        losses.append(loss.item())
         grads.append(model.linear1.weight.grad.clone())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     torch.testing.assert_close(*grads)
@@ -337,7 +337,8 @@ def test_positions_as_many_as_the_longest_sequence(longest: int) -> None:
 
     def run(m: Any, x: Tensor, lengths: Tensor) -> Tensor:
         size = int(lengths.max())
-        return m.o(m.t(x[:, :size]) + m.p(torch.arange(size))).sum(1)
+        inside = torch.arange(size) < lengths.unsqueeze(1)
+        return (m.o(m.t(x[:, :size]) + m.p(torch.arange(size))) * inside.unsqueeze(2)).sum(1)
 
     model = Model(run, t=nn.Embedding(9, 4), p=nn.Embedding(6, 4), o=nn.Linear(4, 2))
     with pytest.raises(ValueError, match=r"'p' \(Embedding\)"):

@@ -201,7 +201,9 @@ def _judged(question: Question, batched: tuple[bool, ...], resized: bool) -> Ans
             two = exchanged
             mixing = first_mixing(one, two, count)
             if mixing and first_mixing(one, question.run(rows, batched), count):
+                # Nor does what has changed then tell whose it is.
                 mixing, doubt = None, "it gives something else when it is run again as it was"
+                two, other = one, None
             if not doubt and not mixing:
                 # What flows from later samples to earlier ones shows with the last exchanged.
                 last = _exchanged(question, [*rows[:-1], rows[0]], batched)
