@@ -78,12 +78,17 @@ class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._parameters = {id(p): (p, p.data) for p in parameters}
+        values = ((p, p.data) for p in parameters)
+        # Neither parameters without values yet nor those of other kinds, such as sparse ones.
+        self._parameters = {
+            id(p): (p, data)
+            for p, data in values
+            if type(data) is Tensor and data.layout is torch.strided and not data.is_meta
+        }
         self._copies: dict[int, Tensor] = {}
         places = defaultdict(list)
-        for key, (_, values) in self._parameters.items():
-            if not values.is_meta and values.layout is torch.strided:
-                places[values.untyped_storage().data_ptr()].append(key)
+        for key, (_, data) in self._parameters.items():
+            places[data.untyped_storage().data_ptr()].append(key)
         self._at = dict(places)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -108,7 +113,7 @@ class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def restore(self) -> None:
         """Give them back their values."""
         for key, (parameter, values) in self._parameters.items():
-            if parameter.data_ptr() != values.data_ptr() or parameter.shape != values.shape:
+            if not parameter.is_set_to(values):
                 parameter.data = values
             if key in self._copies:
                 values.copy_(self._copies[key])
