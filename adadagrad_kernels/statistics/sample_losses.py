@@ -17,11 +17,8 @@ from adadagrad_kernels.memory import is_out_of_memory
 from adadagrad_kernels.statistics.contents import Contents
 from adadagrad_kernels.statistics.measuring.as_before import as_before
 from adadagrad_kernels.statistics.randomness import RandomState
-from adadagrad_kernels.statistics.samples import Samples
+from adadagrad_kernels.statistics.samples import Chunk, Samples, joined_chunks
 from adadagrad_kernels.statistics.sums import row_products
-
-#: Losses, outputs and tensors of inputs and targets of some samples.
-Chunk = tuple[Tensor, list[Tensor], list[Tensor]]
 
 #: Samples whose gradients are compared.
 _FEW = 4
@@ -51,7 +48,8 @@ class SampleLosses:
         self._losses: Callable[..., Any] = vectorize(self._loss)
         with_outputs = grad_and_value(self._loss_and_outputs, has_aux=True)
         self._gradients: Callable[..., Any] = vectorize(with_outputs)
-        self._outputs: Contents | None = None
+        # Makes what the model gave of other tensors; those of a trace are not kept, nor its graph.
+        self._rebuild: Callable[[Sequence[Any]], Any] = tuple
         self._alone: Chunk | None = None
         self._compared: set[Any] = set()
 
@@ -101,8 +99,7 @@ class SampleLosses:
             )
             return
         kinds = {whole.dtype for whole, _ in pairs}
-        narrow = not kinds <= set(_FULL_PRECISION) or torch.is_autocast_enabled(few[0].device.type)
-        allowed = 5e-2 if narrow else 1e-6 if kinds == {torch.float64} else 1e-3
+        allowed = _allowed(kinds, few[0].device, (1e-6, 1e-3, 5e-2))
         error = sum(float((own.mean(0) - whole).double().square().sum()) for whole, own in pairs)
         scale = sum(float(own.double().square().sum()) / len(own) for _, own in pairs)
         if not error <= allowed**2 * scale and math.isfinite(scale):
@@ -138,30 +135,30 @@ class SampleLosses:
         """Refuse a loss that is, for several samples together, another than their mean."""
         if any(t.dim() < 2 or t.shape[1] != 1 for t in outputs):
             return  # the model gives the loss itself
-        assert self._outputs is not None
         outputs = [tensor.detach() for tensor in outputs]
         if len(losses) == 1:
             # Of chunks of one sample each, two are put together.
             before, self._alone = self._alone, (losses, outputs, chunk)
-            if before is None or not _alike(before, self._alone):
+            joined = before and joined_chunks(before, self._alone)
+            if joined is None:
                 return
-            losses, outputs, chunk = _joined(before, self._alone)
+            losses, outputs, chunk = joined
         state = RandomState(losses.device)
-        together = self._outputs.replaced([t.flatten(0, 1) for t in outputs])
+        together = self._rebuild([t.flatten(0, 1) for t in outputs])
         whole = self._loss_fn(together, samples.restore(chunk)[1])
         if state.has_changed():
             state.restore()
             return
         own = losses.double()
-        mean, scale = float(own.mean()), float(own.abs().mean())
+        # One wait for a device.
+        value, mean, scale = torch.stack([whole.double(), own.mean(), own.abs().mean()]).tolist()
         kinds = {t.dtype for t in (losses, *outputs) if t.is_floating_point()}
-        narrow = not kinds <= set(_FULL_PRECISION) or torch.is_autocast_enabled(own.device.type)
-        allowed = 2e-2 if narrow else 1e-9 if kinds == {torch.float64} else 1e-4
-        close = abs(float(whole) - mean) <= allowed * max(scale, abs(float(whole)))
+        allowed = _allowed(kinds, own.device, (1e-9, 1e-4, 2e-2))
+        close = abs(value - mean) <= allowed * max(scale, abs(value))
         # A sample whose targets are all left out has no loss of its own.
-        if not close and (math.isfinite(mean) or math.isfinite(float(whole))):
+        if not close and (math.isfinite(mean) or math.isfinite(value)):
             raise ValueError(
-                f"loss_fn gives {float(whole):.6g} for {len(losses)} samples together, and their "
+                f"loss_fn gives {value:.6g} for {len(losses)} samples together, and their "
                 f"own losses have the mean {mean:.6g}: {_NO_MEAN}"
             )
 
@@ -238,7 +235,8 @@ class SampleLosses:
         """The same, and the tensors that the model gave."""
         inputs, targets = batch.restore([tensor.unsqueeze(0) for tensor in tensors])
         outputs = functional_call(self._model, parameters, (inputs,))
-        self._outputs = Contents.of(outputs)
+        contents = Contents.of(outputs)
+        self._rebuild = contents.replaced
         loss = self._loss_fn(outputs, targets)
         if not isinstance(loss, Tensor) or loss.dim() != 0:
             given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss)
@@ -246,7 +244,7 @@ class SampleLosses:
                 f"loss_fn must return the mean over the samples as a scalar tensor, got {given}; "
                 "use reduction='mean'"
             )
-        return loss, self._outputs.tensors
+        return loss, contents.tensors
 
     def _jvp(
         self,
@@ -268,7 +266,7 @@ class SampleLosses:
         samples: Samples,
         direction: Mapping[str, Tensor],
     ) -> Tensor:
-        gradients, losses = self.gradients(parameters, chunk, samples)
+        gradients, (losses, _) = self._gradients(parameters, chunk, samples)
         products = torch.zeros(len(losses), dtype=torch.float64, device=losses.device)
         for name, along in direction.items():
             rows = gradients.pop(name).reshape(len(losses), along.numel())
@@ -276,15 +274,13 @@ class SampleLosses:
         return products
 
 
-def _alike(one: Chunk, other: Chunk) -> bool:
-    pairs = zip([*one[1], *one[2]], [*other[1], *other[2]], strict=True)
-    return all(a.shape == b.shape and a.dtype == b.dtype for a, b in pairs)
-
-
-def _joined(one: Chunk, other: Chunk) -> Chunk:
-    outputs = [torch.cat(pair) for pair in zip(one[1], other[1], strict=True)]
-    tensors = [torch.cat(pair) for pair in zip(one[2], other[2], strict=True)]
-    return torch.cat([one[0], other[0]]), outputs, tensors
+def _allowed(
+    kinds: set[torch.dtype], device: torch.device, errors: tuple[float, float, float]
+) -> float:
+    """What counts as rounding in float64, in float32 too, and in narrower types."""
+    if not kinds <= set(_FULL_PRECISION) or torch.is_autocast_enabled(device.type):
+        return errors[2]
+    return errors[0] if kinds == {torch.float64} else errors[1]
 
 
 @cache

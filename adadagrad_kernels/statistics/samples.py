@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+#: Losses, outputs and tensors of inputs and targets of some samples.
+Chunk = tuple[Tensor, list[Tensor], list[Tensor]]
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -68,3 +71,12 @@ class Samples:
         ]
         inputs, targets = tree_unflatten(leaves, self.structure)
         return inputs, targets
+
+
+def joined_chunks(one: Chunk, other: Chunk) -> Chunk | None:
+    """Two chunks as one, where their tensors are alike."""
+    pairs = list(zip([*one[1], *one[2]], [*other[1], *other[2]], strict=True))
+    if any(a.shape != b.shape or a.dtype != b.dtype for a, b in pairs):
+        return None
+    tensors = [torch.cat(pair) for pair in pairs]
+    return torch.cat([one[0], other[0]]), tensors[: len(one[1])], tensors[len(one[1]) :]

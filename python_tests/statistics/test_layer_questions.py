@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -343,3 +345,19 @@ def test_positions_as_many_as_the_longest_sequence(longest: int) -> None:
     model = Model(run, t=nn.Embedding(9, 4), p=nn.Embedding(6, 4), o=nn.Linear(4, 2))
     with pytest.raises(ValueError, match=r"'p' \(Embedding\)"):
         step(model, torch.randint(9, (4, 6)), torch.tensor([2, 2, 3, longest]))
+
+
+def test_a_model_that_was_asked_is_freed() -> None:
+    """Also where its settings know it, as a trainer does."""
+
+    class Trainer:
+        def __init__(self, model: nn.Module) -> None:
+            self.model, self.fast = model, True
+
+    model = Model(lambda m, x: m.a(x), a=nn.Linear(3, 4))
+    model.trainer = Trainer(model)
+    step(model, torch.randn(B, 3))
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -168,3 +170,18 @@ def test_errors_of_the_model_are_its_own() -> None:
         backward_with_statistics(model, F.cross_entropy, torch.randn(B, 3), LABELS + 6)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         backward_with_statistics(model, F.mse_loss, torch.randn(B, 4), VALUES)
+
+
+def test_nothing_of_a_trace_is_kept() -> None:
+    """Outputs of the samples, with the graph behind them, are gone after the pass."""
+    seen: list[weakref.ref[Tensor]] = []
+
+    def loss_fn(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.append(weakref.ref(outputs))
+        return F.mse_loss(outputs, targets)
+
+    source = PerSampleGradients(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), loss_fn)
+    source.backward(torch.randn(B, 3), VALUES)
+    gc.collect()
+    assert len(seen) > 1
+    assert [ref() for ref in seen] == [None] * len(seen)

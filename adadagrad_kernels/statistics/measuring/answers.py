@@ -57,25 +57,26 @@ class Asked:
     def __init__(self, model: nn.Module) -> None:
         self.answers: dict[Any, dict[tuple[float, ...], Answer]] = {}
         self._calls: Counter[Any] = Counter()
-        # Of the modules, so that these keep no model alive.
-        self._modules = [weakref.ref(module) for module in model.modules()]
-        modules = list(model.modules())
         self._places: list[tuple[Callable[[], Any], list[str], list[str]]] = []
-        for ref, module in zip(self._modules, modules, strict=True):
+        settings: set[int] = set()
+        for module in model.modules():
+            # Held weakly, settings too, which may know the model: nothing here keeps it alive.
+            ref = weakref.ref(module)
             names = ["training"] if _is_torchs(module) else list(vars(module))
             self._places.append((ref, *_simple_attributes(vars(module), names)))
-        own = [module for module in modules if not _is_torchs(module)]
-        settings = {id(v): v for m in own for v in vars(m).values() if _is_settings(v)}
-        for value in settings.values():
-            simple = _simple_attributes(vars(value), list(vars(value)))
-            self._places.append((partial(_itself, value), *simple))
+            for name in () if _is_torchs(module) else names:
+                value = vars(module)[name]
+                if _is_settings(value) and id(value) not in settings:
+                    settings.add(id(value))
+                    simple = _simple_attributes(vars(value), list(vars(value)))
+                    self._places.append((partial(_attribute, ref, name), *simple))
 
     def attributes(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Mode, flags and parts of the modules, and their numbers."""
         flags: list[Any] = []
         numbers: list[Any] = []
         for place, names_of_flags, names_of_numbers in self._places:
-            attributes = vars(place() or object)
+            attributes = getattr(place(), "__dict__", {})
             flags += map(attributes.get, names_of_flags)
             numbers += map(attributes.get, names_of_numbers)
             flags += map(id, attributes.get("_modules", {}).values())
@@ -95,8 +96,8 @@ class Asked:
         return calls >= 16 and calls & (calls - 1) == 0 and calls.bit_length() % 2 == 1
 
 
-def _itself(value: Any) -> Any:
-    return value
+def _attribute(module: Callable[[], Any], name: str) -> Any:
+    return getattr(module(), name, None)
 
 
 def _is_torchs(module: nn.Module) -> bool:

@@ -2,9 +2,10 @@
 
 A model whose layers mix samples has no per-sample gradients, and nothing in a backward pass tells.
 Nor does a shape tell positions from samples where there are as many. So before the first measured
-forward pass a few samples are run three times: as they are; with another in the place of the first,
-which must change nothing for the others; and fewer of them, which tells what grows with the batch.
-The question is put again for every form of the model's arguments, and where its mode has changed.
+forward pass a few samples are run four times: as they are; with another in the place of the first,
+and of the last, which must change nothing for the others; and fewer of them, which tells what grows
+with the batch. The question is put again for every form of the model's arguments, where its mode
+has changed, and now and then.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ def _judged(question: Question, batched: tuple[bool, ...], resized: bool) -> Ans
     doubt = None if outputs else "what it gives has no rows for the samples, as a loss"
     two = one
     if other is not None:
-        exchanged = _exchanged(question, [other, *rows[1:]], batched)
+        exchanged = _exchanged(question, rows, [other, *rows[1:]], batched)
         if exchanged is None:
             doubt, other = "it does not run with another sample in the place of one", None
         else:
@@ -206,7 +207,7 @@ def _judged(question: Question, batched: tuple[bool, ...], resized: bool) -> Ans
                 two, other = one, None
             if not doubt and not mixing:
                 # What flows from later samples to earlier ones shows with the last exchanged.
-                last = _exchanged(question, [*rows[:-1], rows[0]], batched)
+                last = _exchanged(question, rows, [*rows[:-1], rows[0]], batched)
                 mixing = first_mixing(one, last, count, count - 1) if last else None
             if mixing:
                 raise UnsupportedModelError(mixes(mixing, question))
@@ -230,14 +231,15 @@ def _grows(one: Trial, other: Trial) -> bool:
     return shapes[0] != shapes[1]
 
 
-def _exchanged(question: Question, rows: list[int], batched: tuple[bool, ...]) -> Trial | None:
-    """Run with another sample in the place of the first; None where the model cannot be."""
-    tensors = question.contents.tensors
+def _exchanged(
+    question: Question, rows: list[int], others: list[int], batched: tuple[bool, ...]
+) -> Trial | None:
+    """Run with other rows; None where the model cannot be."""
     # Whole numbers may be places, such as where bags begin, that only make sense together.
-    floating = tuple(t.is_floating_point() for t in tensors)
-    for exchanged in (None, floating) if any(floating) else (None,):
+    floating = any(tensor.is_floating_point() for tensor in question.contents.tensors)
+    for of_numbers in (None, rows) if floating else (None,):
         try:
-            return question.run(rows, batched, exchanged=exchanged)
+            return question.run(others, batched, of_numbers=of_numbers)
         except Exception as error:
             if isinstance(error, MemoryError) or is_out_of_memory(error):
                 raise

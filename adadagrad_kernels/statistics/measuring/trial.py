@@ -130,7 +130,7 @@ class Question:
         rows: Sequence[int],
         batched: Sequence[bool],
         dimension: int = 0,
-        exchanged: Sequence[bool] | None = None,
+        of_numbers: Sequence[int] | None = None,
     ) -> Trial:
         """Run the model for some samples.
 
@@ -138,14 +138,12 @@ class Question:
             rows: which.
             batched: the tensors that have samples.
             dimension: where.
-            exchanged: the tensors in which the first of the rows is another than the first sample.
+            of_numbers: which of tensors of whole numbers, where these are others.
         """
         tensors = []
-        for place, (tensor, has_samples) in enumerate(
-            zip(self.contents.tensors, batched, strict=True)
-        ):
-            kept = [0, *rows[1:]] if exchanged is not None and not exchanged[place] else list(rows)
-            index = torch.tensor(kept, device=tensor.device)
+        for tensor, has_samples in zip(self.contents.tensors, batched, strict=True):
+            whole = of_numbers is not None and not tensor.is_floating_point()
+            index = torch.tensor(of_numbers if whole else rows, device=tensor.device)
             picked = tensor.index_select(dimension, index) if has_samples else tensor.clone()
             tensors.append(picked)
         args, kwargs = self.contents.replaced(tensors)
