@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class Contents:
         tensors: inside of the value, in its order.
         constants: simple values beside them: flags, names and None.
         numbers: numbers beside them.
+        others: objects without tensors, which are passed on as they are.
         once: whether something inside can be read but once, such as a generator.
         replaced: makes the value again with other tensors in their places; objects are copied.
     """
@@ -42,57 +43,66 @@ class Contents:
     tensors: list[Tensor]
     constants: list[Any]
     numbers: tuple[float, ...]
+    others: list[Any]
     once: bool
     replaced: Callable[[Sequence[Any]], Any]
 
     @classmethod
     def of(cls, value: Any) -> Contents:
         """Take a value apart."""
-        tensors: list[Tensor] = []
-        constants: list[Any] = []
-        build = _take_apart(value, tensors, constants, _DEPTH)
+        found = _Found()
+        build = _take_apart(value, found, _DEPTH)
 
         def replaced(others: Sequence[Any]) -> Any:
             return build(iter(others))
 
+        constants = found.constants
         numbers = tuple(c for c in constants if type(c) in (int, float))
-        once = _ONCE in constants
         flags = [c for c in constants if type(c) not in (int, float)]
-        return cls(tensors, flags, numbers, once, replaced)
+        return cls(found.tensors, flags, numbers, found.others, _ONCE in constants, replaced)
+
+
+@dataclass
+class _Found:
+    """What was met on the way."""
+
+    tensors: list[Tensor] = field(default_factory=list)
+    constants: list[Any] = field(default_factory=list)
+    others: list[Any] = field(default_factory=list)
 
 
 Build = Callable[[Iterator[Any]], Any]
 
 
-def _take_apart(value: Any, tensors: list[Tensor], constants: list[Any], depth: int) -> Build:
+def _take_apart(value: Any, found: _Found, depth: int) -> Build:
     leaves, structure = tree_flatten(value)
-    builds = [_leaf(leaf, tensors, constants, depth) for leaf in leaves]
+    builds = [_leaf(leaf, found, depth) for leaf in leaves]
     return lambda others: tree_unflatten([build(others) for build in builds], structure)
 
 
-def _leaf(leaf: Any, tensors: list[Tensor], constants: list[Any], depth: int) -> Build:
+def _leaf(leaf: Any, found: _Found, depth: int) -> Build:
     if isinstance(leaf, Tensor):
-        tensors.append(leaf)
+        found.tensors.append(leaf)
         return next
     if leaf is None or isinstance(leaf, bool | str | int | float):
-        constants.append(leaf)
+        found.constants.append(leaf)
     elif hasattr(leaf, "__next__"):
-        constants.append(_ONCE)
+        found.constants.append(_ONCE)
     elif depth and not isinstance(leaf, _CLOSED):
-        before = len(tensors)
-        build = _object(leaf, tensors, constants, depth - 1)
-        if len(tensors) > before:
+        before = len(found.tensors)
+        build = _object(leaf, found, depth - 1)
+        if len(found.tensors) > before:
             return build
+        found.others.append(leaf)
     return lambda others: leaf
 
 
-def _object(leaf: Any, tensors: list[Tensor], constants: list[Any], depth: int) -> Build:
+def _object(leaf: Any, found: _Found, depth: int) -> Build:
     """Of a class that pytrees do not know: what it maps or lists, and its attributes."""
     items = _items(leaf)
-    builds = {k: _take_apart(v, tensors, constants, depth) for k, v in items.items()}
+    builds = {k: _take_apart(v, found, depth) for k, v in items.items()}
     attributes = {
-        name: _take_apart(value, tensors, constants, depth)
-        for name, value in _attributes(leaf).items()
+        name: _take_apart(value, found, depth) for name, value in _attributes(leaf).items()
     }
 
     def rebuilt(others: Iterator[Any]) -> Any:

@@ -142,7 +142,7 @@ class PerSampleGradients:
         require_per_sample_gradients(self.model)
         samples = Samples.of(inputs, targets)
         parameters = self._parameters()
-        answer, _ = ask_once(self.model, self.model.forward, None, (inputs,), {})
+        answer = ask_once(self.model, self.model.forward, None, (inputs,), {}).answer
         tell_doubt(self.model, answer)
         detached = {name: parameter.detach() for name, parameter in parameters.items()}
         chunks = samples.chunks(self.samples_per_chunk(len(samples)))

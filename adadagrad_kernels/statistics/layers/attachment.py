@@ -28,6 +28,7 @@ from adadagrad_kernels.statistics.layers.registry import (
     registered,
 )
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
+from adadagrad_kernels.statistics.measuring.samples import OTHERWISE
 from adadagrad_kernels.statistics.measuring.verify import (
     in_backward,
     in_transform,
@@ -241,7 +242,7 @@ def _layers(model: nn.Module, on_other: str) -> Iterator[Layer]:
             raise UnsupportedModelError(
                 f"{name} has parameters of its own ({', '.join(own)}) and is of a kind that has no "
                 "rule. Ways out: on_other='vmap', which runs it again for every sample; freeze it; "
-                "or measure with PerSampleGradients"
+                f"or {OTHERWISE}"
             )
         if rule is None and isinstance(module, nn.RNNBase) and not registered(module):
             raise UnsupportedModelError(

@@ -26,7 +26,7 @@ from adadagrad_kernels.statistics.layers.registry import Contributions, Layer, r
 from adadagrad_kernels.statistics.measuring.as_before import as_before
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
 from adadagrad_kernels.statistics.measuring.rows import Rows
-from adadagrad_kernels.statistics.measuring.samples import require_samples
+from adadagrad_kernels.statistics.measuring.samples import OTHERWISE, require_samples
 from adadagrad_kernels.statistics.measuring.uses import Part, Use, wide
 from adadagrad_kernels.statistics.randomness import RandomState
 
@@ -65,8 +65,7 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
         raise UnsupportedModelError(
             f"{layer.name} has parameters of its own ({', '.join(own)}) and draws random "
             "numbers, which it would draw anew when it is run again for every sample. Ways out: "
-            "move the dropout, or the parameters, into a module of their own; or measure with "
-            "PerSampleGradients"
+            f"move the dropout, or the parameters, into a module of their own; or {OTHERWISE}"
         )
     given = Contents.of(result)
     use.outputs = [place for place, t in enumerate(given.tensors) if t.requires_grad]
@@ -78,8 +77,8 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
     if use.shared and len(use.outputs) > 1:
         raise UnsupportedModelError(
             f"{layer.name} has parameters of its own ({', '.join(own)}) and several outputs "
-            "without samples. Ways out: move the parameters into a module of their own; or measure "
-            "with PerSampleGradients"
+            "without samples. Ways out: move the parameters into a module of their own; or "
+            f"{OTHERWISE}"
         )
     if len(use.outputs) > 1:
         # What one output gives to another inside of the module is no gradient of its own.
@@ -96,8 +95,7 @@ def without_rows(layer: str, own: Iterable[str]) -> str:
     """The message for a module whose output is one for all samples together."""
     return (
         f"{layer} has parameters of its own ({', '.join(own)}) and an output without samples, such "
-        "as a loss. Ways out: move the parameters into a module of their own; or measure with "
-        "PerSampleGradients"
+        f"as a loss. Ways out: move the parameters into a module of their own; or {OTHERWISE}"
     )
 
 
@@ -251,7 +249,7 @@ class ModuleUse(Use):
                     f"{self.layer} has parameters of its own ({', '.join(self.own)}) and cannot be "
                     f"run again for one sample: {error}. Ways out: use_reentrant=False for "
                     "checkpoints inside; move the parameters into a module of their own; or "
-                    "measure with PerSampleGradients"
+                    f"{OTHERWISE}"
                 ) from error
         return [torch.stack(parts) for parts in zip(*rows, strict=True)]
 

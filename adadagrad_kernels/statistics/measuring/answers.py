@@ -26,6 +26,8 @@ class Answer:
         users: layers that use parameters which they may only hold for others.
         writers: layers that change their inputs in place.
         doubt: why it could not be asked, or None.
+        has_samples: of each tensor among the arguments, whether it has samples.
+        resized: whether it runs with other numbers of samples.
     """
 
     first: int | None = None
@@ -35,6 +37,8 @@ class Answer:
     users: frozenset[str] | None = None
     writers: frozenset[str] = frozenset()
     doubt: str | None = None
+    has_samples: tuple[bool, ...] = ()
+    resized: bool = False
 
     def rows_of(self, layer: str, call: int | None) -> Rows:
         """What the rows of its input are, in a call of this forward pass."""
@@ -52,11 +56,16 @@ class Answer:
 
 
 class Asked:
-    """What a model was asked: answers by the form of its arguments, and the numbers among them."""
+    """What a model was asked.
+
+    Attributes:
+        answers: by the form of its arguments, and the numbers among them.
+        calls: how often it was called with arguments of a form.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.answers: dict[Any, dict[tuple[float, ...], Answer]] = {}
-        self._calls: Counter[Any] = Counter()
+        self.calls: Counter[Any] = Counter()
         self._places: list[tuple[Callable[[], Any], list[str], list[str]]] = []
         settings: set[int] = set()
         for module in model.modules():
@@ -91,8 +100,8 @@ class Asked:
 
         What a buffer counts, or who knows what, may have changed how the model computes.
         """
-        self._calls[form] += 1
-        calls = self._calls[form]
+        self.calls[form] += 1
+        calls = self.calls[form]
         return calls >= 16 and calls & (calls - 1) == 0 and calls.bit_length() % 2 == 1
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ from adadagrad_kernels.statistics.measuring.verify import (
     storage,
 )
 
-#: Gradients of which some elements are kept, and how many: what is written through ``.data`` has no
-#: version, and mostly scales all of them.
-_SEEN, _FEW = 2, 16
+#: Elements that are kept of every gradient: what is written through ``.data`` has no version, and
+#: mostly scales all of it.
+_FEW = 16
 
 
 class Arrivals:
@@ -31,7 +32,7 @@ class Arrivals:
         self._returned: dict[int, tuple[Tensor, int]] = {}
         self._after: dict[int, tuple[int, int]] = {}
         self._marked: dict[int, tuple[int, int]] = {}
-        self._seen: dict[int, Tensor] = {}
+        self._seen: dict[Any, Tensor] = {}
         self._pass: int | None = None
 
     def forget(self) -> None:
@@ -62,8 +63,7 @@ class Arrivals:
             grads = {id(p): p.grad for p in parameters if p.grad is not None}
             self._after = {key: _mark(grad) for key, grad in grads.items()} | self._marked
             self._marked = {}
-            some = list(grads.values())[:: -(-len(grads) // _SEEN) or 1]
-            self._seen = {id(grad): _few(grad) for grad in some}
+            self._seen = _few(grads)
 
         engine: Any = torch.autograd.Variable._execution_engine
         engine.queue_callback(note)
@@ -79,13 +79,25 @@ class Arrivals:
         Raises:
             ValueError: naming a parameter.
         """
+        grads: dict[int, Tensor] = {}
+        names: dict[int, str] = {}
         for name, parameter in parameters:
             noted, grad = self._after.get(id(parameter)), parameter.grad
             if noted is None or grad is None:
                 continue
-            seen = self._seen.get(id(grad))
-            if noted != _mark(grad) or (seen is not None and not torch.equal(seen, _few(grad))):
+            if noted != _mark(grad):
                 raise ValueError(changed(name))
+            grads[id(parameter)], names[id(parameter)] = grad, name
+        # In the order in which they were seen.
+        now = _few({key: grads[key] for key in self._after if key in grads})
+        for kind, values in self._seen.items():
+            others = now.get(kind)
+            if others is None or len(others) != len(values):
+                continue  # one is gone, which others notice
+            if not torch.equal(values, others):
+                keys = [key for key in self._after if key in grads and _kind(grads[key]) == kind]
+                place = int((values != others).any(1).nonzero()[0])
+                raise ValueError(changed(names[keys[place]]))
 
 
 def _mark(grad: Tensor) -> tuple[int, int]:
@@ -96,8 +108,21 @@ def _version(tensor: Tensor) -> int:
     return (tensor._values() if tensor.is_sparse else tensor)._version
 
 
-def _few(grad: Tensor) -> Tensor:
-    """The bits of some elements, so that NaN equals itself."""
-    values = (grad._values() if grad.is_sparse else grad).detach()
-    count = min(_FEW, values.numel())
-    return values.as_strided((count,), (1,)).clone().view(torch.uint8)
+def _kind(grad: Tensor) -> tuple[torch.device, torch.dtype]:
+    return (grad.device, grad.dtype)
+
+
+@torch.no_grad()
+def _few(grads: Mapping[int, Tensor]) -> dict[Any, Tensor]:
+    """Some elements of each, ``[gradients, bytes]`` of every kind, so that NaN equals itself."""
+    found = defaultdict(list)
+    for grad in grads.values():
+        values = grad._values() if grad.is_sparse else grad
+        if not values.is_contiguous():
+            values = values.reshape(-1)
+        count = values.numel()
+        step = (count - 1) // (_FEW - 1)
+        if count < _FEW:
+            values, step = torch.nn.functional.pad(values.view(-1), (0, _FEW - count)), 1
+        found[_kind(grad)].append(values.as_strided((_FEW,), (step,)))
+    return {kind: torch.stack(few).view(torch.uint8) for kind, few in found.items()}

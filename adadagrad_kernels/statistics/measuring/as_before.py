@@ -1,16 +1,14 @@
 """A model that is run once more than its user knows, and shows nothing of it.
 
-Buffers, attributes of modules, counters, the contents of lists and dictionaries on them, random
-generators and hooks are afterwards what they were. Hooks that are not torch's own are left out
-meanwhile: what they count or keep lies where nobody can put it back.
+Buffers, attributes of modules and of their classes, counters, the contents of lists and
+dictionaries on them, random generators and hooks are afterwards what they were. Hooks that are not
+torch's own are left out meanwhile: what they count or keep lies where nobody can put it back.
 """
 
 from __future__ import annotations
 
-import random
-import types
-from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -19,16 +17,21 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from adadagrad_kernels.statistics.measuring.kept import keep, keep_module
 from adadagrad_kernels.statistics.randomness import RandomState
 
-#: How deep containers and objects on a module are kept.
-_DEPTH = 4
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
 
 @contextmanager
-def as_before(model: nn.Module, *, hooks: bool = False, parameters: bool = True) -> Iterator[None]:
+def as_before(
+    model: nn.Module,
+    *,
+    hooks: bool = False,
+    parameters: bool = True,
+    arguments: Iterable[Any] = (),
+) -> Iterator[None]:
     """A context after which the model, the generators and its hooks are as they were.
 
     Args:
@@ -36,13 +39,15 @@ def as_before(model: nn.Module, *, hooks: bool = False, parameters: bool = True)
         hooks: whether all hooks run, or those of torch alone.
         parameters: whether the forward pass may write to these, which takes a look at every call
             of torch's.
+        arguments: objects that it is called with, which are kept too.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     state = RandomState(device)
     modules = list(model.modules())
     # A module that is no part of the model, such as a teacher in a list, is kept like the others.
     hidden = [m for module in modules for m in _hidden(vars(module).values(), set(modules))]
-    kept = [_Kept(module, vars(module), _DEPTH) for module in (*modules, *hidden)]
+    kept = [each for module in (*modules, *hidden) for each in keep_module(module)]
+    kept += [each for argument in arguments if (each := keep(argument)) is not None]
     held = [p for module in (*modules, *hidden) for p in module._parameters.values()]
     values = _Values([p for p in held if p is not None and parameters])
     quiet = [] if hooks else list(_quieted(model))
@@ -119,11 +124,19 @@ class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 values.copy_(self._copies[key])
 
 
+def has_hooks_of_users(model: nn.Module) -> bool:
+    """Whether hooks of others than torch run in its forward pass."""
+    return any(not _is_torchs(hook) for place in _hooks(model) for hook in place.values())
+
+
+def _hooks(model: nn.Module) -> list[dict[int, Any]]:
+    places = [vars(torch_module)[name] for name in _GLOBAL_HOOKS]
+    return places + [vars(module)[name] for module in model.modules() for name in _HOOKS]
+
+
 def _quieted(model: nn.Module) -> Iterator[tuple[dict[int, Any], dict[int, Any]]]:
     """Dictionaries of hooks, after those of users were taken out, and what was in them."""
-    places = [vars(torch_module)[name] for name in _GLOBAL_HOOKS]
-    places += [vars(module)[name] for module in model.modules() for name in _HOOKS]
-    for place in places:
+    for place in _hooks(model):
         foreign = [key for key, hook in place.items() if not _is_torchs(hook)]
         if foreign:
             yield place, dict(place)
@@ -135,102 +148,3 @@ def _is_torchs(hook: Any) -> bool:
     hook = getattr(hook, "func", hook)
     home = getattr(hook, "__module__", None) or type(hook).__module__
     return str(home).split(".")[0] in ("torch", "adadagrad_kernels")
-
-
-class _Kept:
-    """A mutable value with what it contained."""
-
-    def __init__(self, value: Any, contents: Mapping[Any, Any] | None, depth: int) -> None:
-        self._value = value
-        self._copy: Any = None
-        self._has_attributes = contents is not None and not isinstance(value, dict)
-        self._inside: list[_Kept] = []
-        if contents is not None:
-            self._copy = dict(contents)
-        elif isinstance(value, Tensor):
-            self._copy = value.detach().clone()
-        elif isinstance(value, torch.Generator):
-            self._copy = value.get_state()
-        elif isinstance(value, random.Random):
-            self._copy = value.getstate()
-        elif _is_numpy_generator(value):
-            self._copy = value.bit_generator.state
-        elif _is_numpy_state(value):
-            self._copy = value.get_state()
-        else:
-            ordered = isinstance(value, list | deque | tuple)
-            self._copy = list(value) if ordered else value.copy()
-        inside = self._copy.values() if isinstance(self._copy, dict) else self._copy
-        if depth and isinstance(self._copy, dict | list):
-            self._inside = [each for v in inside if (each := _keep(v, depth - 1)) is not None]
-
-    def restore(self) -> None:
-        value, before = self._value, self._copy
-        if self._has_attributes:
-            attributes = vars(value)
-            for name in [name for name in attributes if name not in before]:
-                del attributes[name]
-            attributes.update(before)
-        elif isinstance(value, Tensor):
-            if value.shape != before.shape:
-                value.data = before
-            elif not _same(value, before):
-                value.detach().copy_(before)
-        elif isinstance(value, torch.Generator):
-            value.set_state(before)
-        elif isinstance(value, random.Random):
-            value.setstate(before)
-        elif _is_numpy_generator(value):
-            value.bit_generator.state = before
-        elif _is_numpy_state(value):
-            value.set_state(before)
-        elif _is_array(value):
-            value[...] = before
-        elif isinstance(value, list):
-            value[:] = before
-        elif isinstance(value, deque | set | dict):
-            value.clear()
-            (value.extend if isinstance(value, deque) else value.update)(before)
-        for each in self._inside:
-            each.restore()
-
-
-def _keep(value: Any, depth: int) -> _Kept | None:
-    """What has to be kept of a value besides its identity."""
-    if isinstance(value, nn.Module):
-        return None  # it keeps itself
-    if isinstance(value, nn.Parameter):
-        # A forward pass does not write to it; what lies beside its values may move, as in
-        # parameters of eight bits.
-        return _Kept(value, vars(value), depth) if vars(value) else None
-    if isinstance(value, Tensor | torch.Generator | random.Random | list | tuple | deque | set):
-        return None if isinstance(value, Tensor) and value.is_meta else _Kept(value, None, depth)
-    if isinstance(value, dict):
-        return _Kept(value, value, depth)
-    if _is_numpy_generator(value) or _is_numpy_state(value) or _is_array(value):
-        return _Kept(value, None, depth)
-    code = type | types.FunctionType | types.MethodType | types.ModuleType
-    plain = hasattr(value, "__dict__") and not isinstance(value, code)
-    library = ("torch", "numpy", "builtins", "adadagrad_kernels", "functools")
-    is_library = type(value).__module__.split(".")[0] in library
-    return _Kept(value, vars(value), depth) if plain and not is_library and depth else None
-
-
-def _is_numpy_generator(value: Any) -> bool:
-    return type(value).__module__.startswith("numpy.random") and hasattr(value, "bit_generator")
-
-
-def _is_numpy_state(value: Any) -> bool:
-    return type(value).__module__.startswith("numpy.random") and hasattr(value, "set_state")
-
-
-def _is_array(value: Any) -> bool:
-    return type(value).__module__ == "numpy" and type(value).__name__ == "ndarray"
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and bool(
-        torch.allclose(one, other, 0.0, 0.0, equal_nan=True)
-        if one.is_floating_point()
-        else torch.equal(one, other)
-    )

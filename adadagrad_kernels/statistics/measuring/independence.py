@@ -14,7 +14,7 @@ import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,24 @@ _MOST_NUMBERS = 8
 _asked: weakref.WeakKeyDictionary[nn.Module, Asked] = weakref.WeakKeyDictionary()
 
 
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """What a model said of a call.
+
+    Attributes:
+        answer: for each form of its arguments the same.
+        samples: of these arguments, or None.
+        question: the call, which can be repeated.
+        asked: how often it was called with arguments of this form, where it was asked for this
+            call; else 0.
+    """
+
+    answer: Answer
+    samples: int | None
+    question: Question
+    asked: int
+
+
 def ask_once(
     model: nn.Module,
     forward: Callable[..., Any],
@@ -44,8 +62,8 @@ def ask_once(
     kwargs: Any,
     *,
     is_part: bool = False,
-) -> tuple[Answer, int | None]:
-    """What the model says of such arguments, and the samples of these.
+) -> Reply:
+    """What the model says of such arguments.
 
     Args:
         model: asked once for each form of its arguments; later calls return the answer.
@@ -69,13 +87,15 @@ def ask_once(
     # What counts steps is no other way to call the model.
     if len(known) >= _MOST_NUMBERS:
         numbers = next(reversed(known))
-    answer = known.get(numbers)
-    if answer is None or asked.is_due(form):
-        answer = _ask(Question(model, forward, watch or Watch(), contents, is_part=is_part))
+    answer, calls = known.get(numbers), 0
+    question = Question(model, forward, watch or Watch(), contents, is_part=is_part)
+    is_due = asked.is_due(form)
+    if answer is None or is_due:
+        answer, calls = _ask(question), asked.calls[form]
         # Samples that are all alike tell nothing; others will.
         if answer.exchanged or answer.doubt or _samples(contents, answer) in (None, 0, 1):
             known[numbers] = answer
-    return answer, _samples(contents, answer)
+    return Reply(answer, _samples(contents, answer), question, calls)
 
 
 #: Doubts that were told, by model.
@@ -121,6 +141,8 @@ def _ask(question: Question) -> Answer:
         return Answer(doubt="a part of it is called alone with a row of indices, maybe positions")
     if question.contents.once:
         return Answer(doubt="an argument can be read but once, and asking would read it")
+    if reader := _reader(question.model):
+        return Answer(doubt=f"{reader} holds an iterator, and asking would read on in it")
     if not any(tensor.dim() for tensor in tensors):
         return Answer(doubt="none of its arguments holds a tensor with rows")
     failure: Exception | None = None
@@ -147,6 +169,16 @@ def _ask(question: Question) -> Answer:
         if doubtful is not None:
             return doubtful
     return Answer(doubt=f"it does not run with other samples ({type(failure).__name__}: {failure})")
+
+
+def _reader(model: nn.Module) -> str | None:
+    """The first module with an attribute that can be read but once."""
+    for path, module in model.named_modules():
+        for value in vars(module).values():
+            inside = value if isinstance(value, list | tuple) else (value,)
+            if any(hasattr(type(each), "__next__") for each in inside):
+                return f"layer '{path}' ({type(module).__name__})" if path else "the model"
+    return None
 
 
 def _hypotheses(tensors: Sequence[Tensor]) -> Iterator[tuple[tuple[bool, ...], bool]]:
@@ -190,7 +222,7 @@ def _judged(question: Question, batched: tuple[bool, ...], resized: bool) -> Ans
             raise ValueError("nothing that it computes grows with the batch")
         require_proportional(one, three, count, fewer)
     outputs = [tensor for tensor in one.result if tensor.dim()]
-    if outputs and all(len(tensor) % count for tensor in outputs):
+    if outputs and all(len(t) % count and t.shape[1:2] != (count,) for t in outputs):
         raise ValueError("what it gives has other rows than its arguments")
     doubt = None if outputs else "what it gives has no rows for the samples, as a loss"
     two = one
@@ -218,7 +250,7 @@ def _judged(question: Question, batched: tuple[bool, ...], resized: bool) -> Ans
         kinds[name], flags[name] = rows_in(calls, count, fewer, exchanged=other is not None)
     users = frozenset(one.users) if question.watch.holders else None
     writers = frozenset(one.writers)
-    return Answer(first, other is not None, kinds, flags, users, writers, doubt)
+    return Answer(first, other is not None, kinds, flags, users, writers, doubt, batched, resized)
 
 
 def _grows(one: Trial, other: Trial) -> bool:

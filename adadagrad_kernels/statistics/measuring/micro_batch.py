@@ -10,10 +10,27 @@ from torch import Tensor
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.ops import LayerMoments
 from adadagrad_kernels.statistics.measuring import pending
+from adadagrad_kernels.statistics.measuring.one_sample import OneSample
+from adadagrad_kernels.statistics.measuring.samples import OTHERWISE
 from adadagrad_kernels.statistics.measuring.shared_uses import SharedUses
 from adadagrad_kernels.statistics.measuring.uses import LayerUse, Part, Use
 
 Key = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Norms:
+    """What the samples contributed to some parts.
+
+    Attributes:
+        layer: or several layers, where these have parts in common.
+        parts: that were measured together.
+        squared: norms over all of them, ``[samples]``.
+    """
+
+    layer: str
+    parts: tuple[Part, ...]
+    squared: Tensor
 
 
 @dataclass(eq=False)
@@ -25,9 +42,12 @@ class MicroBatch:
         variance: whether the variance of every coordinate is measured.
         inner_products: whether inner products are measured.
         calls: uses of each part in the forward pass.
+        calls_of_models: of the model, or of parts of it that are called alone.
+        entered: parts that were called with tensors from no layer, by their identity.
+        compared: samples of these that are run by themselves too.
         rows: those that are read of each parameter, by its identity.
         pending: uses whose parameters others share, or that only listen, until all have arrived.
-        sq_norms: by layer, ``[samples]``.
+        norms: of the contributions, by layer.
         products: inner products by layer.
         spreads: variances of the contributions to each part.
         sums: the contributions to each pending part, added up.
@@ -44,9 +64,12 @@ class MicroBatch:
     inner_products: bool
     samples: int | None = None
     calls: dict[Key, int] = field(default_factory=dict)
+    calls_of_models: int = 0
+    entered: set[int] = field(default_factory=set)
+    compared: list[OneSample] = field(default_factory=list)
     rows: dict[int, set[tuple[int, int]]] = field(default_factory=dict)
     pending: list[Use] = field(default_factory=list)
-    sq_norms: list[tuple[str, Tensor]] = field(default_factory=list)
+    norms: list[Norms] = field(default_factory=list)
     products: list[Tensor] = field(default_factory=list)
     spreads: dict[Key, Tensor] = field(default_factory=dict)
     sums: dict[Key, Tensor] = field(default_factory=dict)
@@ -71,7 +94,7 @@ class MicroBatch:
                 raise UnsupportedModelError(
                     f"{use.layer} reads all of its packed weight in one call and parts of it in "
                     "another, as an attention that is used for one sequence and for two. Ways out: "
-                    "a module for each; or measure with PerSampleGradients"
+                    f"a module for each; or {OTHERWISE}"
                 )
             others.add(rows)
             self.calls[part.key] = self.calls.get(part.key, 0) + 1
@@ -87,7 +110,7 @@ class MicroBatch:
     def measure(self, use: LayerUse) -> LayerMoments:
         """By the use's op."""
         moments = use.moments(self.variance and use.samples > 1, self.inner_products)
-        self.sq_norms.append((use.layer, moments.sq_norms))
+        self.norms.append(Norms(use.layer, tuple(use.parts), moments.sq_norms))
         if moments.inner_products is not None:
             self.products.append(moments.inner_products)
         spreads = (moments.weight_variance, moments.bias_variance)
@@ -108,7 +131,8 @@ class MicroBatch:
         for group in pending.groups(uses):
             found = pending.measure(group, self.variance, self.inner_products)
             layers = ", ".join(dict.fromkeys(use.layer for use in group))
-            self.sq_norms.append((layers, found.sq_norms))
+            parts = {part.key: part for use in group for part in use.parts}
+            self.norms.append(Norms(layers, tuple(parts.values()), found.sq_norms))
             self.sums.update(found.sums)
             self.spreads.update(found.spreads)
             if found.products is not None:

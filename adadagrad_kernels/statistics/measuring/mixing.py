@@ -70,13 +70,15 @@ def _equal(ours: list[Tensor], theirs: list[Tensor], count: int, changed: int) -
     return True
 
 
-def close(one: Tensor, other: Tensor) -> bool:
+def close(one: Tensor, other: Tensor, tolerance: float = _TOLERANCE) -> bool:
     """Whether two tensors are the same but for rounding."""
+    if one.shape != other.shape:
+        return False
     if not one.is_floating_point():
         return torch.equal(one, other)
     finite = one[one.isfinite()]
     scale = float(finite.abs().amax()) if finite.numel() else 0.0
-    close = torch.isclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)
+    close = torch.isclose(one, other, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
     return bool(close.all())
 
 

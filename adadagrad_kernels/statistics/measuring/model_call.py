@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from adadagrad_kernels.statistics.measuring.answers import Answer
-from adadagrad_kernels.statistics.measuring.independence import ask_once, tell_doubt
+from adadagrad_kernels.statistics.measuring.independence import Reply, ask_once, tell_doubt
 from adadagrad_kernels.statistics.measuring.rows import Rows
 from adadagrad_kernels.statistics.measuring.trial import Watch
 from adadagrad_kernels.statistics.measuring.verify import in_backward
@@ -39,18 +39,22 @@ class ModelCall:
         kwargs: Any,
         *,
         is_part: bool,
-    ) -> None:
+    ) -> Reply:
         """Ask the model of a call, if that is new.
 
         Raises:
             UnsupportedModelError: naming the first module that mixes samples.
         """
-        self.answer, self.samples = ask_once(
-            model, forward, self.watch, args, kwargs, is_part=is_part
-        )
+        reply = ask_once(model, forward, self.watch, args, kwargs, is_part=is_part)
+        self.answer, self.samples = reply.answer, reply.samples
         self._turns.clear()
         if self.answer.doubt:
             self._doubts.append((model, self.answer))
+        return reply
+
+    def doubt(self, model: nn.Module, doubt: str) -> None:
+        """Keep a doubt that came later, until it is told."""
+        self._doubts.append((model, Answer(doubt=doubt)))
 
     def tell_doubts(self) -> None:
         """Warn of what could not be asked of the step's calls, once for a model."""

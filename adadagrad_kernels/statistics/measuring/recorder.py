@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.measuring.arrivals import Arrivals
+from adadagrad_kernels.statistics.measuring.comparison import require_own_gradient
 from adadagrad_kernels.statistics.measuring.graph_node import listen, replace_gradient
+from adadagrad_kernels.statistics.measuring.independence import Reply
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
 from adadagrad_kernels.statistics.measuring.model_call import ModelCall
+from adadagrad_kernels.statistics.measuring.one_sample import OneSample
 from adadagrad_kernels.statistics.measuring.rows import Rows
 from adadagrad_kernels.statistics.measuring.samples import (
     no_shares,
@@ -84,11 +87,42 @@ class Recorder:
         """Ask the model of its call, if that is new; whether there are samples to measure."""
         self._open()
         with self.turns.paused():
-            self.call.begin(model, forward, args, kwargs, is_part=model is not self.model)
+            reply = self.call.begin(model, forward, args, kwargs, is_part=model is not self.model)
+            self._compare(reply)
+        if model is not self.model:
+            self._enter(model, reply)
         empty = self.call.samples == 0
         if empty and self.micro_batches[-1].samples is None:
             self.micro_batches[-1].samples = 0
         return not empty
+
+    def _enter(self, part: nn.Module, reply: Reply) -> None:
+        """Note a part that is called alone; where several have inputs, some may be positions."""
+        if any(tensor.grad_fn is not None for tensor in reply.question.contents.tensors):
+            return
+        entered = self.micro_batches[-1].entered
+        entered.add(id(part))
+        if len(entered) > 1:
+            self.call.doubt(
+                self.model,
+                "several of its parts are called alone with inputs of their own, of which one may "
+                "hold positions",
+            )
+
+    def _compare(self, reply: Reply) -> None:
+        """Run one of a call's samples by itself, where the model was asked for it."""
+        micro_batch, samples = self.micro_batches[-1], reply.samples or 0
+        begun = len(micro_batch.compared) == micro_batch.calls_of_models
+        micro_batch.calls_of_models += 1
+        if len(self.micro_batches) > 1 or samples < 2 or not any(reply.answer.has_samples):
+            return
+        compared = micro_batch.compared
+        if begun and (reply.asked or compared):
+            # The last one first: what comes from those before it shows there.
+            row = compared[0].row if compared else (samples - 2 + reply.asked) % samples
+            thorough = compared[0].thorough if compared else reply.asked == 1
+            one = OneSample(reply.question, reply.answer, samples, row, thorough=thorough)
+            compared.append(one)
 
     def called(self, use: Use) -> bool:
         """Count a call of a layer; whether it is to be measured."""
@@ -156,6 +190,8 @@ class Recorder:
         """See what the model returned: from there the graph is walked to shared values."""
         if self.micro_batches:
             micro_batch = self.micro_batches[-1]
+            if micro_batch.compared:
+                micro_batch.compared[-1].note(result)
             micro_batch.shared.search(result, micro_batch.samples or 1)
 
     def observe(self, use: Use, outputs: Sequence[Tensor], saved: Sequence[Tensor]) -> None:
@@ -284,16 +320,30 @@ class Recorder:
         micro_batch.finish()
         micro_batch.shared.forget()
         if followed:
-            norms = [values for _, values in micro_batch.sq_norms]
+            norms = [each.squared for each in micro_batch.norms]
             require_kept(parameters, micro_batch.reached, norms)
         self.problems += foreign_gradients(micro_batch, parameters)
         micro_batch.arrived, micro_batch.sums = {}, {}
+        self._require_own_gradient(micro_batch)
         if followed and self._variance:
             micro_batch.cumulative = {
                 id(p): p.grad.detach().clone()
                 for _, p in parameters
                 if p.requires_grad and p.grad is not None
             }
+
+    def _require_own_gradient(self, micro_batch: MicroBatch) -> None:
+        compared, micro_batch.compared = micro_batch.compared, []
+        if not compared or self.problems or len(compared) < micro_batch.calls_of_models:
+            return
+        with self.turns.paused():
+            try:
+                doubt = require_own_gradient(compared, micro_batch.norms, self._known.values())
+            except UnsupportedModelError as error:
+                self.problems.append(error)
+                return
+        if doubt is not None:
+            self.call.doubt(self.model, doubt)
 
     def require_grad_mode(self) -> None:
         """Refuse layers that ran under no_grad alone; see ``verify``."""

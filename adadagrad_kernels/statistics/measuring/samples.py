@@ -5,10 +5,14 @@ from __future__ import annotations
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.measuring.rows import Rows
 
+#: The way out that is left where the layers cannot measure.
+OTHERWISE = (
+    "measure with PerSampleGradients, or with MicroBatchGradients where that cannot run the model"
+)
 _WAYS_OUT = (
     "every layer must have the samples in its first dimension, or a single row for all of them. "
     "Ways out: keep the batch first, [samples, ...], and do not merge it with other dimensions; "
-    "pass what all samples share as [1, ...]; or measure with PerSampleGradients"
+    f"pass what all samples share as [1, ...]; or {OTHERWISE}"
 )
 
 
@@ -23,7 +27,7 @@ def require_own_rows(layer: str, rows: int, samples: int, kind: Rows) -> None:
             f"{layer} has an input whose number of rows depends on the inputs, as of tokens routed "
             "to experts or picked by a mask, so that a row is not a sample. Ways out: run the "
             "layer on all tokens, [samples, tokens, ...], and weight its output with zeros; or "
-            "measure with PerSampleGradients, or with MicroBatchGradients"
+            f"{OTHERWISE}"
         )
     elsewhere = kind is Rows.ELSEWHERE or (kind is Rows.SECOND and rows != samples)
     if elsewhere and samples > 1:
@@ -67,5 +71,5 @@ def no_shares(layer: str) -> str:
         "as a compiled graph or a reentrant checkpoint; or rows of a table are looked up by an "
         "index as long as the batch. Ways out: give the layer a row for every sample, such as "
         "positions [samples, positions]; look rows up in an nn.Embedding; take the penalty's "
-        "gradient after statistics(); or measure with PerSampleGradients"
+        f"gradient after statistics(); or {OTHERWISE}"
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
+from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch, Norms
 from adadagrad_kernels.statistics.measuring.verify import NamedParameters
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sums import squared_norm
@@ -26,7 +26,7 @@ def merged(
     parameters = {n: p for n, p in named if p.requires_grad}
     samples = sum(m.samples or 0 for m in micro_batches)
     factor = (samples / grad_scale) ** 2
-    sq_norms = torch.cat([_added(m.sq_norms, m.samples or 0) for m in micro_batches]) * factor
+    sq_norms = torch.cat([_added(m.norms, m.samples or 0) for m in micro_batches]) * factor
     grads = {n: p.grad.detach() for n, p in parameters.items() if p.grad is not None}
     sums = [squared_norm(grads.values()), sq_norms.sum()]
     mean_sq_norm, sum_sq_norms = torch.stack([value.to(sums[1].device) for value in sums]).tolist()
@@ -50,10 +50,10 @@ def merged(
     return record.with_inner_products(products)
 
 
-def _added(by_layer: Sequence[tuple[str, Tensor]], samples: int) -> Tensor:
+def _added(by_layer: Sequence[Norms], samples: int) -> Tensor:
     if not by_layer:
         return torch.zeros(samples, dtype=torch.float64)
-    return torch.stack([values for _, values in by_layer]).sum(0)
+    return torch.stack([each.squared for each in by_layer]).sum(0)
 
 
 def _variance(
@@ -112,7 +112,7 @@ def _spread(micro_batch: MicroBatch, parameter: nn.Parameter) -> Tensor:
 def first_nonfinite(micro_batches: Sequence[MicroBatch]) -> str | None:
     """The layer nearest to the loss whose norms are not finite, or None."""
     for micro_batch in micro_batches:
-        for layer, values in micro_batch.sq_norms:
-            if not bool(values.isfinite().all()):
-                return layer
+        for each in micro_batch.norms:
+            if not bool(each.squared.isfinite().all()):
+                return each.layer
     return None

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from adadagrad_kernels.statistics.contents import Contents
 from adadagrad_kernels.statistics.measuring.as_before import as_before
+from adadagrad_kernels.statistics.randomness import RandomState
 
 #: Elements from which on a tensor is kept as sums over so many blocks of each sample.
 _LARGE, _BLOCKS = 1 << 18, 4096
@@ -140,13 +141,7 @@ class Question:
             dimension: where.
             of_numbers: which of tensors of whole numbers, where these are others.
         """
-        tensors = []
-        for tensor, has_samples in zip(self.contents.tensors, batched, strict=True):
-            whole = of_numbers is not None and not tensor.is_floating_point()
-            index = torch.tensor(of_numbers if whole else rows, device=tensor.device)
-            picked = tensor.index_select(dimension, index) if has_samples else tensor.clone()
-            tensors.append(picked)
-        args, kwargs = self.contents.replaced(tensors)
+        args, kwargs = self._arguments(rows, batched, dimension, of_numbers)
         trial = Trial()
         paths = {module: path for path, module in self.model.named_modules()}
 
@@ -160,9 +155,7 @@ class Question:
         uses: AbstractContextManager[Any] = (
             _Uses(self.watch) if self.watch.holders else nullcontext()
         )
-        with as_before(self.model, hooks=self.hooks), torch.no_grad(), warnings.catch_warnings():
-            # Such as a checkpoint's, that nothing requires grad.
-            warnings.simplefilter("ignore")
+        with self.unseen(), torch.no_grad():
             handles = [module.register_forward_hook(see) for module in paths]
             self.watch.now, self.watch.count = trial, len(rows)
             try:
@@ -175,6 +168,53 @@ class Question:
                 for handle in handles:
                     handle.remove()
         return trial
+
+    def outputs(self, rows: Sequence[int], batched: Sequence[bool]) -> tuple[list[Tensor], bool]:
+        """Run the model for some samples as in training.
+
+        Args:
+            rows: which.
+            batched: the tensors that have samples.
+
+        Returns:
+            The tensors that it gives, each once, with the graph behind them; and whether it drew
+            random numbers.
+        """
+        args, kwargs = self._arguments(rows, batched)
+        leaves = Contents.of((args, kwargs))
+        args, kwargs = leaves.replaced(
+            [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in leaves.tensors]
+        )
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        with self.unseen(), torch.enable_grad():
+            before = RandomState(device)
+            given = Contents.of(self.forward(*args, **kwargs)).tensors
+            draws = before.has_changed()
+        return list({id(tensor): tensor for tensor in given}.values()), draws
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """A context after which nothing shows that the model ran."""
+        kept = as_before(self.model, hooks=self.hooks, arguments=self.contents.others)
+        with kept, warnings.catch_warnings():
+            # Such as a checkpoint's, that nothing requires grad.
+            warnings.simplefilter("ignore")
+            yield
+
+    def _arguments(
+        self,
+        rows: Sequence[int],
+        batched: Sequence[bool],
+        dimension: int = 0,
+        of_numbers: Sequence[int] | None = None,
+    ) -> Any:
+        tensors = []
+        for tensor, has_samples in zip(self.contents.tensors, batched, strict=True):
+            whole = of_numbers is not None and not tensor.is_floating_point()
+            index = torch.tensor(of_numbers if whole else rows, device=tensor.device)
+            picked = tensor.index_select(dimension, index) if has_samples else tensor.clone()
+            tensors.append(picked)
+        return self.contents.replaced(tensors)
 
 
 def _kept(tensor: Tensor, count: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
-from adadagrad_kernels.statistics.measuring.samples import no_shares
+from adadagrad_kernels.statistics.measuring.samples import OTHERWISE, no_shares
 from adadagrad_kernels.statistics.measuring.shared_uses import CLOSE, COARSE
 from adadagrad_kernels.statistics.measuring.uses import Part
 
@@ -104,9 +104,10 @@ def outside(name: str) -> str:
     return (
         f"what the samples contributed to the gradient of '{name}' does not add up to it. It can "
         "be a penalty in the loss, which belongs to no sample; a hook that changes the gradient; "
-        "a use of the parameter outside of its module; or a module that gives something else when "
-        "it is run again. Ways out: weight_decay of the optimizer, or the penalty's gradient added "
-        "after statistics(); the hook's change made after statistics(); or PerSampleGradients"
+        "a use of the parameter outside of its module; an output of the module that was changed in "
+        "place; or a module that gives something else when it is run again. Ways out: weight_decay "
+        "of the optimizer, or the penalty's gradient added after statistics(); the hook's change "
+        f"made after statistics(); or {OTHERWISE}"
     )
 
 
@@ -178,9 +179,9 @@ def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> l
     problems: list[Exception] = []
     compared: list[tuple[str, Tensor]] = []
     floor = _ZERO
-    if micro_batch.arrived and micro_batch.sq_norms:
+    if micro_batch.arrived and micro_batch.norms:
         # Below the rounding of all that the samples contributed nothing can be told.
-        squares = torch.stack([values.sum().cpu() for _, values in micro_batch.sq_norms])
+        squares = torch.stack([each.squared.sum().cpu() for each in micro_batch.norms])
         floor = _FLOOR * squares.sum().sqrt()
     for name, parameter in parameters:
         grad = micro_batch.arrived.get(id(parameter))
@@ -194,9 +195,10 @@ def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> l
             problems.append(
                 UnsupportedModelError(
                     f"the parameter '{name}' got a gradient outside of the layers that are "
-                    "measured: it is used outside of its module's forward. Ways out: call the "
-                    "module in place of reading its parameter; hold the parameter where it is "
-                    "used; freeze it; or measure with PerSampleGradients"
+                    "measured: it is used outside of its module's forward, or an output of the "
+                    "module was changed in place. Ways out: call the module in place of reading "
+                    "its parameter, and the out-of-place form; hold the parameter where it is "
+                    f"used; freeze it; or {OTHERWISE}"
                 )
             )
         elif all(key in micro_batch.sums for key in keys) and len(keys) == 1:

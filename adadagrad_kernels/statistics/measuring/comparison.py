@@ -1,0 +1,130 @@
+"""Whether the record is that of its samples: one of them, run by itself, must have its norms.
+
+What a model says of a few samples before its forward pass (see ``independence``) cannot show all
+that it does with a batch. So where it was asked, the norms that each layer has measured for one of
+the samples are compared with those of its gradient by itself. Where one differs, the whole batch is
+run again, to tell a model that mixes samples from one whose layers get gradients by another way
+than what it returns, and from rounding that a kink such as ReLU's has made large.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.statistics.measuring.micro_batch import Norms
+from adadagrad_kernels.statistics.measuring.one_sample import (
+    CannotCompareError,
+    Gradients,
+    OneSample,
+)
+from adadagrad_kernels.statistics.measuring.samples import OTHERWISE
+from adadagrad_kernels.statistics.measuring.uses import Part
+
+#: How far norms may be apart, relative to them, and in types of sixteen bits.
+_FAR, _COARSE = 2e-2, 1.5e-1
+#: The least difference that counts, relative to the norm over all layers.
+_FLOOR, _COARSE_FLOOR = 1e-3, 3e-2
+
+
+def require_own_gradient(
+    calls: Sequence[OneSample], norms: Sequence[Norms], parameters: Iterable[nn.Parameter]
+) -> str | None:
+    """Compare what the layers have measured for one sample with its gradient by itself.
+
+    Args:
+        calls: all of a micro-batch, the first of a step.
+        norms: that its layers have measured.
+        parameters: that have its gradient in ``.grad``.
+
+    Returns:
+        Why a difference says nothing of the samples, or None.
+
+    Raises:
+        UnsupportedModelError: naming the layer whose norm is that of no sample.
+    """
+    try:
+        expected = _added([call.gradients() for call in calls])
+        if _differing(norms, calls, expected) is None:
+            return None
+        repeated = [call.repeated() for call in calls]
+    except CannotCompareError:
+        return None
+    every = _added([each.every for each in repeated])
+    if not _is_grad(every, parameters, coarse=calls[0].coarse):
+        return "its layers get gradients by another way than what it returns"
+    layer = _differing(norms, calls, _added([each.alone for each in repeated]))
+    changes = any(each.changes for each in repeated)
+    if layer is None:
+        return None
+    if not changes and not calls[0].without_rows:
+        # By itself a unit may lie on the other side of a kink; in the same batch it does not.
+        layer = _differing(norms, calls, _added([each.row for each in repeated]))
+    if layer is not None:
+        raise UnsupportedModelError(
+            f"{layer} has measured another gradient for sample {calls[0].row} of the batch than "
+            "follows from that sample's outputs: what the model gives for a sample depends on the "
+            "others, or the rows of the layer's input are no samples. Ways out: take the operation "
+            f"across the batch out of the model; or {OTHERWISE}"
+        )
+    return None
+
+
+def _added(each: Sequence[Gradients]) -> Gradients:
+    total: Gradients = {}
+    for gradients in each:
+        for key, gradient in gradients.items():
+            total[key] = total[key] + gradient if key in total else gradient
+    return total
+
+
+def _differing(
+    norms: Sequence[Norms], calls: Sequence[OneSample], gradients: Gradients
+) -> str | None:
+    """The layer nearest to the loss with another norm than that of these gradients."""
+    row = calls[0].row
+    if not norms:
+        return None
+    ours = torch.stack([each.squared[row].double().cpu() for each in norms]).sqrt().tolist()
+    theirs = [math.hypot(*(_norm(part, gradients) for part in each.parts)) for each in norms]
+    totals = [math.hypot(*values) for values in (ours, theirs)]
+    if not all(math.isfinite(total) for total in totals) or not any(totals):
+        return None
+    if all(call.without_rows for call in calls):
+        # A loss weights its samples as it likes.
+        ours = [value / (totals[0] or 1.0) for value in ours]
+        theirs = [value / (totals[1] or 1.0) for value in theirs]
+        totals = [1.0, 1.0]
+    coarse = any(call.coarse for call in calls)
+    far, floor = (_COARSE, _COARSE_FLOOR) if coarse else (_FAR, _FLOOR)
+    for each, one, other in zip(norms, ours, theirs, strict=True):
+        if abs(one - other) > max(far * max(one, other), floor * max(totals)):
+            return each.layer
+    return None
+
+
+def _norm(part: Part, gradients: Gradients) -> float:
+    gradient = gradients.get(id(part.parameter))
+    if gradient is None:
+        return 0.0
+    rows = gradient.to_dense().flatten()[part.start : part.start + part.value.numel()]
+    return float(rows.double().square().sum().sqrt())
+
+
+def _is_grad(every: Gradients, parameters: Iterable[nn.Parameter], *, coarse: bool) -> bool:
+    """Whether ``.grad`` is what follows from the gradients of the outputs."""
+    far, whole = 0.0, 0.0
+    for parameter in parameters:
+        grad = parameter.grad
+        if grad is None:
+            continue
+        grad = grad.to_dense() if grad.is_sparse else grad
+        other = every.get(id(parameter))
+        difference = grad if other is None else grad - other.to_dense().view_as(grad)
+        far += float(difference.double().square().sum())
+        whole += float(grad.double().square().sum())
+    return math.sqrt(far) <= (_COARSE if coarse else _FAR) * math.sqrt(whole)

@@ -1,0 +1,300 @@
+"""A sample of a batch, run by itself or as the only one whose outputs get their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adadagrad_kernels.statistics.contents import Contents
+from adadagrad_kernels.statistics.measuring.answers import Answer
+from adadagrad_kernels.statistics.measuring.as_before import has_hooks_of_users
+from adadagrad_kernels.statistics.measuring.mixing import close
+from adadagrad_kernels.statistics.measuring.trial import Question
+from adadagrad_kernels.statistics.randomness import RandomState
+
+#: Elements of the gradient of an output up to which all of it is kept.
+_KEPT = 1 << 24
+#: How far outputs may be apart, relative to the largest of their elements, and in sixteen bits.
+_FAR, _COARSE = 1e-2, 1e-1
+
+#: By the identity of a parameter.
+Gradients = dict[int, Tensor]
+
+
+class CannotCompareError(Exception):
+    """A sample's gradient cannot be had by itself."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the rows of a sample are in an output."""
+
+    dimension: int
+    start: int
+    size: int
+
+    def of(self, tensor: Tensor) -> Tensor:
+        return tensor.narrow(self.dimension, self.start, self.size)
+
+    def first(self, tensor: Tensor) -> Tensor:
+        """The same of the first sample."""
+        return tensor.narrow(self.dimension, 0, self.size)
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A call that was run again.
+
+    Attributes:
+        every: what follows from the gradients of all outputs.
+        row: of those of one sample.
+        alone: of the sample by itself; the same where it draws random numbers.
+        changes: whether its outputs are others by itself.
+    """
+
+    every: Gradients
+    row: Gradients
+    alone: Gradients
+    changes: bool
+
+
+class OneSample:
+    """A sample of one call of a model: made before the forward pass that it belongs to.
+
+    A model that draws random numbers draws others for a sample by itself; nothing is known of it
+    before the backward pass is over.
+
+    Args:
+        question: the call.
+        answer: what the model has said of it.
+        samples: of the batch.
+        row: which of them.
+        thorough: whether the whole batch is run again for a model that draws random numbers.
+
+    Attributes:
+        coarse: whether it was computed in types of sixteen bits.
+        without_rows: whether what got gradients has no rows for the samples, such as a loss.
+    """
+
+    def __init__(
+        self, question: Question, answer: Answer, samples: int, row: int, *, thorough: bool = True
+    ) -> None:
+        self.samples, self.row, self.thorough = samples, row, thorough
+        self.without_rows = False
+        self._question, self._has_samples = question, answer.has_samples
+        self._count = 2 if answer.resized else samples
+        parameters = list(question.model.parameters())
+        self._parameters = [p for p in parameters if p.requires_grad]
+        device = parameters[0].device
+        self._random = RandomState(device)
+        self._autocast = (
+            device.type,
+            torch.get_autocast_dtype(device.type),
+            torch.is_autocast_enabled(device.type),
+        )
+        halves = (torch.float16, torch.bfloat16)
+        self.coarse = self._autocast[2] or any(p.dtype in halves for p in parameters)
+        self._versions = _versions(question)
+        self._given: list[Tensor] = []
+        self._places: list[_Place | None] = []
+        self._grads: dict[int, Tensor] = {}
+        self._whole: dict[int, Tensor] = {}
+        self._alone = self._run_alone(question)
+
+    def _run_alone(self, question: Question) -> list[Tensor] | None:
+        """What it gives by itself; None where it does not run so, or draws random numbers."""
+        try:
+            outputs, draws = question.outputs([self.row] * self._count, self._has_samples)
+        except Exception:  # it is run with the whole batch then
+            return None
+        return None if draws or _rows_differ(outputs, self._count) else outputs
+
+    def note(self, result: Any) -> None:
+        """Note what the call gave, and have the gradients of that noted."""
+        outputs = _distinct(result)
+        alone = self._alone
+        if alone is not None and len(alone) == len(outputs):
+            pairs = zip(outputs, alone, strict=True)
+            self._places = [self._place(o.shape, a.shape) for o, a in pairs]
+        if alone is None or len(alone) != len(outputs) or self._has_lost(outputs):
+            self._alone = None
+            self._places = [self._place(output.shape, None) for output in outputs]
+        for index, (output, place) in enumerate(zip(outputs, self._places, strict=True)):
+            self._given.append(_part(place, output))
+            if output.grad_fn is not None:
+                output.register_hook(self._listener(index))  # type: ignore[no-untyped-call]
+
+    def _has_lost(self, outputs: Sequence[Tensor]) -> bool:
+        """Whether one sample gives other shapes than all, as where a batch is cropped."""
+        return any(
+            place is None and output.dim() > 0 and output.requires_grad
+            for output, place in zip(outputs, self._places, strict=True)
+        )
+
+    def _place(self, shape: torch.Size, alone: torch.Size | None) -> _Place | None:
+        for dimension, size in enumerate(shape):
+            others = (*shape[:dimension], self._count, *shape[dimension + 1 :])
+            if size == self.samples and (alone is None or alone == others):
+                return _Place(dimension, self.row, 1)
+        if alone is None or not shape or not alone or shape[1:] != alone[1:]:
+            return None
+        each = shape[0] // self.samples
+        merged = shape[0] == each * self.samples and alone[0] == each * self._count
+        return _Place(0, self.row * each, each) if merged else None
+
+    def _listener(self, index: int) -> Callable[[Tensor], None]:
+        def hear(grad: Tensor) -> None:
+            self._grads[index] = _part(self._places[index], grad)
+            if grad.numel() <= _KEPT:
+                self._whole[index] = grad.detach()
+
+        return hear
+
+    # After the backward pass.
+
+    def gradients(self) -> Gradients:
+        """What its outputs' gradients make of it, by itself if that is known.
+
+        Raises:
+            CannotCompareError: where these are not the sample's.
+        """
+        if not self._grads or self._versions != _versions(self._question):
+            raise CannotCompareError
+        with_rows = [i for i in self._grads if self._places[i] is not None]
+        if with_rows:
+            # A loss beside them mostly comes out of them; if not, that shows.
+            self._grads = {i: self._grads[i] for i in with_rows}
+            self._whole = {i: grad for i, grad in self._whole.items() if i in with_rows}
+        elif self._alone is None or any(self._given[i].dim() for i in self._grads):
+            raise CannotCompareError
+        self.without_rows = not with_rows
+        if self._alone is None:
+            if not self.thorough:
+                raise CannotCompareError
+            return self._of_row(self._again(self._question))
+        return self._by_itself(self._alone)
+
+    def repeated(self) -> Repeated:
+        """The call once more, for all samples: users' hooks, which may change outputs, run too.
+
+        Raises:
+            CannotCompareError: where it gives other outputs than before, or not all of their
+                gradients were kept.
+        """
+        question = replace(self._question, hooks=has_hooks_of_users(self._question.model))
+        outputs = self._again(question)
+        given = [_part(place, o) for place, o in zip(self._places, outputs, strict=True)]
+        if not self._alike(given):
+            raise CannotCompareError
+        if self._whole.keys() != self._grads.keys():
+            raise CannotCompareError
+        every = self._backward(outputs, self._whole, retain=True)
+        row = every if self.without_rows else self._of_row(outputs)
+        alone = self._run_alone(question) if self._alone is not None else None
+        if alone is None:
+            return Repeated(every, row, row, changes=False)
+        given = [o if p is None else p.first(o) for p, o in zip(self._places, alone, strict=True)]
+        changes = not self.without_rows and not self._alike(given)
+        return Repeated(every, row, self._by_itself(alone), changes=changes)
+
+    def _alike(self, outputs: Sequence[Tensor]) -> bool:
+        """Whether these are the sample's rows of what the call gave."""
+        tolerance = _COARSE if self.coarse else _FAR
+        return all(
+            close(output.detach(), given, tolerance)
+            for output, given in zip(outputs, self._given, strict=True)
+        )
+
+    def _again(self, question: Question) -> list[Tensor]:
+        kind, dtype, enabled = self._autocast
+        after = RandomState(self._parameters[0].device)
+        try:
+            self._random.restore()
+            with torch.autocast(kind, dtype, enabled=enabled):
+                outputs = question.outputs(range(self.samples), self._has_samples)[0]
+        except Exception as error:
+            raise CannotCompareError from error
+        finally:
+            after.restore()
+        if len(outputs) != len(self._given):
+            raise CannotCompareError
+        return outputs
+
+    def _by_itself(self, outputs: list[Tensor]) -> Gradients:
+        return self._backward(outputs, self._placed(outputs, _Place.first))
+
+    def _of_row(self, outputs: list[Tensor]) -> Gradients:
+        return self._backward(outputs, self._placed(outputs, _Place.of))
+
+    def _placed(
+        self, outputs: list[Tensor], where: Callable[[_Place, Tensor], Tensor]
+    ) -> dict[int, Tensor]:
+        placed = {}
+        for index, grad in self._grads.items():
+            place = self._places[index]
+            placed[index] = grad if place is None else torch.zeros_like(outputs[index])
+            if place is not None:
+                where(place, placed[index]).copy_(grad)
+        return placed
+
+    def _backward(
+        self, outputs: list[Tensor], grads: dict[int, Tensor], *, retain: bool = False
+    ) -> Gradients:
+        """By autograd; ``grads`` are whole ones, also of outputs on the way to others."""
+        used = [i for i in grads if outputs[i].grad_fn is not None]
+        if not used:
+            raise CannotCompareError
+        handles = [outputs[i].register_hook(lambda _, grad=grads[i]: grad) for i in used]  # type: ignore[no-untyped-call]
+        try:
+            with _without_hooks(self._parameters), self._question.unseen():
+                found = torch.autograd.grad(
+                    [outputs[i] for i in used],
+                    self._parameters,
+                    [grads[i] for i in used],
+                    allow_unused=True,
+                    retain_graph=retain,
+                )
+        except Exception as error:
+            raise CannotCompareError from error
+        finally:
+            for handle in handles:
+                handle.remove()
+        pairs = zip(self._parameters, found, strict=True)
+        return {id(p): grad.detach() for p, grad in pairs if grad is not None}
+
+
+def _part(place: _Place | None, tensor: Tensor) -> Tensor:
+    return (tensor if place is None else place.of(tensor)).detach().clone()
+
+
+def _distinct(result: Any) -> list[Tensor]:
+    return list({id(tensor): tensor for tensor in Contents.of(result).tensors}.values())
+
+
+def _versions(question: Question) -> list[int]:
+    return [tensor._version for tensor in question.contents.tensors]
+
+
+def _rows_differ(outputs: Sequence[Tensor], count: int) -> bool:
+    """Whether rows of one and the same sample are others."""
+    rows = [tensor.detach() for tensor in outputs if tensor.shape[:1] == (count,)]
+    return not all(close(row[:1].expand_as(row), row) for row in rows)
+
+
+@contextmanager
+def _without_hooks(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """A context in which no hook hears of a gradient."""
+    places = [p._backward_hooks for p in parameters if p._backward_hooks]
+    before = [dict(place) for place in places]
+    for place in places:
+        place.clear()
+    try:
+        yield
+    finally:
+        for place, hooks in zip(places, before, strict=True):
+            place.update(hooks)

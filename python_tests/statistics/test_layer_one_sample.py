@@ -1,0 +1,254 @@
+"""A sample by itself must have the gradient in the record: what a few samples did not show."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from zoo import Model
+
+from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.statistics import layer_statistics
+from adadagrad_kernels.statistics.measuring import recorder as recorder_module
+
+B, D = 6, 4
+
+Loss = Callable[[Any], Tensor]
+
+
+def squares(output: Tensor) -> Tensor:
+    return output.square().mean()
+
+
+def two_layers(run: Callable[..., Any], **more: Any) -> Model:
+    return Model(run, a=nn.Linear(D, D), b=nn.Linear(D, 2), **more)
+
+
+def step(model: nn.Module, *args: Any, loss: Loss = squares) -> Tensor:
+    with layer_statistics(model) as recorder:
+        loss(model(*args)).backward()
+        record = recorder.statistics()
+    assert record is not None
+    assert record.sq_norms is not None
+    return record.sq_norms
+
+
+def routed(m: Any, x: Tensor) -> Tensor:
+    """Experts that take as many tokens as the batch has samples, one of them none of the first."""
+    h = m.a(x).reshape(-1, D)
+    chosen = (x.reshape(-1, D)[:, 0] > 0).long()
+    for k, expert in enumerate(m.experts):
+        rows = (chosen == k).nonzero().flatten()
+        if len(rows):
+            h = h.index_add(0, rows, expert(h[rows]))
+    return m.b(h.view(x.shape))
+
+
+def test_an_expert_that_the_first_samples_do_not_call() -> None:
+    model = two_layers(routed, experts=nn.ModuleList(nn.Linear(D, D) for _ in range(2)))
+    x = torch.randn(B, 3, D)
+    x[..., 0] = -1.0
+    x.view(-1, D)[9:15, 0] = 1.0
+    with pytest.raises(UnsupportedModelError, match=r"experts\.1.*sample 5"):
+        step(model, x)
+
+
+def test_edges_between_later_samples() -> None:
+    """A graph that no three samples show."""
+
+    def graph(m: Any, x: Tensor, edges: Tensor) -> Tensor:
+        h = m.a(x)
+        return m.b(h + torch.zeros_like(h).index_add(0, edges[1], h[edges[0]]))
+
+    with pytest.raises(UnsupportedModelError, match="samples"):
+        step(two_layers(graph), torch.randn(B, D), torch.tensor([[3, 4, 5], [4, 5, 3]]))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("mixes", [False, True])
+def test_hooks_of_users(dropout: float, mixes: bool) -> None:
+    model = two_layers(lambda m, x: m.b(m.drop(m.a(x))), drop=nn.Dropout(dropout))
+    model.a.register_forward_hook(
+        lambda module, given, output: output - output.mean(0) if mixes else 2 * output
+    )
+    if not mixes:
+        step(model, torch.randn(B, D))
+        return
+    with pytest.raises(UnsupportedModelError, match="another gradient for sample 5"):
+        step(model, torch.randn(B, D))
+
+
+def test_a_mean_that_grows_from_zero() -> None:
+    """The sum of the outputs is that of samples apart, until the weight has left zero."""
+    model = two_layers(lambda m, x: m.b(m.a(x) + m.w * (m.a(x) - m.a(x).mean(0))),
+                       w=nn.Parameter(torch.zeros(D)))  # fmt: skip
+    with pytest.raises(ValueError, match="sample"):
+        step(model, torch.randn(B, D))
+
+
+def both(m: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    h = m.a(x).tanh()
+    return h, h[:, 0], m.b(h)
+
+
+def with_loss(m: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    z = m.b(m.a(x).tanh())
+    return F.cross_entropy(z, torch.arange(len(z)) % 2), z
+
+
+@pytest.mark.parametrize(
+    ("run", "loss"),
+    [
+        (both, lambda o: o[0].abs().mean() + o[1].square().mean() + o[2].mean()),
+        (with_loss, lambda o: o[0]),
+        (with_loss, lambda o: o[0] + o[1].square().mean()),
+        (lambda m, x: m.b(m.a(x)).transpose(0, 1), squares),
+        (lambda m, x: {"out": m.b(m.a(x))}, lambda o: squares(o["out"])),
+        (lambda m, x: m.b(checkpoint(m.a, x, use_reentrant=False)), squares),
+        (lambda m, x: m.b(m.a(x)).mul_(2), squares),
+        (lambda m, x: m.b(F.dropout(m.a(x)) + torch.rand(())), squares),
+    ],
+    ids=["on the way", "a loss", "a loss beside", "second", "dictionary", "checkpoint", "in place",
+         "random"],
+)  # fmt: skip
+def test_what_is_right_is_left_alone(
+    run: Callable[..., Any], loss: Loss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compared, found equal, and nothing is said; ``.grad`` and draws are those of a plain step."""
+    compared = []
+    require = recorder_module.require_own_gradient
+
+    def noted(calls: Any, *args: Any) -> str | None:
+        compared.extend(calls)
+        return require(calls, *args)
+
+    monkeypatch.setattr(recorder_module, "require_own_gradient", noted)
+    model, x = two_layers(run), torch.randn(B, D)
+    torch.manual_seed(1)
+    loss(model(x)).backward()
+    plain = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    after = torch.rand(3)
+    model.zero_grad()
+    torch.manual_seed(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(model, x, loss=loss)
+    torch.testing.assert_close([p.grad for p in model.parameters()], plain)
+    assert torch.equal(torch.rand(3), after)
+    assert len(compared) == 1
+
+
+def test_gradients_by_another_way_are_told() -> None:
+    """A penalty on what a layer gave, kept on the model: the outputs do not tell its gradient."""
+
+    def keeping(m: Any, x: Tensor) -> Tensor:
+        m.kept.append(m.a(x).tanh())
+        return m.b(m.kept[-1])
+
+    model = two_layers(keeping, kept=[])
+    with pytest.warns(UserWarning, match="by another way than what it returns"):
+        step(model, torch.randn(B, D), loss=lambda o: squares(o) + squares(model.kept[-1]))
+    assert len(model.kept) == 1
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_under_autocast(half: torch.dtype) -> None:
+    model = two_layers(lambda m, x: m.b(m.a(x).relu()))
+    with torch.autocast("cpu", half):
+        step(model, torch.randn(64, 5, D))
+
+
+def test_hooks_of_parameters_do_not_hear_of_it() -> None:
+    model, heard = two_layers(lambda m, x: m.b(m.a(x))), []
+    model.a.weight.register_hook(lambda grad: heard.append(grad.norm()))
+    step(model, torch.randn(B, D))
+    assert len(heard) == 1
+
+
+def test_an_input_that_was_changed_since_says_nothing() -> None:
+    model, x = two_layers(lambda m, x: m.b(m.a(x * 1.0)).tanh()), torch.randn(B, D)
+
+    def loss(output: Tensor) -> Tensor:
+        x.zero_()
+        return squares(output)
+
+    step(model, x, loss=loss)
+
+
+def test_parts_that_are_called_alone() -> None:
+    """Positions of a part, as many as samples: nobody can tell, so it is told."""
+    model = nn.ModuleDict({"tokens": nn.Linear(D, D), "places": nn.Linear(1, D)})
+    with layer_statistics(model) as recorder:
+        places = model["places"](torch.linspace(0, 1, B)[:, None])
+        (model["tokens"](torch.randn(B, D)) + places).square().mean().backward()
+        with pytest.warns(UserWarning, match="several of its parts are called alone"):
+            recorder.statistics()
+    coder = nn.ModuleDict({"encoder": nn.Linear(D, D), "decoder": nn.Linear(D, D)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with layer_statistics(coder) as recorder:
+            coder["decoder"](coder["encoder"](torch.randn(B, D))).square().mean().backward()
+            recorder.statistics()
+
+
+COUNTER = 0
+
+
+class Counting(nn.Module):
+    """Counts in its class, in a name of this file and in an object that it is given."""
+
+    calls = 0
+    seen: list[int] = []  # noqa: RUF012 (shared on purpose)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(D, D)
+
+    def forward(self, x: Tensor, cache: Any) -> Tensor:
+        global COUNTER
+        COUNTER += 1
+        type(self).calls += 1
+        self.seen.append(len(x))
+        cache.kept.append(self.layer(x))
+        result: Tensor = cache.kept[-1]
+        return result
+
+
+class Cache:
+    """Empty until a forward pass fills it."""
+
+    def __init__(self) -> None:
+        self.kept: list[Tensor] = []
+
+
+def test_what_lies_beside_the_model_is_as_before() -> None:
+    cache, model = Cache(), Counting()
+    before = COUNTER
+    step(model, torch.randn(B, D), cache)
+    assert (Counting.calls, Counting.seen, len(cache.kept), COUNTER) == (1, [B], 1, before + 1)
+    Counting.calls, Counting.seen[:] = 0, []
+
+
+def test_an_iterator_on_a_module_is_not_read() -> None:
+    model = two_layers(lambda m, x: m.b(m.a(x) * next(m.scales)), scales=iter(range(1, 9)))
+    with pytest.warns(UserWarning, match="holds an iterator"):
+        step(model, torch.randn(B, D))
+    assert next(model.scales) == 2
+
+
+@pytest.mark.parametrize("place", [0, 7, 15])
+def test_one_gradient_among_many_that_is_written_by_data(place: int) -> None:
+    model = nn.Sequential(*(nn.Linear(D, D) for _ in range(16)))
+    with layer_statistics(model) as recorder:
+        squares(model(torch.randn(B, D))).backward()
+        grad = model[place].weight.grad
+        assert isinstance(grad, Tensor)
+        grad.data.mul_(0.5)
+        with pytest.raises(ValueError, match=rf"'{place}\.weight' was changed"):
+            recorder.statistics()
