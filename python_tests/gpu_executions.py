@@ -44,9 +44,11 @@ ON_CPU = (
     *(f"triton-ptx-{architecture}" for architecture in ARCHITECTURES),
 )
 EXECUTIONS = (*ON_CPU, *DEVICES)
-#: Left out unless asked for (--gpu-cases all): other orders, and what differs least.
+#: Left out unless asked for (--gpu-cases all): other orders, runs without checks where one with
+#: them is left, and architectures whose bits ``ops/test_gpu_bits.py`` compares in any case.
 NIGHTLY = (
-    *("cuda-checked-forward", "cuda-checked-reverse", "cuda-ptx-sm_120"),
+    *("cuda-host", "cuda-checked-forward", "cuda-checked-reverse"),
+    *("cuda-ptx-sm_80", "cuda-ptx-sm_100", "cuda-ptx-sm_120"),
     *("triton-ptx-sm_80", "triton-ptx-sm_100", "triton-ptx-sm_120"),
 )
 #: Files whose many runs take Triton's larger code minutes, or whose op is other files' passes
