@@ -77,6 +77,31 @@ def test_imports_run_one_way(path: Path) -> None:
         assert allowed, f"{path}:{line}: {own} must not import {part}"
 
 
+#: Functions that make tensors on the device that ``torch.set_default_device`` says.
+FACTORIES = (
+    *("arange", "as_tensor", "empty", "eye", "full", "linspace", "ones", "rand", "randint"),
+    *("randn", "randperm", "tensor", "zeros"),
+)
+#: Parts that run models of their own, on the CPU.
+PROGRAMS = ("cli", "report")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SOURCES if _part(path) not in PROGRAMS],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_every_tensor_that_is_made_has_its_device(path: Path) -> None:
+    """The address of one that lies elsewhere must not reach a kernel."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        of_torch = isinstance(node.func.value, ast.Name) and node.func.value.id == "torch"
+        if of_torch and node.func.attr in FACTORIES:
+            named = {keyword.arg for keyword in node.keywords}
+            assert "device" in named, f"{path}:{node.lineno}: torch.{node.func.attr} has no device"
+
+
 def test_the_layers_are_all_there_and_documented() -> None:
     parts = {_part(path) for path in SOURCES} | {"_C", "_C_cuda"}
     assert parts == set(HEIGHT)

@@ -137,8 +137,8 @@ def _empty_moments(
     grads: Tensor, variance: bool, inner_products: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     samples, features = grads.shape
-    mean = torch.empty(features, dtype=ACCUMULATION_DTYPES[grads.dtype])
-    sq_norms = torch.empty(samples, dtype=torch.float64)
+    mean = torch.empty(features, dtype=ACCUMULATION_DTYPES[grads.dtype], device="cpu")
+    sq_norms = torch.empty(samples, dtype=torch.float64, device="cpu")
     return (
         mean,
         torch.empty_like(mean) if variance else mean.new_empty(0),
@@ -276,13 +276,13 @@ def _run(
     """Take a step; the caller holds the tensors of the update."""
     sq_norm = step(update, *scalars, torch.get_num_threads())
     increment_version(written)
-    return torch.full((), sq_norm, dtype=torch.float64)
+    return torch.full((), sq_norm, dtype=torch.float64, device="cpu")
 
 
 def _sq_norm(grads: Sequence[Tensor], grad_scale: float) -> Tensor:
     """The squared norm of the gradient of a step that is not taken."""
     return torch.stack(
-        [torch.zeros((), dtype=torch.float64)]
+        [torch.zeros((), dtype=torch.float64, device="cpu")]
         + [(grad.double() / grad_scale).square().sum() for grad in grads]
     ).sum()
 

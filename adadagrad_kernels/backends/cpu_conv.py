@@ -82,12 +82,14 @@ class _Parts:
     ) -> None:
         dtype = ACCUMULATION_DTYPES[inputs.dtype]
         samples = len(inputs)
-        self.weight_grad = torch.empty(weight_shape, dtype=dtype)
+        self.weight_grad = torch.empty(weight_shape, dtype=dtype, device="cpu")
         self.nothing = self.weight_grad.new_empty(0)
         self.weight_variance = torch.empty_like(self.weight_grad) if variance else self.nothing
-        self.sq_norms = torch.empty(samples, dtype=torch.float64)
+        self.sq_norms = torch.empty(samples, dtype=torch.float64, device="cpu")
         self.products = self.sq_norms.new_empty(samples if inner_products else 0)
-        self.bias_sums = torch.empty(samples, out_features, dtype=dtype) if bias else None
+        self.bias_sums = (
+            torch.empty(samples, out_features, dtype=dtype, device="cpu") if bias else None
+        )
         self.asked = variance, inner_products
 
     def addresses(self) -> tuple[int, int, int, int, int]:

@@ -128,8 +128,8 @@ def _empty(
     inner_products: bool,
 ) -> Outputs:
     samples = len(like)
-    weight = torch.empty(weight_shape, dtype=ACCUMULATION_DTYPES[like.dtype])
-    sq_norms = torch.empty(samples, dtype=torch.float64)
+    weight = torch.empty(weight_shape, dtype=ACCUMULATION_DTYPES[like.dtype], device="cpu")
+    sq_norms = torch.empty(samples, dtype=torch.float64, device="cpu")
     return (
         weight,
         weight.new_empty(bias_size if bias else 0),

@@ -74,7 +74,7 @@ def sparse_mean_step_(
         if sq_norm is None:
             check_csr_indices(*rows, features)  # says what is wrong
     increment_version([param] if state_sum is None else [param, state_sum])
-    return torch.tensor(sq_norm, dtype=torch.float64)
+    return torch.tensor(sq_norm, dtype=torch.float64, device="cpu")
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:

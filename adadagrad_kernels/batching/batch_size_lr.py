@@ -69,15 +69,27 @@ class BatchSizeLR:
                 "the optimizer's rates follow the batch size already, and two gains would undo "
                 "each other: call remove() on the first BatchSizeLR"
             )
-        _FOLLOWING.add(optimizer)
         self.gain = 1.0
         # Of each group, the rate that it had before the step.
         self._rates: list[tuple[dict[str, Any], Any]] = []
+        self._attach()
+
+    def _attach(self) -> None:
+        _FOLLOWING.add(self.optimizer)
         self._handles = [
-            optimizer.register_step_pre_hook(lambda *_: self._multiply()),
-            optimizer.register_step_post_hook(lambda *_: self._restore()),
-            optimizer.register_load_state_dict_pre_hook(lambda *_: self._rates.clear()),
+            self.optimizer.register_step_pre_hook(lambda *_: self._multiply()),
+            self.optimizer.register_step_post_hook(lambda *_: self._restore()),
+            self.optimizer.register_load_state_dict_pre_hook(lambda *_: self._rates.clear()),
         ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the hooks, which optimizers leave behind too when they are pickled or copied."""
+        return {**vars(self), "_handles": bool(self._handles)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _handles=[])
+        if state["_handles"]:
+            self._attach()
 
     def update(self, batch_size: int, statistics: GradientStatistics | None = None) -> None:
         """Set the gain of the next step.
@@ -96,8 +108,8 @@ class BatchSizeLR:
         """Leave the optimizer alone from here on."""
         self._restore()
         _FOLLOWING.discard(self.optimizer)
-        for handle in self._handles:
-            handle.remove()
+        while self._handles:
+            self._handles.pop().remove()
 
     def state_dict(self) -> dict[str, Any]:
         """The gain, and what the rule remembers, as plain JSON types."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sized
@@ -118,7 +119,9 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
                 f"a dataset of {self.size} samples cannot give {self.world_size} ranks "
                 f"{min_samples} each: take fewer ranks, or total_samples to cross epochs"
             )
-        self._requested = _asker(batch_size)
+        self._requested: Callable[[], object] = (
+            batch_size if callable(batch_size) else functools.partial(_size_of, batch_size)
+        )
         if not callable(batch_size):
             self._request()
         self.epoch = self.position = self.drawn = 0
@@ -294,7 +297,6 @@ def _length(dataset_or_size: Sized | int) -> int:
     return size
 
 
-def _asker(batch_size: BatchController | Callable[[], int] | int) -> Callable[[], object]:
-    if callable(batch_size):
-        return batch_size
-    return lambda: getattr(batch_size, "batch_size", batch_size)
+def _size_of(batch_size: BatchController | int) -> object:
+    """Of now; by a function of this file, so that a sampler can be pickled."""
+    return getattr(batch_size, "batch_size", batch_size)

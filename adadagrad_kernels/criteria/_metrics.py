@@ -65,7 +65,9 @@ class Weights:
         state = self._optimizer.state.get(param)
         if not state:
             return (
-                None if any(self._optimizer.state.values()) else torch.ones((), dtype=torch.float64)
+                None
+                if any(self._optimizer.state.values())
+                else torch.ones((), dtype=torch.float64, device="cpu")
             )
         self._require_entries(name, param, state)
         return self._inverse_root(state, self._groups[id(param)])
@@ -75,7 +77,9 @@ class Weights:
         if self._metric == "adagrad":
             squares = state["sum"]
         else:
-            decayed = group["betas"][1] ** torch.as_tensor(state["step"], dtype=torch.float64)
+            step = state["step"]
+            device = step.device if isinstance(step, Tensor) else "cpu"
+            decayed = group["betas"][1] ** torch.as_tensor(step, dtype=torch.float64, device=device)
             largest = state.get("max_exp_avg_sq")  # of AMSGrad
             squares = (state["exp_avg_sq"] if largest is None else largest) / (1 - decayed)
         return squares.double().sqrt().add_(group["eps"]).reciprocal_()

@@ -125,7 +125,7 @@ def _run(
         return settled
     _check(params, grads, accumulators, row_wise)
     if not params:
-        return torch.zeros((), dtype=torch.float64)
+        return torch.zeros((), dtype=torch.float64, device="cpu")
     backend = select_for(params)
     sq_norm: Tensor = backend.adagrad_norm_step_(params, grads, accumulators, row_wise, *scalars)
     return sq_norm

@@ -108,7 +108,7 @@ def _run(
             return settled
     _check(params, grads, state_sums)
     if not params:
-        return torch.zeros((), dtype=torch.float64)
+        return torch.zeros((), dtype=torch.float64, device="cpu")
     sq_norm: Tensor = select_for(params).adagrad_step_(params, grads, state_sums, *scalars)
     return sq_norm
 

@@ -273,4 +273,4 @@ def _new_step(param: Tensor, group: Group, value: float) -> Tensor:
     if group["fused"] or group["capturable"]:
         return torch.full((), value, dtype=torch.float32, device=param.device)
     is_double = torch.get_default_dtype() == torch.float64
-    return torch.tensor(value, dtype=torch.float64 if is_double else torch.float32)
+    return torch.tensor(value, dtype=torch.float64 if is_double else torch.float32, device="cpu")

@@ -55,7 +55,7 @@ class Bucket:
             self.shares = join(states, "sum", torch.float64, self.device)
             elements = max(sum(param.numel() for param in params), 1)
             self._parts = [param.numel() / elements for param in params]
-            weights = torch.tensor(self._parts, dtype=torch.float64)
+            weights = torch.tensor(self._parts, dtype=torch.float64, device="cpu")
             self._weights = weights.to(self.shares.device, non_blocking=True)
             self._sums = list(map(_sum_of, states))
         self.plain = False  # whether the op takes every tensor as it is, as far as we know

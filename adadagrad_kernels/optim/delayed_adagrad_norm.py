@@ -142,7 +142,7 @@ class DelayedAdagradNorm(Optimizer):
         """The sum over all parameters, as a number on the device of the first."""
         sums = [state["sum"] for state in self.state.values() if state]
         if not sums:
-            return torch.zeros((), dtype=torch.float64)
+            return torch.zeros((), dtype=torch.float64, device="cpu")
         device = sums[0].device
         return torch.stack([s.to(device, non_blocking=not s.is_cpu) for s in sums]).sum()
 

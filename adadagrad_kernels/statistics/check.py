@@ -290,4 +290,4 @@ def _distance(found: Any, expected: Any, missing_is_zero: bool) -> float:
 
 
 def _wide(value: Any) -> Tensor:
-    return torch.as_tensor(value).detach().cpu().double()
+    return torch.as_tensor(value, device="cpu").detach().double()

@@ -288,4 +288,4 @@ def _load_forward_mode() -> None:
     """Let torch script its formulas on the first use of forward mode, without its own warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        jvp(torch.neg, (torch.zeros(()),), (torch.zeros(()),))
+        jvp(torch.neg, (torch.zeros((), device="cpu"),), (torch.zeros((), device="cpu"),))

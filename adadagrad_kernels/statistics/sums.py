@@ -24,7 +24,7 @@ def squared_norm(tensors: Iterable[Tensor]) -> Tensor:
 
     Sparse gradients are coalesced first: elements of one index add up before the square.
     """
-    total = torch.zeros((), dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64, device="cpu")
     for tensor in tensors:
         values = tensor.detach()
         if values.is_sparse:

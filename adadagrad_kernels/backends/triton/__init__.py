@@ -120,7 +120,7 @@ def adagrad_step_(
 ) -> Tensor:
     """An AdaGrad step of every tensor; returns the squared norm of the whole gradient."""
     if not params:
-        return torch.zeros((), dtype=torch.float64)
+        return torch.zeros((), dtype=torch.float64, device="cpu")
     from adadagrad_kernels.backends.triton.kernels.adagrad_step import adagrad_step_ as run
 
     rule = (lr, eps, weight_decay, maximize, grad_scale, found_inf)
@@ -144,7 +144,7 @@ def adagrad_norm_step_(
 ) -> Tensor:
     """An AdaGrad-Norm step; one accumulator in all, or one for each row of each tensor."""
     if not params:
-        return torch.zeros((), dtype=torch.float64)
+        return torch.zeros((), dtype=torch.float64, device="cpu")
     from adadagrad_kernels.backends.triton.kernels.adagrad_norm_step import (
         adagrad_norm_step_ as run,
     )

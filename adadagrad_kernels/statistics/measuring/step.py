@@ -52,7 +52,7 @@ def merged(
 
 def _added(by_layer: Sequence[Norms], samples: int) -> Tensor:
     if not by_layer:
-        return torch.zeros(samples, dtype=torch.float64)
+        return torch.zeros(samples, dtype=torch.float64, device="cpu")
     return torch.stack([each.squared for each in by_layer]).sum(0)
 
 

@@ -15,7 +15,7 @@ from adadagrad_kernels.statistics.measuring.uses import Part
 
 #: The least gradient that is compared, relative to all that the samples contributed.
 _FLOOR = 1e-3
-_ZERO = torch.zeros((), dtype=torch.float64)
+_ZERO = torch.zeros((), dtype=torch.float64, device="cpu")
 
 #: Of the model in training. A walk over its modules takes longer than each of these checks.
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
@@ -165,7 +165,9 @@ def _together(scalars: Sequence[Tensor]) -> Tensor:
     by_device: dict[torch.device, list[int]] = {}
     for place, scalar in enumerate(scalars):
         by_device.setdefault(scalar.device, []).append(place)
-    values = torch.empty(len(scalars), dtype=scalars[0].dtype if scalars else torch.bool)
+    values = torch.empty(
+        len(scalars), dtype=scalars[0].dtype if scalars else torch.bool, device="cpu"
+    )
     for places in by_device.values():
         values[places] = torch.stack([scalars[place] for place in places]).cpu()
     return values
