@@ -12,6 +12,7 @@ from pathlib import Path
 import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
 
@@ -20,6 +21,7 @@ class CMakeBuild(build_ext):
     """Runs one CMake build, which installs every native module beside the Python package."""
 
     def build_extension(self, ext: Extension) -> None:
+        _require_compiler()
         build = Path(self.build_temp).resolve()
         destination = Path(self.get_ext_fullpath(ext.name)).parent.resolve()
         found = build.exists()
@@ -48,6 +50,17 @@ class CMakeBuild(build_ext):
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", str(build)], check=True)
         subprocess.run(["cmake", "--install", str(build), "--component", "python"], check=True)
+
+
+def _require_compiler() -> None:
+    """One line in the place of what CMake says."""
+    named = os.environ.get("CXX", "")
+    found = [shutil.which(name) for name in shlex.split(named)[:1] or ("c++", "g++", "clang++")]
+    if not any(found):
+        raise CompileError(
+            f"no C++ compiler was found ({named or 'c++, g++, clang++'}): install one that knows "
+            "C++20, such as g++ 11 or clang 19, or name it in CXX"
+        )
 
 
 setup(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.ops import LayerMoments
@@ -43,7 +43,7 @@ class MicroBatch:
         inner_products: whether inner products are measured.
         calls: uses of each part in the forward pass.
         calls_of_models: of the model, or of parts of it that are called alone.
-        entered: parts that were called with tensors from no layer, by their identity.
+        entered: tensors from no layer that a part was called alone with, and which part.
         compared: samples of these that are run by themselves too.
         rows: those that are read of each parameter, by its identity.
         pending: uses whose parameters others share, or that only listen, until all have arrived.
@@ -65,7 +65,7 @@ class MicroBatch:
     samples: int | None = None
     calls: dict[Key, int] = field(default_factory=dict)
     calls_of_models: int = 0
-    entered: set[int] = field(default_factory=set)
+    entered: tuple[nn.Module, list[Tensor]] | None = None
     compared: list[OneSample] = field(default_factory=list)
     rows: dict[int, set[tuple[int, int]]] = field(default_factory=dict)
     pending: list[Use] = field(default_factory=list)

@@ -38,6 +38,7 @@ from adadagrad_kernels.statistics.measuring.verify import (
     require_grad_mode,
     require_kept,
     require_known,
+    trains,
     twice,
 )
 from adadagrad_kernels.statistics.supported_models import require_per_sample_gradients
@@ -98,11 +99,14 @@ class Recorder:
 
     def _enter(self, part: nn.Module, reply: Reply) -> None:
         """Note a part that is called alone; where several have inputs, some may be positions."""
-        if any(tensor.grad_fn is not None for tensor in reply.question.contents.tensors):
+        tensors, micro_batch = reply.question.contents.tensors, self.micro_batches[-1]
+        computed = any(tensor.grad_fn is not None for tensor in tensors)
+        if computed or reply.answer.doubt or not trains(part):
             return
-        entered = self.micro_batches[-1].entered
-        entered.add(id(part))
-        if len(entered) > 1:
+        if micro_batch.entered is None:
+            micro_batch.entered = (part, tensors)
+        other, before = micro_batch.entered
+        if other is not part and not _same(tensors, before):
             self.call.doubt(
                 self.model,
                 "several of its parts are called alone with inputs of their own, of which one may "
@@ -348,3 +352,11 @@ class Recorder:
     def require_grad_mode(self) -> None:
         """Refuse layers that ran under no_grad alone; see ``verify``."""
         require_grad_mode(self.micro_batches, self._with_grad, self._without_grad)
+
+
+def _same(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether these are the same values in memory."""
+    return len(tensors) == len(others) and all(
+        one.data_ptr() == other.data_ptr() and one.shape == other.shape
+        for one, other in zip(tensors, others, strict=True)
+    )
