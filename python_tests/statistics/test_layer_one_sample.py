@@ -15,7 +15,7 @@ from zoo import Model
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics import layer_statistics
-from adadagrad_kernels.statistics.measuring import recorder as recorder_module
+from adadagrad_kernels.statistics.measuring.comparison import Comparison
 
 B, D = 6, 4
 
@@ -122,13 +122,13 @@ def test_what_is_right_is_left_alone(
 ) -> None:
     """Compared, found equal, and nothing is said; ``.grad`` and draws are those of a plain step."""
     compared = []
-    require = recorder_module.require_own_gradient
+    judge = Comparison.judge
 
-    def noted(calls: Any, *args: Any) -> str | None:
-        compared.extend(calls)
-        return require(calls, *args)
+    def noted(self: Comparison, *args: Any) -> str | None:
+        compared.extend(self._calls)
+        return judge(self, *args)
 
-    monkeypatch.setattr(recorder_module, "require_own_gradient", noted)
+    monkeypatch.setattr(Comparison, "judge", noted)
     model, x = two_layers(run), torch.randn(B, D)
     torch.manual_seed(1)
     loss(model(x)).backward()

@@ -16,14 +16,14 @@ import torch
 from torch import nn
 
 from adadagrad_kernels.errors import UnsupportedModelError
-from adadagrad_kernels.statistics.measuring.micro_batch import Norms
+from adadagrad_kernels.statistics.measuring.independence import Reply
 from adadagrad_kernels.statistics.measuring.one_sample import (
     CannotCompareError,
     Gradients,
     OneSample,
 )
 from adadagrad_kernels.statistics.measuring.samples import OTHERWISE
-from adadagrad_kernels.statistics.measuring.uses import Part
+from adadagrad_kernels.statistics.measuring.uses import Norms, Part
 
 #: How far norms may be apart, relative to them, and in types of sixteen bits.
 _FAR, _COARSE = 2e-2, 1.5e-1
@@ -31,47 +31,74 @@ _FAR, _COARSE = 2e-2, 1.5e-1
 _FLOOR, _COARSE_FLOOR = 1e-3, 3e-2
 
 
-def require_own_gradient(
-    calls: Sequence[OneSample], norms: Sequence[Norms], parameters: Iterable[nn.Parameter]
-) -> str | None:
-    """Compare what the layers have measured for one sample with its gradient by itself.
+class Comparison:
+    """One sample of a micro-batch, in all calls of the model or of parts of it."""
 
-    Args:
-        calls: all of a micro-batch, the first of a step.
-        norms: that its layers have measured.
-        parameters: that have its gradient in ``.grad``.
+    def __init__(self) -> None:
+        self._calls: list[OneSample] = []
+        self._seen = 0
 
-    Returns:
-        Why a difference says nothing of the samples, or None.
+    def begin(self, reply: Reply, *, first: bool) -> None:
+        """Run one of a call's samples by itself, where the model was asked for it.
 
-    Raises:
-        UnsupportedModelError: naming the layer whose norm is that of no sample.
-    """
-    try:
-        expected = _added([call.gradients() for call in calls])
-        if _differing(norms, calls, expected) is None:
+        Args:
+            reply: what it has said of the call.
+            first: whether the micro-batch is the first of its step.
+        """
+        begun, calls, samples = len(self._calls) == self._seen, self._calls, reply.samples or 0
+        self._seen += 1
+        if not first or samples < 2 or not any(reply.answer.has_samples):
+            return
+        if begun and (reply.asked or calls):
+            # The last one first: what comes from those before it shows there.
+            row = calls[0].row if calls else (samples - 2 + reply.asked) % samples
+            thorough = calls[0].thorough if calls else reply.asked == 1
+            calls.append(OneSample(reply.question, reply.answer, samples, row, thorough=thorough))
+
+    def note(self, result: object) -> None:
+        """See what the call gave."""
+        if self._calls and len(self._calls) == self._seen:
+            self._calls[-1].note(result)
+
+    def judge(self, norms: Sequence[Norms], parameters: Iterable[nn.Parameter]) -> str | None:
+        """Hold what the layers have measured against the sample's gradient, once.
+
+        Args:
+            norms: of the micro-batch, whose backward pass is over.
+            parameters: that have its gradient in ``.grad``.
+
+        Returns:
+            Why a difference says nothing of the samples, or None.
+
+        Raises:
+            UnsupportedModelError: naming the layer whose norm is that of no sample.
+        """
+        calls, self._calls = self._calls, []
+        if not calls or len(calls) < self._seen:
             return None
-        repeated = [call.repeated() for call in calls]
-    except CannotCompareError:
-        return None
-    every = _added([each.every for each in repeated])
-    if not _is_grad(every, parameters, coarse=calls[0].coarse):
-        return "its layers get gradients by another way than what it returns"
-    layer = _differing(norms, calls, _added([each.alone for each in repeated]))
-    changes = any(each.changes for each in repeated)
-    if layer is None:
-        return None
-    if not changes and not calls[0].without_rows:
-        # By itself a unit may lie on the other side of a kink; in the same batch it does not.
-        layer = _differing(norms, calls, _added([each.row for each in repeated]))
-    if layer is not None:
+        try:
+            expected = _added([call.gradients() for call in calls])
+            if _differing(norms, calls, expected) is None:
+                return None
+            repeated = [call.repeated() for call in calls]
+        except CannotCompareError:
+            return None
+        every = _added([each.every for each in repeated])
+        if not _is_grad(every, parameters, coarse=calls[0].coarse):
+            return "its layers get gradients by another way than what it returns"
+        layer = _differing(norms, calls, _added([each.alone for each in repeated]))
+        changes = any(each.changes for each in repeated)
+        if layer is not None and not changes and not calls[0].without_rows:
+            # By itself a unit may lie on the other side of a kink; in the same batch it does not.
+            layer = _differing(norms, calls, _added([each.row for each in repeated]))
+        if layer is None:
+            return None
         raise UnsupportedModelError(
             f"{layer} has measured another gradient for sample {calls[0].row} of the batch than "
             "follows from that sample's outputs: what the model gives for a sample depends on the "
             "others, or the rows of the layer's input are no samples. Ways out: take the operation "
             f"across the batch out of the model; or {OTHERWISE}"
         )
-    return None
 
 
 def _added(each: Sequence[Gradients]) -> Gradients:

@@ -5,32 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.ops import LayerMoments
 from adadagrad_kernels.statistics.measuring import pending
-from adadagrad_kernels.statistics.measuring.one_sample import OneSample
+from adadagrad_kernels.statistics.measuring.comparison import Comparison
 from adadagrad_kernels.statistics.measuring.samples import OTHERWISE
 from adadagrad_kernels.statistics.measuring.shared_uses import SharedUses
-from adadagrad_kernels.statistics.measuring.uses import LayerUse, Part, Use
+from adadagrad_kernels.statistics.measuring.uses import LayerUse, Norms, Part, Use
 
 Key = tuple[int, int]
-
-
-@dataclass(frozen=True, eq=False)
-class Norms:
-    """What the samples contributed to some parts.
-
-    Attributes:
-        layer: or several layers, where these have parts in common.
-        parts: that were measured together.
-        squared: norms over all of them, ``[samples]``.
-    """
-
-    layer: str
-    parts: tuple[Part, ...]
-    squared: Tensor
 
 
 @dataclass(eq=False)
@@ -42,9 +27,7 @@ class MicroBatch:
         variance: whether the variance of every coordinate is measured.
         inner_products: whether inner products are measured.
         calls: uses of each part in the forward pass.
-        calls_of_models: of the model, or of parts of it that are called alone.
-        entered: tensors from no layer that a part was called alone with, and which part.
-        compared: samples of these that are run by themselves too.
+        comparison: with a sample that is run by itself.
         rows: those that are read of each parameter, by its identity.
         pending: uses whose parameters others share, or that only listen, until all have arrived.
         norms: of the contributions, by layer.
@@ -64,9 +47,7 @@ class MicroBatch:
     inner_products: bool
     samples: int | None = None
     calls: dict[Key, int] = field(default_factory=dict)
-    calls_of_models: int = 0
-    entered: tuple[nn.Module, list[Tensor]] | None = None
-    compared: list[OneSample] = field(default_factory=list)
+    comparison: Comparison = field(default_factory=Comparison)
     rows: dict[int, set[tuple[int, int]]] = field(default_factory=dict)
     pending: list[Use] = field(default_factory=list)
     norms: list[Norms] = field(default_factory=list)

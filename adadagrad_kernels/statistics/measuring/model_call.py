@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from adadagrad_kernels.statistics.measuring.answers import Answer
 from adadagrad_kernels.statistics.measuring.independence import Reply, ask_once, tell_doubt
 from adadagrad_kernels.statistics.measuring.rows import Rows
 from adadagrad_kernels.statistics.measuring.trial import Watch
-from adadagrad_kernels.statistics.measuring.verify import in_backward
+from adadagrad_kernels.statistics.measuring.verify import in_backward, trains
 
 
 class ModelCall:
@@ -29,6 +29,8 @@ class ModelCall:
         self.answer = Answer()
         self.samples: int | None = None
         self._turns: Counter[str] = Counter()
+        # A part that was called alone, with tensors from no layer.
+        self._entered: tuple[nn.Module, list[Tensor]] | None = None
         self._doubts: list[tuple[nn.Module, Answer]] = []
 
     def begin(
@@ -38,19 +40,42 @@ class ModelCall:
         args: Any,
         kwargs: Any,
         *,
-        is_part: bool,
+        whole: nn.Module,
     ) -> Reply:
         """Ask the model of a call, if that is new.
+
+        Args:
+            model: that is called: the one in training, or a part of it alone.
+            forward: its forward, with layers that are not measured.
+            args: of the call.
+            kwargs: likewise.
+            whole: the model in training.
 
         Raises:
             UnsupportedModelError: naming the first module that mixes samples.
         """
-        reply = ask_once(model, forward, self.watch, args, kwargs, is_part=is_part)
+        reply = ask_once(model, forward, self.watch, args, kwargs, is_part=model is not whole)
         self.answer, self.samples = reply.answer, reply.samples
         self._turns.clear()
         if self.answer.doubt:
             self._doubts.append((model, self.answer))
+        elif model is not whole and trains(model):
+            self._enter(model, reply.question.contents.tensors, whole)
         return reply
+
+    def _enter(self, part: nn.Module, tensors: list[Tensor], whole: nn.Module) -> None:
+        """Note a part that is called alone; where several have inputs, some may be positions."""
+        if any(tensor.grad_fn is not None for tensor in tensors):
+            return
+        if self._entered is None:
+            self._entered = (part, tensors)
+        other, before = self._entered
+        if other is not part and not _same(tensors, before):
+            self.doubt(
+                whole,
+                "several of its parts are called alone with inputs of their own, of which one may "
+                "hold positions",
+            )
 
     def doubt(self, model: nn.Module, doubt: str) -> None:
         """Keep a doubt that came later, until it is told."""
@@ -63,7 +88,7 @@ class ModelCall:
 
     def forget(self) -> None:
         """The call is over."""
-        self.samples = None
+        self.samples, self._entered = None, None
 
     def turn(self, layer: str) -> int | None:
         """Count a call of a layer: the how many-th of this forward pass.
@@ -86,3 +111,9 @@ class ModelCall:
     def writes(self, layer: str) -> bool:
         """Whether a layer changes its inputs in place."""
         return layer in self.answer.writers
+
+
+def _same(tensors: list[Tensor], others: list[Tensor]) -> bool:
+    """Whether these are the same values in memory."""
+    pairs = zip(tensors, others, strict=False)
+    return len(tensors) == len(others) and all(one.is_set_to(other) for one, other in pairs)

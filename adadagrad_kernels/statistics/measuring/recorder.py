@@ -10,12 +10,9 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.measuring.arrivals import Arrivals
-from adadagrad_kernels.statistics.measuring.comparison import require_own_gradient
 from adadagrad_kernels.statistics.measuring.graph_node import listen, replace_gradient
-from adadagrad_kernels.statistics.measuring.independence import Reply
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
 from adadagrad_kernels.statistics.measuring.model_call import ModelCall
-from adadagrad_kernels.statistics.measuring.one_sample import OneSample
 from adadagrad_kernels.statistics.measuring.rows import Rows
 from adadagrad_kernels.statistics.measuring.samples import (
     no_shares,
@@ -38,7 +35,6 @@ from adadagrad_kernels.statistics.measuring.verify import (
     require_grad_mode,
     require_kept,
     require_known,
-    trains,
     twice,
 )
 from adadagrad_kernels.statistics.supported_models import require_per_sample_gradients
@@ -88,45 +84,13 @@ class Recorder:
         """Ask the model of its call, if that is new; whether there are samples to measure."""
         self._open()
         with self.turns.paused():
-            reply = self.call.begin(model, forward, args, kwargs, is_part=model is not self.model)
-            self._compare(reply)
-        if model is not self.model:
-            self._enter(model, reply)
+            reply = self.call.begin(model, forward, args, kwargs, whole=self.model)
+            first = len(self.micro_batches) == 1
+            self.micro_batches[-1].comparison.begin(reply, first=first)
         empty = self.call.samples == 0
         if empty and self.micro_batches[-1].samples is None:
             self.micro_batches[-1].samples = 0
         return not empty
-
-    def _enter(self, part: nn.Module, reply: Reply) -> None:
-        """Note a part that is called alone; where several have inputs, some may be positions."""
-        tensors, micro_batch = reply.question.contents.tensors, self.micro_batches[-1]
-        computed = any(tensor.grad_fn is not None for tensor in tensors)
-        if computed or reply.answer.doubt or not trains(part):
-            return
-        if micro_batch.entered is None:
-            micro_batch.entered = (part, tensors)
-        other, before = micro_batch.entered
-        if other is not part and not _same(tensors, before):
-            self.call.doubt(
-                self.model,
-                "several of its parts are called alone with inputs of their own, of which one may "
-                "hold positions",
-            )
-
-    def _compare(self, reply: Reply) -> None:
-        """Run one of a call's samples by itself, where the model was asked for it."""
-        micro_batch, samples = self.micro_batches[-1], reply.samples or 0
-        begun = len(micro_batch.compared) == micro_batch.calls_of_models
-        micro_batch.calls_of_models += 1
-        if len(self.micro_batches) > 1 or samples < 2 or not any(reply.answer.has_samples):
-            return
-        compared = micro_batch.compared
-        if begun and (reply.asked or compared):
-            # The last one first: what comes from those before it shows there.
-            row = compared[0].row if compared else (samples - 2 + reply.asked) % samples
-            thorough = compared[0].thorough if compared else reply.asked == 1
-            one = OneSample(reply.question, reply.answer, samples, row, thorough=thorough)
-            compared.append(one)
 
     def called(self, use: Use) -> bool:
         """Count a call of a layer; whether it is to be measured."""
@@ -194,8 +158,7 @@ class Recorder:
         """See what the model returned: from there the graph is walked to shared values."""
         if self.micro_batches:
             micro_batch = self.micro_batches[-1]
-            if micro_batch.compared:
-                micro_batch.compared[-1].note(result)
+            micro_batch.comparison.note(result)
             micro_batch.shared.search(result, micro_batch.samples or 1)
 
     def observe(self, use: Use, outputs: Sequence[Tensor], saved: Sequence[Tensor]) -> None:
@@ -328,7 +291,7 @@ class Recorder:
             require_kept(parameters, micro_batch.reached, norms)
         self.problems += foreign_gradients(micro_batch, parameters)
         micro_batch.arrived, micro_batch.sums = {}, {}
-        self._require_own_gradient(micro_batch)
+        self._judge(micro_batch)
         if followed and self._variance:
             micro_batch.cumulative = {
                 id(p): p.grad.detach().clone()
@@ -336,13 +299,13 @@ class Recorder:
                 if p.requires_grad and p.grad is not None
             }
 
-    def _require_own_gradient(self, micro_batch: MicroBatch) -> None:
-        compared, micro_batch.compared = micro_batch.compared, []
-        if not compared or self.problems or len(compared) < micro_batch.calls_of_models:
+    def _judge(self, micro_batch: MicroBatch) -> None:
+        """Hold the norms against those of one sample by itself."""
+        if self.problems:
             return
         with self.turns.paused():
             try:
-                doubt = require_own_gradient(compared, micro_batch.norms, self._known.values())
+                doubt = micro_batch.comparison.judge(micro_batch.norms, self._known.values())
             except UnsupportedModelError as error:
                 self.problems.append(error)
                 return
@@ -352,11 +315,3 @@ class Recorder:
     def require_grad_mode(self) -> None:
         """Refuse layers that ran under no_grad alone; see ``verify``."""
         require_grad_mode(self.micro_batches, self._with_grad, self._without_grad)
-
-
-def _same(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    """Whether these are the same values in memory."""
-    return len(tensors) == len(others) and all(
-        one.data_ptr() == other.data_ptr() and one.shape == other.shape
-        for one, other in zip(tensors, others, strict=True)
-    )

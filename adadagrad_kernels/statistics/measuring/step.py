@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch, Norms
+from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
+from adadagrad_kernels.statistics.measuring.uses import Norms
 from adadagrad_kernels.statistics.measuring.verify import NamedParameters
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sums import squared_norm

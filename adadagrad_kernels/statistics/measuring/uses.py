@@ -41,6 +41,21 @@ class Part:
         return (id(self.parameter), self.start)
 
 
+@dataclass(frozen=True, eq=False)
+class Norms:
+    """What the samples contributed to some parts.
+
+    Attributes:
+        layer: or several layers, where these have parts in common.
+        parts: that were measured together.
+        squared: norms over all of them, ``[samples]``.
+    """
+
+    layer: str
+    parts: tuple[Part, ...]
+    squared: Tensor
+
+
 @dataclass(eq=False)
 class Use(ABC):
     """A layer called once.
