@@ -48,9 +48,11 @@ def test_the_adaptive_loop_grows_its_batch_and_learns(capsys: pytest.CaptureFixt
 
 def test_five_lines_make_the_difference() -> None:
     plain, adaptive = (
-        [line for line in script.splitlines() if line] for script in (PLAIN, ADAPTIVE)
+        # The loop goes into a context, and is the same loop.
+        [line.strip() for line in script.splitlines() if line]
+        for script in (PLAIN, ADAPTIVE)
     )
     changed = [line for line in difflib.ndiff(plain, adaptive) if line.startswith("+ ")]
     assert [line[-3:] for line in changed] == ["# 1", "# 2", "# 3", "# 4", "# 5"]
     removed = [line for line in difflib.ndiff(plain, adaptive) if line.startswith("- ")]
-    assert len(removed) == 2
+    assert [line[:10] for line in removed] == ["- loader ="]
