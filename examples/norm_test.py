@@ -32,19 +32,16 @@ def build() -> SimpleNamespace:
 
 def train(run: SimpleNamespace, until: int = BUDGET) -> None:
     """Trains until so many samples were seen."""
-    for indices in run.sampler:
-        inputs, targets = images[indices], labels[indices]
-        run.optimizer.zero_grad()
-        if run.controller.wants_test(len(inputs)):
-            statistics = adk.backward_with_statistics(run.model, loss_fn, inputs, targets)
-            run.optimizer.step()
-            run.controller.update(statistics)
-        else:  # no one would use the statistics of this step
+    # Measures the steps alone that decide; of the others there is no record.
+    with adk.layer_statistics(run.model, when=run.controller.wants_test) as recorder:
+        for indices in run.sampler:
+            inputs, targets = images[indices], labels[indices]
+            run.optimizer.zero_grad()
             loss_fn(run.model(inputs), targets).backward()
+            run.controller.update(recorder.statistics(), len(inputs))
             run.optimizer.step()
-            run.controller.step(len(inputs))
-        if run.controller.samples_seen >= until:
-            return
+            if run.controller.samples_seen >= until:
+                return
 
 
 whole = build()

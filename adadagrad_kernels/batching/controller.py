@@ -169,7 +169,7 @@ class BatchController:
 
     def update(
         self,
-        statistics: GradientStatistics,
+        statistics: GradientStatistics | None,
         samples: int | None = None,
         *,
         loss: float | Tensor | None = None,
@@ -180,7 +180,8 @@ class BatchController:
         micro-batches and ranks.
 
         Args:
-            statistics: of the step's gradients, taken before the parameters moved.
+            statistics: of the step's gradients, taken before the parameters moved; None of a step
+                that was not measured counts ``samples`` as ``step`` does.
             samples: samples in the step, where not ``statistics.batch_size``.
             loss: mean loss of the batch, a number or a tensor with one element, for ``signatures``;
                 None takes that of the statistics.
@@ -189,9 +190,12 @@ class BatchController:
             The size of the next batch.
         """
         if statistics is None:
-            raise ValueError(
-                "there are no statistics: the step was not measured; count it with step(samples)"
-            )
+            if samples is None:
+                raise ValueError(
+                    "there are no statistics: the step was not measured; count it with "
+                    "step(samples), or pass its samples too"
+                )
+            return self.step(samples, loss=loss)
         samples = require_int(
             "samples", statistics.batch_size if samples is None else samples, at_least=1
         )

@@ -59,9 +59,9 @@ class CABS:
     eps: float = 1e-12
     _variance: float = field(default=0.0, init=False)
     _loss: float = field(default=1.0, init=False)
-    name: ClassVar[str] = "cabs"
-    needs_variance: ClassVar[bool] = False
-    needs_inner_products: ClassVar[bool] = False
+    name = "cabs"
+    needs_variance = False
+    needs_inner_products = False
     larger_batches: ClassVar[Mapping[str, str]] = {"c": "larger"}
 
     def __post_init__(self) -> None:

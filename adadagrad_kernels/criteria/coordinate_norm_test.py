@@ -57,9 +57,9 @@ class CoordinateNormTest:
     eta: float
     threshold: float = 1e-6
     quantile: float = 1.0
-    name: ClassVar[str] = "coordinate_norm_test"
-    needs_variance: ClassVar[bool] = True
-    needs_inner_products: ClassVar[bool] = False
+    name = "coordinate_norm_test"
+    needs_variance = True
+    needs_inner_products = False
     larger_batches: ClassVar[Mapping[str, str]] = {"eta": "smaller"}
 
     def __post_init__(self) -> None:

@@ -71,9 +71,9 @@ class GradientDiversity:
     _samples: int = field(default=0, init=False, repr=False)
     _sum_sq_norms: float = field(default=0.0, init=False, repr=False)
     _gradient: dict[str, Tensor] | None = field(default=None, init=False, repr=False)
-    name: ClassVar[str] = "gradient_diversity"
-    needs_variance: ClassVar[bool] = False
-    needs_inner_products: ClassVar[bool] = False
+    name = "gradient_diversity"
+    needs_variance = False
+    needs_inner_products = False
     larger_batches: ClassVar[Mapping[str, str]] = {"delta": "larger"}
 
     def __post_init__(self) -> None:

@@ -51,9 +51,9 @@ class GradientNoiseScale:
     eps: float = 1e-12
     _noise: RunningAverage = field(init=False, repr=False)
     _signal: RunningAverage = field(init=False, repr=False)
-    name: ClassVar[str] = "gradient_noise_scale"
-    needs_variance: ClassVar[bool] = False
-    needs_inner_products: ClassVar[bool] = False
+    name = "gradient_noise_scale"
+    needs_variance = False
+    needs_inner_products = False
     larger_batches: ClassVar[Mapping[str, str]] = {"scale": "larger"}
 
     def __post_init__(self) -> None:

@@ -60,9 +60,9 @@ class GradientSimilarity:
 
     target: float
     averaged: bool = False
-    name: ClassVar[str] = "gradient_similarity"
-    needs_variance: ClassVar[bool] = False
-    needs_inner_products: ClassVar[bool] = False
+    name = "gradient_similarity"
+    needs_variance = False
+    needs_inner_products = False
     larger_batches: ClassVar[Mapping[str, str]] = {"target": "larger"}
 
     def __post_init__(self) -> None:

@@ -51,9 +51,9 @@ class InnerProductTest:
 
     theta: float
     layerwise: bool = False
-    name: ClassVar[str] = "inner_product_test"
-    needs_variance: ClassVar[bool] = False
-    needs_inner_products: ClassVar[bool] = True
+    name = "inner_product_test"
+    needs_variance = False
+    needs_inner_products = True
     larger_batches: ClassVar[Mapping[str, str]] = {"theta": "smaller"}
 
     def __post_init__(self) -> None:
@@ -107,9 +107,9 @@ class AugmentedInnerProductTest:
     theta: float
     nu: float
     layerwise: bool = False
-    name: ClassVar[str] = "augmented_inner_product_test"
-    needs_variance: ClassVar[bool] = False
-    needs_inner_products: ClassVar[bool] = True
+    name = "augmented_inner_product_test"
+    needs_variance = False
+    needs_inner_products = True
     larger_batches: ClassVar[Mapping[str, str]] = {"theta": "smaller", "nu": "smaller"}
 
     def __post_init__(self) -> None:

@@ -88,9 +88,9 @@ class MetricNormTest:
     optimizer: InitVar[Optimizer | None] = None
     parameters: InitVar[Mapping[str, Tensor] | Iterable[tuple[str, Tensor]] | None] = None
     _weights: Weights | None = field(default=None, init=False, repr=False)
-    name: ClassVar[str] = "metric_norm_test"
-    needs_variance: ClassVar[bool] = True
-    needs_inner_products: ClassVar[bool] = False
+    name = "metric_norm_test"
+    needs_variance = True
+    needs_inner_products = False
     larger_batches: ClassVar[Mapping[str, str]] = {"eta": "smaller"}
 
     def __post_init__(

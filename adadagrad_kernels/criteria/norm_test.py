@@ -44,9 +44,9 @@ class NormTest:
     """
 
     eta: float
-    name: ClassVar[str] = "norm_test"
-    needs_variance: ClassVar[bool] = False
-    needs_inner_products: ClassVar[bool] = False
+    name = "norm_test"
+    needs_variance = False
+    needs_inner_products = False
     larger_batches: ClassVar[Mapping[str, str]] = {"eta": "smaller"}
 
     def __post_init__(self) -> None:

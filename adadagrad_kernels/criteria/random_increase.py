@@ -40,9 +40,9 @@ class RandomIncrease:
     factor: float = 1.01
     seed: int = 0
     _draws: int = field(default=0, init=False, repr=False)
-    name: ClassVar[str] = "random_increase"
-    needs_variance: ClassVar[bool] = False
-    needs_inner_products: ClassVar[bool] = False
+    name = "random_increase"
+    needs_variance = False
+    needs_inner_products = False
     larger_batches: ClassVar[Mapping[str, str]] = {"probability": "larger", "factor": "larger"}
 
     def __post_init__(self) -> None:

@@ -178,6 +178,10 @@ def test_smoothing_refuses_what_it_does_not_average(criterion):
 def test_no_statistics_are_a_step():
     with pytest.raises(ValueError, match=r"was not measured; count it with step\(samples\)"):
         scripted([]).update(None)
+    one, other = scripted([]), scripted([])
+    assert one.update(None, 16, loss=2.0) == other.step(16, loss=2.0)
+    assert one.state_dict() == other.state_dict()
+    assert one.samples_seen == 16
 
 
 def test_a_loss_with_a_graph_is_a_number():
