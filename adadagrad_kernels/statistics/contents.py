@@ -88,11 +88,12 @@ def _leaf(leaf: Any, found: _Found, depth: int) -> Build:
         found.constants.append(leaf)
     elif hasattr(leaf, "__next__"):
         found.constants.append(_ONCE)
-    elif depth and not isinstance(leaf, _CLOSED):
+    else:
         before = len(found.tensors)
-        build = _object(leaf, found, depth - 1)
-        if len(found.tensors) > before:
-            return build
+        if depth and not isinstance(leaf, _CLOSED):
+            build = _object(leaf, found, depth - 1)
+            if len(found.tensors) > before:
+                return build
         found.others.append(leaf)
     return lambda others: leaf
 
@@ -102,7 +103,7 @@ def _object(leaf: Any, found: _Found, depth: int) -> Build:
     items = _items(leaf)
     builds = {k: _take_apart(v, found, depth) for k, v in items.items()}
     attributes = {
-        name: _take_apart(value, found, depth) for name, value in _attributes(leaf).items()
+        name: _take_apart(value, found, depth) for name, value in attributes_of(leaf).items()
     }
 
     def rebuilt(others: Iterator[Any]) -> Any:
@@ -122,12 +123,13 @@ def _object(leaf: Any, found: _Found, depth: int) -> Build:
 
 def _items(leaf: Any) -> Mapping[Any, Any]:
     # A mapping that keeps its items in an attribute, as UserDict, has them there.
-    if isinstance(leaf, dict) or (isinstance(leaf, MutableMapping) and not _attributes(leaf)):
+    if isinstance(leaf, dict) or (isinstance(leaf, MutableMapping) and not attributes_of(leaf)):
         return dict(leaf.items())
     return dict(enumerate(leaf)) if isinstance(leaf, list | tuple) else {}
 
 
-def _attributes(leaf: Any) -> dict[str, Any]:
+def attributes_of(leaf: Any) -> dict[str, Any]:
+    """Attributes of an object, in its dictionary and in slots."""
     found = dict(getattr(leaf, "__dict__", {}))
     for kind in type(leaf).__mro__:
         slots: str | Iterable[str] = kind.__dict__.get("__slots__", ())

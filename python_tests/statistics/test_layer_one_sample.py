@@ -157,6 +157,88 @@ def test_gradients_by_another_way_are_told() -> None:
     assert len(model.kept) == 1
 
 
+def categories(m: Any, x: Tensor, kinds: Tensor) -> Tensor:
+    return m.b((m.a(x) + m.e(kinds)).tanh())
+
+
+@pytest.mark.parametrize("kinds", [[0, 0, 1, 0, 1, 2], [1, 1, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1]])
+def test_samples_of_one_category(kinds: list[int]) -> None:
+    """Exchanged for another of its category a sample changes nothing for a layer."""
+    model = two_layers(categories, e=nn.Embedding(3, D))
+    assert len(step(model, torch.randn(B, D), torch.tensor(kinds))) == B
+
+
+@pytest.mark.parametrize(("samples", "classes"), [(5, 3), (3, 5)])
+def test_classes_that_all_samples_are_compared_with(samples: int, classes: int) -> None:
+    """Two arguments of as many rows are not more of a batch than one that the output has."""
+    model = two_layers(lambda m, x, e, prior: m.b(x) @ m.a(e)[:, :2].t() + prior)
+    model.a.requires_grad_(False)
+    norms = step(model, torch.randn(samples, D), torch.randn(classes, D), torch.randn(classes))
+    assert len(norms) == samples
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_recurrent_layer_with_its_state(layers: int) -> None:
+    model = Model(lambda m, x, h, c: m.o(m.r(x, (h, c))[0]),
+                  r=nn.LSTM(D, D, layers, batch_first=True), o=nn.Linear(D, 2))  # fmt: skip
+    states = torch.randn(2, layers, B, D)
+    assert len(step(model, torch.randn(B, 3, D), *states)) == B
+
+
+@pytest.mark.parametrize(
+    ("run", "shape"),
+    [
+        (lambda m, x: m.b(m.a(x)).transpose(0, 1).flatten(0, 1), (B, 3, D)),
+        (lambda m, x: F.dropout(m.b(m.a(x))).transpose(0, 1), (B, B, D)),
+        (lambda m, x: F.dropout(m.b(m.a(x))).flatten(0, 1), (2, 3, D)),
+    ],
+    ids=["positions first, merged", "as many positions", "as many features"],
+)
+def test_samples_in_any_dimension_of_the_output(
+    run: Callable[..., Any], shape: tuple[int, ...]
+) -> None:
+    assert len(step(two_layers(run), torch.randn(shape))) == shape[0]
+
+
+def losses(m: Any, x: Tensor) -> dict[str, Tensor]:
+    h = m.a(x)
+    few = x[:, 0] > 0
+    return {"some": (h * few[:, None]).square().sum() / few.sum(), "all": m.b(h).square().mean()}
+
+
+def test_a_model_that_gives_losses_alone_is_told_of_and_measured() -> None:
+    x = torch.randn(B, D)
+    x[:2, 0], x[2:, 0] = 1.0, -1.0
+    with pytest.warns(UserWarning, match="no rows for the samples"):
+        step(two_layers(losses), x, loss=lambda o: o["some"] + o["all"])
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_models_of_an_own_class(backend: str) -> None:
+    net = two_layers(lambda m, x: m.b(m.a(x).tanh()))
+    part = Model(lambda m, x: m.o(m.net(x)), net=torch.compile(net, backend=backend),
+                 o=nn.Linear(2, 2))  # fmt: skip
+    for model in (torch.compile(two_layers(lambda m, x: m.b(m.a(x))), backend=backend), part):
+        assert len(step(model, torch.randn(B, D))) == B  # type: ignore[arg-type]
+
+
+def test_an_optimizer_in_the_backward_pass_is_named() -> None:
+    model = nn.Sequential(nn.Linear(D, D), nn.Tanh(), nn.Linear(D, 2))
+
+    def update(parameter: Tensor) -> None:
+        with torch.no_grad():
+            parameter.sub_(0.1 * parameter.grad)  # type: ignore[operator]
+        parameter.grad = None
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(update)
+    with pytest.raises(
+        ValueError, match=r"hook has changed the parameter '2\.\w+' in the backward"
+    ):
+        step(model, torch.randn(B, D))
+
+
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_under_autocast(half: torch.dtype) -> None:
     model = two_layers(lambda m, x: m.b(m.a(x).relu()))

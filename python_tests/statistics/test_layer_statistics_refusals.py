@@ -256,9 +256,16 @@ def test_an_activation_that_is_not_finite(value: float) -> None:
 def test_gradients_left_from_an_earlier_step() -> None:
     model, x = network(), torch.randn(B, 3)
     model(x).sum().backward()
-    with refused(model, "'0.weight'", "zero_grad()"), layer_statistics(model):
-        model(x)
+    with refused(model, "'0.weight'", "zero_grad()"), layer_statistics(model) as recorder:
+        model(x).sum().backward()
+        recorder.statistics()
     model.zero_grad(set_to_none=False)
     with layer_statistics(model) as recorder:
         model(x).sum().backward()
         assert recorder.statistics().batch_size == B
+        for to_none in (True, False):
+            # The order of many loops: until the backward pass there is time.
+            loss = model(x).sum()
+            model.zero_grad(set_to_none=to_none)
+            loss.backward()
+            assert recorder.statistics().batch_size == B

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from types import MethodType
 from typing import Any
 
@@ -86,6 +87,7 @@ class Attachment:
         self._heard: dict[str, nn.Parameter] = {}
         self._handles: dict[str, Any] = {}
         self._inside = False  # of the model's forward pass
+        self._pause = ExitStack()  # while one without samples runs
         self._replaced: list[tuple[nn.Module, _MeasuredForward]] = []
 
     def attach(self) -> None:
@@ -100,10 +102,13 @@ class Attachment:
                     hook = layer.module.register_forward_pre_hook(note_buffers, prepend=True)
                     self._handles[f"{layer.name} before its hooks"] = hook
             model = self._recorder.model
+            # The model's own forward may be compiled; what surrounds it is not.
+            begin, end = (_outside_of_graphs(f, inner=True) for f in (self._begin, self._end))
             returned = _outside_of_graphs(self._recorder.returned, inner=True)
             # Who calls the parts of a model alone is asked about these.
             for module in (*_parts(model), model):
-                call = functools.partial(self._call_model, module, module.forward, returned)
+                steps = (functools.partial(begin, module, module.forward), returned, end)
+                call = functools.partial(self._call_model, module.forward, *steps)
                 self._replace(module, _outside_of_graphs(call, inner=False))
             self._heard = {n: p for n, p in model.named_parameters() if p.requires_grad}
             for name, parameter in self._heard.items():
@@ -130,24 +135,38 @@ class Attachment:
         module.__dict__["forward"] = ours
 
     def _call_model(
-        self, module: nn.Module, forward: Forward, returned: Forward, *args: Any, **kwargs: Any
-    ) -> Any:
+        self, forward: Forward, begin: Forward, returned: Forward, end: Forward, /,
+        *args: Any, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        if not begin(args, kwargs):
+            return forward(*args, **kwargs)
+        try:
+            result = forward(*args, **kwargs)
+            returned(result)
+            return result
+        finally:
+            end()
+
+    def _begin(self, module: nn.Module, forward: Forward, args: Any, kwargs: Any) -> bool:
+        """Begin a call of the model; whether it is one, and ``_end`` must follow."""
         recorder = self._recorder
         measures = recorder.turns.measures and not in_transform() and not in_backward()
         if self._inside or not measures:
-            return forward(*args, **kwargs)
+            return False
         self._inside = True
         try:
             if torch.is_grad_enabled() and trains(recorder.model):
                 self._hear_last()
                 if not recorder.begin_call(module, forward, args, kwargs):
-                    with recorder.turns.paused():
-                        return forward(*args, **kwargs)
-            result = forward(*args, **kwargs)
-            returned(result)
-            return result
-        finally:
-            self._inside = False
+                    self._pause.enter_context(recorder.turns.paused())
+        except BaseException:
+            self._end()
+            raise
+        return True
+
+    def _end(self) -> None:
+        self._inside = False
+        self._pause.close()
 
     def _hear(self, name: str, parameter: nn.Parameter) -> None:
         def hear(grad: Tensor) -> None:
@@ -169,12 +188,29 @@ class Attachment:
                 self._hear(name, parameter)
             later = getattr(parameter, "_post_accumulate_grad_hooks", None)
             if later and f"{name} after" not in self._handles:
-                # Before those that may change .grad once it is there.
-                mark = self._recorder.arrivals.mark
-                handle = parameter.register_post_accumulate_grad_hook(mark)  # type: ignore[no-untyped-call]
+                # Before those that may change .grad once it is there, and once more behind them.
+                versions: list[int] = []
+                before = functools.partial(self._mark, versions)
+                handle = parameter.register_post_accumulate_grad_hook(before)  # type: ignore[no-untyped-call]
                 self._handles[f"{name} after"] = handle
                 others = {key: later.pop(key) for key in list(later) if key != handle.id}
                 later.update(others)
+                unmoved = functools.partial(self._require_unmoved, name, versions)
+                handle = parameter.register_post_accumulate_grad_hook(unmoved)  # type: ignore[no-untyped-call]
+                self._handles[f"{name} at last"] = handle
+
+    def _mark(self, versions: list[int], parameter: Tensor) -> None:
+        self._recorder.arrivals.mark(parameter)
+        versions[:] = [parameter._version]
+
+    def _require_unmoved(self, name: str, versions: list[int], parameter: Tensor) -> None:
+        """Refuse an optimizer in the backward pass, which has not come to the inputs yet."""
+        if versions != [parameter._version] and not self._recorder.shadow:
+            raise ValueError(
+                f"a hook has changed the parameter '{name}' in the backward pass, as an optimizer "
+                "there does, and the layer needs it for the gradient of its inputs. Ways out: call "
+                "the optimizer after statistics(); or a plain step outside of the context"
+            )
 
 
 def _require_unmeasured(model: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from adadagrad_kernels.statistics.measuring.rows import Rows
+
+#: Of flags and names with tensors of the same kinds, for each of which a model is asked anew.
+_MOST_FORMS = 32
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Answer:
         doubt: why it could not be asked, or None.
         has_samples: of each tensor among the arguments, whether it has samples.
         resized: whether it runs with other numbers of samples.
+        moves: whether it gave something else when it was run again as it was.
     """
 
     first: int | None = None
@@ -39,6 +43,7 @@ class Answer:
     doubt: str | None = None
     has_samples: tuple[bool, ...] = ()
     resized: bool = False
+    moves: bool = False
 
     def rows_of(self, layer: str, call: int | None) -> Rows:
         """What the rows of its input are, in a call of this forward pass."""
@@ -66,12 +71,13 @@ class Asked:
     def __init__(self, model: nn.Module) -> None:
         self.answers: dict[Any, dict[tuple[float, ...], Answer]] = {}
         self.calls: Counter[Any] = Counter()
+        self._forms: defaultdict[Any, list[Any]] = defaultdict(list)
         self._places: list[tuple[Callable[[], Any], list[str], list[str]]] = []
         settings: set[int] = set()
         for module in model.modules():
             # Held weakly, settings too, which may know the model: nothing here keeps it alive.
             ref = weakref.ref(module)
-            names = ["training"] if _is_torchs(module) else list(vars(module))
+            names = [n for n in vars(module) if n == "training" or not _is_torchs(module)]
             self._places.append((ref, *_simple_attributes(vars(module), names)))
             for name in () if _is_torchs(module) else names:
                 value = vars(module)[name]
@@ -94,6 +100,15 @@ class Asked:
         except TypeError:  # one of them has become a list, say
             return (repr(flags),), (repr(numbers),)
         return key
+
+    def form(self, tensors: Any, flags: Any) -> Any:
+        """A key for a form of arguments; what changes with every step, as a name, is no new one."""
+        forms = self._forms[tensors]
+        if (tensors, flags) not in self.answers and len(forms) >= _MOST_FORMS:
+            return forms[-1]
+        if (tensors, flags) not in self.answers:
+            forms.append((tensors, flags))
+        return tensors, flags
 
     def is_due(self, form: Any) -> bool:
         """Whether a form is asked anew: at its 16th call, its 64th, its 256th and so on.

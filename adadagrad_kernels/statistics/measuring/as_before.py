@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adadagrad_kernels.statistics.measuring.kept import keep, keep_module
+from adadagrad_kernels.statistics.measuring.kept import Keeper
 from adadagrad_kernels.statistics.randomness import RandomState
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-_GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 
 
 @contextmanager
@@ -43,13 +43,15 @@ def as_before(
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     state = RandomState(device)
-    modules = list(model.modules())
     # A module that is no part of the model, such as a teacher in a list, is kept like the others.
-    hidden = [m for module in modules for m in _hidden(vars(module).values(), set(modules))]
-    kept = [each for module in (*modules, *hidden) for each in keep_module(module)]
-    kept += [each for argument in arguments if (each := keep(argument)) is not None]
-    held = [p for module in (*modules, *hidden) for p in module._parameters.values()]
-    values = _Values([p for p in held if p is not None and parameters])
+    keeper = Keeper(copies=not parameters)
+    for module in model.modules():
+        keeper.add(module)
+    for argument in arguments:
+        keeper.add(argument)
+    held = [p for module in keeper.modules for p in module._parameters.values()]
+    watched = [p for p in held if p is not None and parameters]
+    values = _Values([*watched, *keeper.large])
     quiet = [] if hooks else list(_quieted(model))
     try:
         with values if parameters else nullcontext():
@@ -58,21 +60,10 @@ def as_before(
         for place, before in quiet:
             place.clear()
             place.update(before)
+        state.restore()
         with torch.no_grad():
             values.restore()
-            for each in kept:
-                each.restore()
-        state.restore()
-
-
-def _hidden(values: Iterable[Any], known: set[nn.Module], depth: int = 2) -> Iterator[nn.Module]:
-    """Modules inside of lists, tuples and dictionaries, which modules do not register."""
-    for value in values:
-        if isinstance(value, nn.Module) and value not in known:
-            yield from value.modules()
-        elif depth and isinstance(value, dict | list | tuple):
-            inside = value.values() if isinstance(value, dict) else value
-            yield from _hidden(inside, known, depth - 1)
+            keeper.restore()
 
 
 class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -81,7 +72,7 @@ class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
     All are as good as never written to, and none is copied that is not.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         values = ((p, p.data) for p in parameters)
         # Neither parameters without values yet nor those of other kinds, such as sparse ones.
@@ -127,6 +118,13 @@ class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def has_hooks_of_users(model: nn.Module) -> bool:
     """Whether hooks of others than torch run in its forward pass."""
     return any(not _is_torchs(hook) for place in _hooks(model) for hook in place.values())
+
+
+def has_backward_hooks(model: nn.Module) -> bool:
+    """Whether hooks see, and may change, gradients between its modules."""
+    names = [name for name in (*_HOOKS, *_GLOBAL_HOOKS) if "backward" in name]
+    places = [vars(each).get(name) for each in (torch_module, *model.modules()) for name in names]
+    return any(places)
 
 
 def _hooks(model: nn.Module) -> list[dict[int, Any]]:

@@ -47,7 +47,8 @@ class Comparison:
         """
         begun, calls, samples = len(self._calls) == self._seen, self._calls, reply.samples or 0
         self._seen += 1
-        if not first or samples < 2 or not any(reply.answer.has_samples):
+        answer = reply.answer
+        if not first or samples < 2 or answer.moves or not any(answer.has_samples):
             return
         if begun and (reply.asked or calls):
             # The last one first: what comes from those before it shows there.
@@ -77,18 +78,20 @@ class Comparison:
         if not calls or len(calls) < self._seen:
             return None
         try:
-            expected = _added([call.gradients() for call in calls])
-            if _differing(norms, calls, expected) is None:
-                return None
+            for expected in zip(*(call.gradients() for call in calls), strict=True):
+                if _differing(norms, calls, _added(expected)) is None:
+                    return None
             repeated = [call.repeated() for call in calls]
         except CannotCompareError:
             return None
         every = _added([each.every for each in repeated])
         if not _is_grad(every, parameters, coarse=calls[0].coarse):
+            if any(call.beside_rows for call in calls):
+                return None  # where a loss comes from is not known
             return "its layers get gradients by another way than what it returns"
         layer = _differing(norms, calls, _added([each.alone for each in repeated]))
         changes = any(each.changes for each in repeated)
-        if layer is not None and not changes and not calls[0].without_rows:
+        if layer is not None and not changes:
             # By itself a unit may lie on the other side of a kink; in the same batch it does not.
             layer = _differing(norms, calls, _added([each.row for each in repeated]))
         if layer is None:
@@ -121,11 +124,6 @@ def _differing(
     totals = [math.hypot(*values) for values in (ours, theirs)]
     if not all(math.isfinite(total) for total in totals) or not any(totals):
         return None
-    if all(call.without_rows for call in calls):
-        # A loss weights its samples as it likes.
-        ours = [value / (totals[0] or 1.0) for value in ours]
-        theirs = [value / (totals[1] or 1.0) for value in theirs]
-        totals = [1.0, 1.0]
     coarse = any(call.coarse for call in calls)
     far, floor = (_COARSE, _COARSE_FLOOR) if coarse else (_FAR, _FLOOR)
     for each, one, other in zip(norms, ours, theirs, strict=True):

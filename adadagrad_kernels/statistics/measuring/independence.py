@@ -81,7 +81,8 @@ def ask_once(
     if asked is None:
         asked = _asked[model] = Asked(model)
     flags, numbers = asked.attributes()
-    form = (watch is None, flags, _form(contents))
+    tensors, constants = _form(contents)
+    form = asked.form((watch is None, tensors), (flags, constants))
     numbers = (*contents.numbers, *numbers)
     known = asked.answers.setdefault(form, {})
     # What counts steps is no other way to call the model.
@@ -90,7 +91,7 @@ def ask_once(
     answer, calls = known.get(numbers), 0
     question = Question(model, forward, watch or Watch(), contents, is_part=is_part)
     is_due = asked.is_due(form)
-    if answer is None or is_due:
+    if answer is None or (is_due and not answer.moves):
         answer, calls = _ask(question), asked.calls[form]
         # Samples that are all alike tell nothing; others will.
         if answer.exchanged or answer.doubt or _samples(contents, answer) in (None, 0, 1):
@@ -132,7 +133,7 @@ def _form(contents: Contents) -> Any:
         (tensor.dtype, tuple(labels.get(size) for size in tensor.shape))
         for tensor in contents.tensors
     )
-    return tensors, tuple(contents.constants), torch.is_autocast_enabled("cpu")
+    return (tensors, torch.is_autocast_enabled("cpu")), tuple(contents.constants)
 
 
 def _ask(question: Question) -> Answer:
@@ -147,10 +148,11 @@ def _ask(question: Question) -> Answer:
         return Answer(doubt="none of its arguments holds a tensor with rows")
     failure: Exception | None = None
     doubtful: Answer | None = None
+    likely = _rows_given(question)
     for resized, hooks in ((True, False), (True, True), (False, False), (False, True)):
         asked = replace(question, hooks=hooks)
         mixed: UnsupportedModelError | None = None
-        for batched, masks_alone in _hypotheses(tensors):
+        for batched, masks_alone in _hypotheses(tensors, likely):
             if mixed is not None and not masks_alone:
                 continue  # it might leave out what is mixed
             try:
@@ -181,11 +183,33 @@ def _reader(model: nn.Module) -> str | None:
     return None
 
 
-def _hypotheses(tensors: Sequence[Tensor]) -> Iterator[tuple[tuple[bool, ...], bool]]:
+def _rows_given(question: Question) -> int | None:
+    """Rows of what it gives for the whole batch, where its arguments have rows of several numbers.
+
+    Those of its first output are the likely samples: beside states of layers, or classes that all
+    samples are compared with.
+    """
+    tensors = question.contents.tensors
+    lengths = {len(tensor) for tensor in tensors if tensor.dim()}
+    if len(lengths) < 2:
+        return None
+    rows = range(max(lengths))
+    try:
+        given = question.run(rows, [False] * len(tensors)).result
+    except Exception as error:  # it is not known, then
+        if isinstance(error, MemoryError) or is_out_of_memory(error):
+            raise
+        return None
+    return next((len(tensor) for tensor in given if tensor.dim()), None)
+
+
+def _hypotheses(
+    tensors: Sequence[Tensor], likely: int | None
+) -> Iterator[tuple[tuple[bool, ...], bool]]:
     """Which tensors may have samples, and whether masks of positions alone were left out."""
     lengths = [len(tensor) if tensor.dim() else 0 for tensor in tensors]
     common = Counter(length for length in lengths if length)
-    order = sorted(common, key=lambda length: (-common[length], lengths.index(length)))
+    order = sorted(common, key=lambda n: (n != likely, -common[n], lengths.index(n)))
     for length in order[:3]:
         places = [place for place, rows in enumerate(lengths) if rows == length]
         # A mask of positions has as many rows as columns.
@@ -224,6 +248,7 @@ def _judged(question: Question, batched: tuple[bool, ...], resized: bool) -> Ans
     outputs = [tensor for tensor in one.result if tensor.dim()]
     if outputs and all(len(t) % count and t.shape[1:2] != (count,) for t in outputs):
         raise ValueError("what it gives has other rows than its arguments")
+    moves = False
     doubt = None if outputs else "what it gives has no rows for the samples, as a loss"
     two = one
     if other is not None:
@@ -235,7 +260,10 @@ def _judged(question: Question, batched: tuple[bool, ...], resized: bool) -> Ans
             mixing = first_mixing(one, two, count)
             if mixing and first_mixing(one, question.run(rows, batched), count):
                 # Nor does what has changed then tell whose it is.
-                mixing, doubt = None, "it gives something else when it is run again as it was"
+                mixing, moves = None, True
+                doubt = (
+                    "it gives something else when it is run again as it was: what it keeps moves"
+                )
                 two, other = one, None
             if not doubt and not mixing:
                 # What flows from later samples to earlier ones shows with the last exchanged.
@@ -250,7 +278,9 @@ def _judged(question: Question, batched: tuple[bool, ...], resized: bool) -> Ans
         kinds[name], flags[name] = rows_in(calls, count, fewer, exchanged=other is not None)
     users = frozenset(one.users) if question.watch.holders else None
     writers = frozenset(one.writers)
-    return Answer(first, other is not None, kinds, flags, users, writers, doubt, batched, resized)
+    return Answer(
+        first, other is not None, kinds, flags, users, writers, doubt, batched, resized, moves
+    )
 
 
 def _grows(one: Trial, other: Trial) -> bool:

@@ -1,100 +1,175 @@
 """Mutable values, kept with what they contain so that this can be put back.
 
-A value keeps its identity: what was changed inside of it is undone in place.
+A value keeps its identity: what was changed inside of it is undone in place. Kept is what can be
+reached from a module: its attributes, those of its classes, what its methods name or close over,
+and what lies inside of all these.
 """
 
 from __future__ import annotations
 
+import array
+import functools
 import random
+import sys
 import types
+import warnings
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-#: How deep containers and objects inside of one another are kept.
-DEPTH = 4
+from adadagrad_kernels.statistics.contents import attributes_of
+
+#: How deep values inside of one another are kept, and how many of a container: more are data.
+_DEPTH, _MOST = 8, 1000
+#: Elements of a tensor that is copied even if nobody writes to it.
+_LARGE = 1 << 20
 #: Whose objects keep nothing of a forward pass.
-_LIBRARIES = ("torch", "numpy", "builtins", "adadagrad_kernels", "functools")
-_CODE = (type, types.FunctionType, types.MethodType, types.ModuleType)
+_LIBRARIES = {"torch", "numpy", "adadagrad_kernels", *sys.stdlib_module_names} - {"__main__"}
+_SIMPLE = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device, range)
 
 
 class _Kind(NamedTuple):
-    """Values of one kind: which these are, what is kept of one, and how it is put back."""
+    """Values of one kind: what is kept of one, and how it is put back."""
 
-    includes: Callable[[Any], bool]
     take: Callable[[Any], Any]
     put: Callable[[Any, Any], None]
 
 
-class Kept:
-    """A mutable value with what it contained.
+class Keeper:
+    """Values with what they contained.
 
     Args:
-        value: of some kind.
-        kind: says how it is kept.
-        depth: how deep what lies inside is kept.
+        copies: whether all tensors are copied; else ``large`` has those that somebody else keeps.
+
+    Attributes:
+        modules: that were met.
+        large: tensors that are too large to be copied.
     """
 
-    def __init__(self, value: Any, kind: _Kind, depth: int) -> None:
-        self._value, self._kind = value, kind
-        self._before = kind.take(value)
-        inside = self._before.values() if isinstance(self._before, dict) else self._before
-        deeper = depth and isinstance(self._before, dict | list)
-        found = (keep(each, depth - 1) for each in inside) if deeper else ()
-        self._inside = [kept for kept in found if kept is not None]
+    def __init__(self, *, copies: bool) -> None:
+        self.modules: list[nn.Module] = []
+        self.large: list[Tensor] = []
+        self._copies = copies
+        self._kept: list[tuple[Any, _Kind, Any]] = []
+        self._seen: set[int] = set()
 
     def restore(self) -> None:
-        """Put back what it contained."""
-        self._kind.put(self._value, self._before)
-        for each in self._inside:
-            each.restore()
+        """Put back what they contained; what cannot be is told in a warning."""
+        for value, kind, before in self._kept:
+            try:
+                kind.put(value, before)
+            except Exception as error:
+                warnings.warn(
+                    f"the model was asked about its samples, and a {type(value).__name__} that its "
+                    f"forward pass has changed could not be put back ({error}). Way out: keep it "
+                    "where no module, argument or global name leads to it",
+                    UserWarning,
+                    stacklevel=2,
+                )
+
+    def add(self, value: Any, depth: int = _DEPTH) -> None:
+        """Keep a value, and what lies inside."""
+        if type(value) in _SIMPLE or id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        if isinstance(value, nn.Module):
+            self._add_module(value)
+        elif isinstance(value, Tensor):
+            self._add_tensor(value)
+        elif isinstance(value, type | types.ModuleType):
+            return
+        elif isinstance(value, weakref.ref):
+            self.add(value(), depth)
+        elif isinstance(value, functools.partial):
+            self._inside((value.func, value.args, value.keywords), depth)
+        elif isinstance(value, types.FunctionType):
+            self._add_function(value, depth)
+        elif isinstance(value, types.MethodType | types.BuiltinMethodType):
+            self._inside((value.__self__, getattr(value, "__func__", None)), depth)
+        else:
+            kind = _kind_of(type(value))  # type: ignore[arg-type]
+            if kind is not None:
+                self._keep(value, kind, depth)
+
+    def _keep(self, value: Any, kind: _Kind, depth: int) -> None:
+        before = kind.take(value)
+        self._kept.append((value, kind, before))
+        if isinstance(before, dict):
+            self._inside(before.values(), depth)
+        elif isinstance(before, list):
+            self._inside(before, depth)
+
+    def _inside(self, values: Iterable[Any], depth: int) -> None:
+        for count, value in enumerate(values if depth else ()):
+            if count == _MOST:
+                return
+            self.add(value, depth - 1)
+
+    def _add_tensor(self, value: Tensor) -> None:
+        if isinstance(value, nn.Parameter):
+            # A forward pass does not write to it; what lies beside its values may move, as in
+            # parameters of eight bits.
+            if vars(value):
+                self._keep(value, _ATTRIBUTES, _DEPTH)
+        elif value.is_meta:
+            return
+        elif value.numel() > _LARGE and not self._copies and value.layout is torch.strided:
+            self.large.append(value)
+        else:
+            self._kept.append((value, _TENSOR, _TENSOR.take(value)))
+
+    def _add_module(self, module: nn.Module) -> None:
+        self.modules.append(module)
+        self._keep(module, _ATTRIBUTES, _DEPTH)
+        for kind in type(module).__mro__:
+            if _is_library(kind):
+                break
+            self._add_class(kind)
+
+    def _add_class(self, kind: type) -> None:
+        values = {name: v for name, v in vars(kind).items() if not name.startswith("__")}
+        names = [name for name, value in values.items() if type(value) in _SIMPLE]
+        self._keep(kind, _names(names, vars, setattr), _DEPTH)
+        self._inside(values.values(), _DEPTH)
+
+    def _add_function(self, function: types.FunctionType, depth: int) -> None:
+        if _is_library(function) or not depth:
+            return
+        self._keep(function, _ATTRIBUTES, depth)
+        for cell in function.__closure__ or ():
+            self._keep(cell, _CELL, depth)
+        space, used = function.__globals__, set(_names_in(function.__code__))
+        names = [name for name in used if name in space]
+        simple = [name for name in names if type(space[name]) in _SIMPLE]
+        self._keep(space, _names(simple, dict, dict.__setitem__), depth)
+        for name in names:
+            value = space[name]
+            if isinstance(value, types.ModuleType) and not _is_library(value):
+                inside = [n for n in used if type(vars(value).get(n, _names)) in _SIMPLE]
+                self._keep(value, _names(inside, vars, setattr), depth)
+            elif isinstance(value, type) and not _is_library(value):
+                if id(value) not in self._seen and not issubclass(value, nn.Module):
+                    self._seen.add(id(value))
+                    self._add_class(value)
+            else:
+                self.add(value, depth - 1)
 
 
-def keep(value: Any, depth: int = DEPTH) -> Kept | None:
-    """What has to be kept of a value besides its identity: None for most."""
-    if isinstance(value, nn.Module):
-        return None  # it keeps itself
-    if isinstance(value, nn.Parameter):
-        # A forward pass does not write to it; what lies beside its values may move, as in
-        # parameters of eight bits.
-        return Kept(value, _ATTRIBUTES, depth) if vars(value) else None
-    if isinstance(value, Tensor) and value.is_meta:
-        return None
-    for kind in _KINDS:
-        if kind.includes(value):
-            return Kept(value, kind, depth)
-    plain = hasattr(value, "__dict__") and not isinstance(value, _CODE)
-    is_library = type(value).__module__.split(".")[0] in _LIBRARIES
-    return Kept(value, _ATTRIBUTES, depth) if plain and not is_library and depth else None
+def _is_library(value: Any) -> bool:
+    home = value.__name__ if isinstance(value, types.ModuleType) else value.__module__
+    return str(home).split(".")[0] in _LIBRARIES
 
 
-def keep_module(module: nn.Module) -> list[Kept]:
-    """Attributes of a module, those of its class, and what its forward pass names globally."""
-    kept = [Kept(module, _ATTRIBUTES, DEPTH)]
-    for kind in type(module).__mro__:
-        if kind.__module__.split(".")[0] in _LIBRARIES:
-            break
-        names = [name for name, value in vars(kind).items() if _may_change(name, value)]
-        kept.append(Kept(kind, _names(names, vars, setattr), DEPTH))
-        forward = vars(kind).get("forward")
-        if isinstance(forward, types.FunctionType):
-            code, space = forward.__code__, forward.__globals__
-            # Not what tensors hold, which may be many.
-            names = [n for n in code.co_names if _may_change(n, space.get(n))]
-            names = [n for n in names if n in space and not isinstance(space[n], Tensor)]
-            kept.append(Kept(space, _names(names, dict, dict.__setitem__), 1))
-    return kept
-
-
-def _may_change(name: str, value: Any) -> bool:
-    """Whether a name may hold what a forward pass counts or keeps."""
-    simple = isinstance(value, bool | int | float | str | None)
-    return not name.startswith("__") and (
-        simple or any(kind.includes(value) for kind in _KINDS if kind is not _TUPLES)
-    )
+def _names_in(code: types.CodeType) -> Iterator[str]:
+    """Names that a function uses, and those inside of it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names_in(constant)
 
 
 def _names(
@@ -111,29 +186,33 @@ def _names(
             if now.get(name) is not value:
                 put(space, name, value)
 
-    return _Kind(lambda _: True, take, put_back)
-
-
-def _is_of(*classes: type) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, classes)
-
-
-def _is_numpys_with(attribute: str) -> Callable[[Any], bool]:
-    """Generators of numpy, which need not be there."""
-    return lambda value: (
-        type(value).__module__.startswith("numpy.random") and hasattr(value, attribute)
-    )
-
-
-def _is_array(value: Any) -> bool:
-    return type(value).__module__ == "numpy" and type(value).__name__ == "ndarray"
+    return _Kind(take, put_back)
 
 
 def _put_attributes(value: Any, before: dict[str, Any]) -> None:
-    attributes = vars(value)
-    for name in [name for name in attributes if name not in before]:
-        del attributes[name]
-    attributes.update(before)
+    now = attributes_of(value)
+    for name in [name for name in now if name not in before]:
+        object.__delattr__(value, name)
+    for name, attribute in before.items():
+        if name not in now or now[name] is not attribute:
+            own = getattr(value, "__dict__", {})
+            if name in own or not hasattr(type(value), name):
+                own[name] = attribute
+            else:
+                object.__setattr__(value, name, attribute)
+
+
+def _put_cell(cell: Any, before: tuple[Any, ...]) -> None:
+    for contents in before:
+        if cell.cell_contents is not contents:
+            cell.cell_contents = contents
+
+
+def _take_cell(cell: Any) -> list[Any]:
+    try:
+        return [cell.cell_contents]
+    except ValueError:  # not filled yet
+        return []
 
 
 def _put_tensor(value: Tensor, before: Tensor) -> None:
@@ -144,16 +223,40 @@ def _put_tensor(value: Tensor, before: Tensor) -> None:
 
 
 def _put_array(value: Any, before: Any) -> None:
-    value[...] = before
+    if value.shape != before.shape:
+        value.resize(before.shape, refcheck=False)
+    if value.flags.writeable:
+        value[...] = before
 
 
-def _put_list(value: Any, before: list[Any]) -> None:
-    value[:] = before
+def _put_items(value: Any, before: list[Any]) -> None:
+    if len(value) != len(before) or any(
+        one is not other for one, other in zip(value, before, strict=True)
+    ):
+        value[:] = before
 
 
-def _refill(value: Any, before: Any) -> None:
+def _put_deque(value: deque[Any], before: list[Any]) -> None:
     value.clear()
-    (value.extend if isinstance(value, deque) else value.update)(before)
+    value.extend(before)
+
+
+def _put_mapping(value: dict[Any, Any], before: dict[Any, Any]) -> None:
+    same = list(value) == list(before) and all(value[key] is before[key] for key in before)
+    if not same:
+        value.clear()
+        value.update(before)
+
+
+def _put_set(value: set[Any], before: set[Any]) -> None:
+    if value != before:
+        value.clear()
+        value.update(before)
+
+
+def _put_elements(value: Any, before: Any) -> None:
+    if value != before:
+        value[:] = before
 
 
 def _put_bits(value: Any, before: Any) -> None:
@@ -161,25 +264,51 @@ def _put_bits(value: Any, before: Any) -> None:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and bool(
-        torch.allclose(one, other, 0.0, 0.0, equal_nan=True)
-        if one.is_floating_point()
-        else torch.equal(one, other)
-    )
+    if one.dtype != other.dtype or one.layout is not other.layout:
+        return False
+    if one.layout is not torch.strided:
+        pairs = zip(_dense_parts(one), _dense_parts(other), strict=True)
+        return all(a.shape == b.shape and _same(a, b) for a, b in pairs)
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    return torch.allclose(one, other, 0.0, 0.0, equal_nan=True)
 
 
-_ATTRIBUTES = _Kind(lambda value: True, lambda value: dict(vars(value)), _put_attributes)
-_TUPLES = _Kind(_is_of(tuple), list, lambda value, before: None)
-_KINDS = (
-    _Kind(_is_of(Tensor), lambda value: value.detach().clone(), _put_tensor),
-    _Kind(_is_of(list), list, _put_list),
-    _TUPLES,
-    _Kind(_is_of(dict), dict, _refill),
-    _Kind(_is_of(set), set, _refill),
-    _Kind(_is_of(deque), list, _refill),
-    _Kind(_is_of(torch.Generator), lambda v: v.get_state(), lambda v, state: v.set_state(state)),
-    _Kind(_is_of(random.Random), lambda v: v.getstate(), lambda v, state: v.setstate(state)),
-    _Kind(_is_numpys_with("bit_generator"), lambda v: v.bit_generator.state, _put_bits),
-    _Kind(_is_numpys_with("set_state"), lambda v: v.get_state(), lambda v, s: v.set_state(s)),
-    _Kind(_is_array, lambda value: value.copy(), _put_array),
-)
+def _dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+
+
+_ATTRIBUTES = _Kind(attributes_of, _put_attributes)
+_CELL = _Kind(_take_cell, _put_cell)
+_TENSOR = _Kind(lambda value: value.detach().clone(), _put_tensor)
+_STATE = _Kind(lambda value: value.get_state(), lambda value, state: value.set_state(state))
+_KINDS: dict[type, _Kind] = {
+    list: _Kind(list, _put_items),
+    tuple: _Kind(list, lambda value, before: None),
+    dict: _Kind(dict, _put_mapping),
+    set: _Kind(set, _put_set),
+    deque: _Kind(list, _put_deque),
+    bytearray: _Kind(bytes, _put_elements),
+    array.array: _Kind(lambda value: value[:], _put_elements),
+    torch.Generator: _STATE,
+    random.Random: _Kind(lambda value: value.getstate(), lambda value, s: value.setstate(s)),
+}
+
+
+@functools.cache
+def _kind_of(kind: type) -> _Kind | None:
+    """None for what a forward pass does not change."""
+    for known, how in _KINDS.items():
+        if issubclass(kind, known):
+            return how
+    if kind.__module__.startswith("numpy"):  # which need not be there
+        if kind.__name__ == "ndarray":
+            return _Kind(lambda value: value.copy(), _put_array)
+        if hasattr(kind, "bit_generator"):
+            return _Kind(lambda value: value.bit_generator.state, _put_bits)
+        return _STATE if hasattr(kind, "set_state") else None
+    return None if _is_library(kind) else _ATTRIBUTES

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.statistics.contents import Contents
 from adadagrad_kernels.statistics.measuring.answers import Answer
-from adadagrad_kernels.statistics.measuring.as_before import has_hooks_of_users
+from adadagrad_kernels.statistics.measuring.as_before import has_backward_hooks, has_hooks_of_users
 from adadagrad_kernels.statistics.measuring.mixing import close
 from adadagrad_kernels.statistics.measuring.trial import Question
 from adadagrad_kernels.statistics.randomness import RandomState
@@ -32,18 +32,20 @@ class CannotCompareError(Exception):
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the rows of a sample are in an output."""
+    """Where the rows of a sample are in an output: ``start`` and every ``step`` after it."""
 
     dimension: int
     start: int
     size: int
+    step: int = 1
 
     def of(self, tensor: Tensor) -> Tensor:
-        return tensor.narrow(self.dimension, self.start, self.size)
+        stop = self.start + self.size * self.step
+        return tensor[(slice(None),) * self.dimension + (slice(self.start, stop, self.step),)]
 
-    def first(self, tensor: Tensor) -> Tensor:
-        """The same of the first sample."""
-        return tensor.narrow(self.dimension, 0, self.size)
+    def of_first(self, count: int) -> _Place:
+        """The same of the first of ``count`` samples."""
+        return _Place(self.dimension, 0, self.size, count if self.step > 1 else 1)
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,13 @@ class OneSample:
 
     Attributes:
         coarse: whether it was computed in types of sixteen bits.
-        without_rows: whether what got gradients has no rows for the samples, such as a loss.
+        beside_rows: whether an output without rows, such as a loss, has got a gradient too.
     """
 
     def __init__(
         self, question: Question, answer: Answer, samples: int, row: int, *, thorough: bool = True
     ) -> None:
         self.samples, self.row, self.thorough = samples, row, thorough
-        self.without_rows = False
         self._question, self._has_samples = question, answer.has_samples
         self._count = 2 if answer.resized else samples
         parameters = list(question.model.parameters())
@@ -100,6 +101,8 @@ class OneSample:
         halves = (torch.float16, torch.bfloat16)
         self.coarse = self._autocast[2] or any(p.dtype in halves for p in parameters)
         self._versions = _versions(question)
+        self.beside_rows = False
+        self._hooks = False
         self._given: list[Tensor] = []
         self._places: list[_Place | None] = []
         self._grads: dict[int, Tensor] = {}
@@ -109,21 +112,24 @@ class OneSample:
     def _run_alone(self, question: Question) -> list[Tensor] | None:
         """What it gives by itself; None where it does not run so, or draws random numbers."""
         try:
-            outputs, draws = question.outputs([self.row] * self._count, self._has_samples)
+            given = question.outputs([self.row] * self._count, self._has_samples)
         except Exception:  # it is run with the whole batch then
             return None
-        return None if draws or _rows_differ(outputs, self._count) else outputs
+        self._hooks |= given.hooks
+        random = given.draws or _rows_differ(given.tensors, self._count)
+        return None if random else given.tensors
 
     def note(self, result: Any) -> None:
         """Note what the call gave, and have the gradients of that noted."""
         outputs = _distinct(result)
-        alone = self._alone
-        if alone is not None and len(alone) == len(outputs):
-            pairs = zip(outputs, alone, strict=True)
-            self._places = [self._place(o.shape, a.shape) for o, a in pairs]
-        if alone is None or len(alone) != len(outputs) or self._has_lost(outputs):
+        alone: Sequence[Tensor | None] = self._alone or ()
+        if len(alone) != len(outputs):
+            self._alone, alone = None, [None] * len(outputs)
+        pairs = zip(outputs, alone, strict=True)
+        self._places = [self._place(output, other) for output, other in pairs]
+        if self._alone is not None and self._has_lost(outputs):
             self._alone = None
-            self._places = [self._place(output.shape, None) for output in outputs]
+            self._places = [self._place(output, None) for output in outputs]
         for index, (output, place) in enumerate(zip(outputs, self._places, strict=True)):
             self._given.append(_part(place, output))
             if output.grad_fn is not None:
@@ -136,16 +142,30 @@ class OneSample:
             for output, place in zip(outputs, self._places, strict=True)
         )
 
-    def _place(self, shape: torch.Size, alone: torch.Size | None) -> _Place | None:
-        for dimension, size in enumerate(shape):
-            others = (*shape[:dimension], self._count, *shape[dimension + 1 :])
-            if size == self.samples and (alone is None or alone == others):
-                return _Place(dimension, self.row, 1)
-        if alone is None or not shape or not alone or shape[1:] != alone[1:]:
+    def _place(self, output: Tensor, alone: Tensor | None) -> _Place | None:
+        """Where the sample is; None where that cannot be told."""
+        shape = output.shape
+        given = None if alone is None else alone.shape
+        found = [
+            dimension
+            for dimension, size in enumerate(shape)
+            if size == self.samples
+            and given in (None, (*shape[:dimension], self._count, *shape[dimension + 1 :]))
+        ]
+        if found:
+            # Without the sample alone, a dimension after the first may be as long by chance.
+            known = len(found) == 1 and (given is not None or found == [0])
+            return _Place(found[0], self.row, 1) if known else None
+        if alone is None or not shape or not given or shape[1:] != given[1:]:
             return None
         each = shape[0] // self.samples
-        merged = shape[0] == each * self.samples and alone[0] == each * self._count
-        return _Place(0, self.row * each, each) if merged else None
+        if shape[0] != each * self.samples or given[0] != each * self._count:
+            return None
+        # Those of one sample after those of another, or a position of all after another one.
+        for place in (_Place(0, self.row * each, each), _Place(0, self.row, each, self.samples)):
+            if close(place.of_first(self._count).of(alone.detach()), place.of(output.detach())):
+                return place
+        return None
 
     def _listener(self, index: int) -> Callable[[Tensor], None]:
         def hear(grad: Tensor) -> None:
@@ -157,35 +177,38 @@ class OneSample:
 
     # After the backward pass.
 
-    def gradients(self) -> Gradients:
+    def gradients(self) -> list[Gradients]:
         """What its outputs' gradients make of it, by itself if that is known.
+
+        Returns:
+            With outputs on the way to others that get the whole gradient there; and with the
+            gradients of all outputs added up, as of a module that keeps them apart.
 
         Raises:
             CannotCompareError: where these are not the sample's.
         """
-        if not self._grads or self._versions != _versions(self._question):
-            raise CannotCompareError
         with_rows = [i for i in self._grads if self._places[i] is not None]
-        if with_rows:
-            # A loss beside them mostly comes out of them; if not, that shows.
-            self._grads = {i: self._grads[i] for i in with_rows}
-            self._whole = {i: grad for i, grad in self._whole.items() if i in with_rows}
-        elif self._alone is None or any(self._given[i].dim() for i in self._grads):
+        self.beside_rows = len(with_rows) < len(self._grads)
+        self._grads = {i: self._grads[i] for i in with_rows}
+        self._whole = {i: grad for i, grad in self._whole.items() if i in with_rows}
+        if not with_rows or self._versions != _versions(self._question):
             raise CannotCompareError
-        self.without_rows = not with_rows
-        if self._alone is None:
-            if not self.thorough:
-                raise CannotCompareError
-            return self._of_row(self._again(self._question))
-        return self._by_itself(self._alone)
+        if self._alone is None and not self.thorough:
+            raise CannotCompareError
+        outputs, own = self._alone, self._by_itself
+        if outputs is None:
+            outputs, own = self._again(self._question), self._of_row
+        return [own(outputs), own(outputs, on_the_way=False)]
 
     def repeated(self) -> Repeated:
         """The call once more, for all samples: users' hooks, which may change outputs, run too.
 
         Raises:
-            CannotCompareError: where it gives other outputs than before, or not all of their
-                gradients were kept.
+            CannotCompareError: where it gives other outputs than before, not all of their gradients
+                were kept, or hooks may have changed those in between.
         """
+        if self._hooks or has_backward_hooks(self._question.model):
+            raise CannotCompareError
         question = replace(self._question, hooks=has_hooks_of_users(self._question.model))
         outputs = self._again(question)
         given = [_part(place, o) for place, o in zip(self._places, outputs, strict=True)]
@@ -193,13 +216,17 @@ class OneSample:
             raise CannotCompareError
         if self._whole.keys() != self._grads.keys():
             raise CannotCompareError
-        every = self._backward(outputs, self._whole, retain=True)
-        row = every if self.without_rows else self._of_row(outputs)
+        every = self._backward(outputs, self._whole)
+        row = self._of_row(outputs)
         alone = self._run_alone(question) if self._alone is not None else None
         if alone is None:
             return Repeated(every, row, row, changes=False)
-        given = [o if p is None else p.first(o) for p, o in zip(self._places, alone, strict=True)]
-        changes = not self.without_rows and not self._alike(given)
+        changes = not self._alike(
+            [
+                o if p is None else p.of_first(self._count).of(o)
+                for p, o in zip(self._places, alone, strict=True)
+            ]
+        )
         return Repeated(every, row, self._by_itself(alone), changes=changes)
 
     def _alike(self, outputs: Sequence[Tensor]) -> bool:
@@ -216,7 +243,7 @@ class OneSample:
         try:
             self._random.restore()
             with torch.autocast(kind, dtype, enabled=enabled):
-                outputs = question.outputs(range(self.samples), self._has_samples)[0]
+                outputs = question.outputs(range(self.samples), self._has_samples).tensors
         except Exception as error:
             raise CannotCompareError from error
         finally:
@@ -225,31 +252,35 @@ class OneSample:
             raise CannotCompareError
         return outputs
 
-    def _by_itself(self, outputs: list[Tensor]) -> Gradients:
-        return self._backward(outputs, self._placed(outputs, _Place.first))
+    def _by_itself(self, outputs: list[Tensor], *, on_the_way: bool = True) -> Gradients:
+        places = [place and place.of_first(self._count) for place in self._places]
+        return self._backward(outputs, self._placed(outputs, places), on_the_way=on_the_way)
 
-    def _of_row(self, outputs: list[Tensor]) -> Gradients:
-        return self._backward(outputs, self._placed(outputs, _Place.of))
+    def _of_row(self, outputs: list[Tensor], *, on_the_way: bool = True) -> Gradients:
+        grads = self._placed(outputs, self._places)
+        return self._backward(outputs, grads, on_the_way=on_the_way)
 
-    def _placed(
-        self, outputs: list[Tensor], where: Callable[[_Place, Tensor], Tensor]
-    ) -> dict[int, Tensor]:
+    def _placed(self, outputs: list[Tensor], places: Sequence[_Place | None]) -> dict[int, Tensor]:
         placed = {}
         for index, grad in self._grads.items():
-            place = self._places[index]
-            placed[index] = grad if place is None else torch.zeros_like(outputs[index])
+            place = places[index]
             if place is not None:
-                where(place, placed[index]).copy_(grad)
+                placed[index] = torch.zeros_like(outputs[index])
+                place.of(placed[index]).copy_(grad)
         return placed
 
     def _backward(
-        self, outputs: list[Tensor], grads: dict[int, Tensor], *, retain: bool = False
+        self, outputs: list[Tensor], grads: dict[int, Tensor], *, on_the_way: bool = True
     ) -> Gradients:
-        """By autograd; ``grads`` are whole ones, also of outputs on the way to others."""
+        """By autograd; ``on_the_way`` says that outputs have the whole gradient that they get."""
         used = [i for i in grads if outputs[i].grad_fn is not None]
-        if not used:
+        if not used or _runs_code_of_users([outputs[i] for i in used]):
             raise CannotCompareError
-        handles = [outputs[i].register_hook(lambda _, grad=grads[i]: grad) for i in used]  # type: ignore[no-untyped-call]
+        handles = [
+            outputs[i].register_hook(lambda _, grad=grads[i]: grad)  # type: ignore[no-untyped-call]
+            for i in used
+            if on_the_way
+        ]
         try:
             with _without_hooks(self._parameters), self._question.unseen():
                 found = torch.autograd.grad(
@@ -257,7 +288,7 @@ class OneSample:
                     self._parameters,
                     [grads[i] for i in used],
                     allow_unused=True,
-                    retain_graph=retain,
+                    retain_graph=True,
                 )
         except Exception as error:
             raise CannotCompareError from error
@@ -284,6 +315,22 @@ def _rows_differ(outputs: Sequence[Tensor], count: int) -> bool:
     """Whether rows of one and the same sample are others."""
     rows = [tensor.detach() for tensor in outputs if tensor.shape[:1] == (count,)]
     return not all(close(row[:1].expand_as(row), row) for row in rows)
+
+
+def _runs_code_of_users(outputs: Sequence[Tensor]) -> bool:
+    """Whether a backward pass through here runs a function that may do more than differentiate."""
+    nodes = [output.grad_fn for output in outputs]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        home = getattr(getattr(type(node), "_forward_cls", None), "__module__", "torch")
+        if home.split(".")[0] not in ("torch", "adadagrad_kernels"):
+            return True
+        for following, _ in getattr(node, "next_functions", ()):
+            if following is not None and following not in seen:
+                seen.add(following)
+                nodes.append(following)
+    return False
 
 
 @contextmanager

@@ -228,6 +228,8 @@ class Recorder:
         micro_batch = self.micro_batches[-1] if self.micro_batches else None
         if micro_batch is not None:
             micro_batch.had_backward = True
+            if not micro_batch.reached and len(self.micro_batches) == 1:
+                self._require_clear()
             micro_batch.reached.add(id(parameter))
             earlier = self.micro_batches[:-1]
             if parameter.grad is None and any(id(parameter) in m.reached for m in earlier):
@@ -240,6 +242,13 @@ class Recorder:
                 micro_batch.arrived[id(parameter)] = grad if before is None else before + grad
         elif not as_expected:
             self._problem(outside(name))
+
+    def _require_clear(self) -> None:
+        """As the first gradient arrives: until then those of an earlier step may be set to zero."""
+        try:
+            require_clear(list(self.model.named_parameters()))
+        except ValueError as error:
+            self.problems.append(error)
 
     def note_hook(self, name: str) -> None:
         """A hook that was registered after the forward pass sees the gradient last."""
@@ -264,8 +273,6 @@ class Recorder:
         if self.micro_batches:
             self.close(parameters, followed=True)
             self.arrivals.require_unchanged(parameters)
-        else:
-            require_clear(parameters)
         self.micro_batches.append(MicroBatch(self._variance, self._inner_products))
         return self.micro_batches[-1]
 

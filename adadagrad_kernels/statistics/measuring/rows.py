@@ -69,9 +69,9 @@ def _rows_of(
     if rows == counts:
         if changed and exchanged and not (same and close(one[1:], two[1:])):
             return Rows.ELSEWHERE  # mixed
-        alike = changed or not exchanged or close(one[:-1], one[1:])
-        # Other rows for each sample that are not theirs: positions, as many by chance.
-        return Rows.SAMPLES if alike else Rows.ROUTED
+        # As many in batches of either size. Samples may share a category, so that none has changed;
+        # rows that are as many by chance show in the gradient of one sample (``comparison``).
+        return Rows.SAMPLES
     if len(set(rows)) == 1:
         if not changed:
             return Rows.SHARED

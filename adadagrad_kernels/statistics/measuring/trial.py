@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from adadagrad_kernels.statistics.contents import Contents
 from adadagrad_kernels.statistics.measuring.as_before import as_before
@@ -107,6 +108,39 @@ class _Uses(TorchFunctionMode):
 
 
 @dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a model gives in training.
+
+    Attributes:
+        tensors: each once, with the graph behind them.
+        draws: whether it drew random numbers.
+        hooks: whether it would have registered hooks on tensors.
+    """
+
+    tensors: list[Tensor]
+    draws: bool
+    hooks: bool
+
+
+class _NoHooks(TorchFunctionMode):
+    """Has no hook registered on a tensor.
+
+    Attributes:
+        met: whether one would have been.
+    """
+
+    met = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.register_hook:
+            self.met = True
+            return RemovableHandle({})
+        if func is Tensor.retain_grad:
+            return None
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True, eq=False)
 class Question:
     """A call of a model that can be repeated with other samples.
 
@@ -155,7 +189,7 @@ class Question:
         uses: AbstractContextManager[Any] = (
             _Uses(self.watch) if self.watch.holders else nullcontext()
         )
-        with self.unseen(), torch.no_grad():
+        with self.unseen(), torch.no_grad(), _NoHooks():
             handles = [module.register_forward_hook(see) for module in paths]
             self.watch.now, self.watch.count = trial, len(rows)
             try:
@@ -169,7 +203,7 @@ class Question:
                     handle.remove()
         return trial
 
-    def outputs(self, rows: Sequence[int], batched: Sequence[bool]) -> tuple[list[Tensor], bool]:
+    def outputs(self, rows: Sequence[int], batched: Sequence[bool]) -> Outputs:
         """Run the model for some samples as in training.
 
         Args:
@@ -177,8 +211,7 @@ class Question:
             batched: the tensors that have samples.
 
         Returns:
-            The tensors that it gives, each once, with the graph behind them; and whether it drew
-            random numbers.
+            The tensors that it gives, each once, with the graph behind them.
         """
         args, kwargs = self._arguments(rows, batched)
         leaves = Contents.of((args, kwargs))
@@ -186,11 +219,11 @@ class Question:
             [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in leaves.tensors]
         )
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        with self.unseen(), torch.enable_grad():
+        with self.unseen(), torch.enable_grad(), _NoHooks() as hooks:
             before = RandomState(device)
             given = Contents.of(self.forward(*args, **kwargs)).tensors
             draws = before.has_changed()
-        return list({id(tensor): tensor for tensor in given}.values()), draws
+        return Outputs(list({id(tensor): tensor for tensor in given}.values()), draws, hooks.met)
 
     @contextmanager
     def unseen(self) -> Iterator[None]:

@@ -33,8 +33,7 @@ def require_clear(parameters: NamedParameters) -> None:
         if is_left:
             raise ValueError(
                 f"a gradient of an earlier step is left in .grad of '{name}' and would count as "
-                "this step's; call optimizer.zero_grad() before the first forward pass of a step, "
-                "and run an evaluation in between under torch.no_grad()"
+                "this step's; call optimizer.zero_grad() before the first backward pass of a step"
             )
 
 
