@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -134,7 +134,7 @@ class _NoHooks(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.register_hook:
             self.met = True
-            return RemovableHandle({})
+            return RemovableHandle(OrderedDict())
         if func is Tensor.retain_grad:
             return None
         return func(*args, **(kwargs or {}))
