@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import array
 import functools
+import logging
+import queue
+import threading
 import weakref
 from collections import UserDict, deque
 from collections.abc import Callable
@@ -49,14 +52,19 @@ def read_only() -> Any:
         lambda: FrozenDict(a=1),
         lambda: UserDict(a=1),
         lambda: deque([1]),
+        queue.Queue,
+        logging.getLogger,
+        threading.Lock,
     ],
-    ids=["sparse", "csr", "array", "frozen dictionary", "UserDict", "deque"],
+    ids=["sparse", "csr", "array", "frozen", "UserDict", "deque", "queue", "logger", "lock"],
 )
 def test_values_that_are_hard_to_put_back(kept: Callable[[], Any]) -> None:
     """They stop nothing: counts, dropout and draws are those of a plain step."""
 
     def run(m: Any, x: Tensor) -> Tensor:
         m.calls += 1
+        if isinstance(m.kept, queue.Queue):
+            m.kept.put(m.calls)
         result: Tensor = m.b(nn.functional.dropout(m.a(x)))
         return result
 
@@ -69,6 +77,7 @@ def test_values_that_are_hard_to_put_back(kept: Callable[[], Any]) -> None:
         else:
             model(torch.ones(B, D)).square().mean().backward()
         assert isinstance(model.a, nn.Linear)
+        assert not isinstance(model.kept, queue.Queue) or model.kept.qsize() == 1
         found.append((model.calls, model.a.weight.grad, torch.rand(2)))
     torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=0)
 

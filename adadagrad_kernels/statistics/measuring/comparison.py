@@ -25,6 +25,8 @@ from adadagrad_kernels.statistics.measuring.one_sample import (
 from adadagrad_kernels.statistics.measuring.samples import OTHERWISE
 from adadagrad_kernels.statistics.measuring.uses import Norms, Part
 
+#: Calls of a model in one micro-batch that are compared; more are none of a training step.
+_MOST_CALLS = 8
 #: How far norms may be apart, relative to them, and in types of sixteen bits.
 _FAR, _COARSE = 2e-2, 1.5e-1
 #: The least difference that counts, relative to the norm over all layers.
@@ -45,6 +47,9 @@ class Comparison:
             reply: what it has said of the call.
             first: whether the micro-batch is the first of its step.
         """
+        if len(self._calls) == _MOST_CALLS:
+            # Such as a validation that has grad mode and no backward pass.
+            self._calls.clear()
         begun, calls, samples = len(self._calls) == self._seen, self._calls, reply.samples or 0
         self._seen += 1
         answer = reply.answer

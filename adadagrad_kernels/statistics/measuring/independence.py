@@ -10,6 +10,7 @@ has changed, and now and then.
 
 from __future__ import annotations
 
+import io
 import warnings
 import weakref
 from collections import Counter
@@ -178,7 +179,7 @@ def _reader(model: nn.Module) -> str | None:
     for path, module in model.named_modules():
         for value in vars(module).values():
             inside = value if isinstance(value, list | tuple) else (value,)
-            if any(hasattr(type(each), "__next__") for each in inside):
+            if any(hasattr(type(v), "__next__") and not isinstance(v, io.IOBase) for v in inside):
                 return f"layer '{path}' ({type(module).__name__})" if path else "the model"
     return None
 

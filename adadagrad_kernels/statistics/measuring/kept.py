@@ -27,8 +27,9 @@ from adadagrad_kernels.statistics.contents import attributes_of
 _DEPTH, _MOST = 8, 1000
 #: Elements of a tensor that is copied even if nobody writes to it.
 _LARGE = 1 << 20
-#: Whose objects keep nothing of a forward pass.
-_LIBRARIES = {"torch", "numpy", "adadagrad_kernels", *sys.stdlib_module_names} - {"__main__"}
+#: Whose objects keep nothing of a forward pass, and whose code counts nothing.
+_QUIET = {"torch", "numpy", "adadagrad_kernels", "builtins", "functools"}
+_LIBRARIES = {*_QUIET, *sys.stdlib_module_names} - {"__main__"}
 _SIMPLE = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device, range)
 
 
@@ -94,6 +95,8 @@ class Keeper:
             kind = _kind_of(type(value))  # type: ignore[arg-type]
             if kind is not None:
                 self._keep(value, kind, depth)
+            if kind is _ATTRIBUTES:
+                self._add_classes(type(value))
 
     def _keep(self, value: Any, kind: _Kind, depth: int) -> None:
         before = kind.take(value)
@@ -125,10 +128,15 @@ class Keeper:
     def _add_module(self, module: nn.Module) -> None:
         self.modules.append(module)
         self._keep(module, _ATTRIBUTES, _DEPTH)
-        for kind in type(module).__mro__:
-            if _is_library(kind):
+        self._add_classes(type(module))
+
+    def _add_classes(self, kind: type) -> None:
+        for base in kind.__mro__:
+            if _is_library(base):
                 break
-            self._add_class(kind)
+            if id(base) not in self._seen:
+                self._seen.add(id(base))
+                self._add_class(base)
 
     def _add_class(self, kind: type) -> None:
         values = {name: v for name, v in vars(kind).items() if not name.startswith("__")}
@@ -152,9 +160,7 @@ class Keeper:
                 inside = [n for n in used if type(vars(value).get(n, _names)) in _SIMPLE]
                 self._keep(value, _names(inside, vars, setattr), depth)
             elif isinstance(value, type) and not _is_library(value):
-                if id(value) not in self._seen and not issubclass(value, nn.Module):
-                    self._seen.add(id(value))
-                    self._add_class(value)
+                self._add_classes(value)
             else:
                 self.add(value, depth - 1)
 
@@ -311,4 +317,4 @@ def _kind_of(kind: type) -> _Kind | None:
         if hasattr(kind, "bit_generator"):
             return _Kind(lambda value: value.bit_generator.state, _put_bits)
         return _STATE if hasattr(kind, "set_state") else None
-    return None if _is_library(kind) else _ATTRIBUTES
+    return None if kind.__module__.split(".")[0] in _QUIET else _ATTRIBUTES
