@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,7 @@ from zoo import Model
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics import layer_statistics
 from adadagrad_kernels.statistics.measuring.comparison import Comparison
+from adadagrad_kernels.statistics.measuring.trial import Question
 
 B, D = 6, 4
 
@@ -334,3 +337,27 @@ def test_one_gradient_among_many_that_is_written_by_data(place: int) -> None:
         grad.data.mul_(0.5)
         with pytest.raises(ValueError, match=rf"'{place}\.weight' was changed"):
             recorder.statistics()
+
+
+def test_who_keeps_a_loss_keeps_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[weakref.ref[Tensor]] = []
+    outputs = Question.outputs
+
+    def noted(self: Question, *args: Any) -> Any:
+        given = outputs(self, *args)
+        graphs.extend(weakref.ref(tensor) for tensor in given.tensors)
+        return given
+
+    monkeypatch.setattr(Question, "outputs", noted)
+    model = two_layers(lambda m, x: m.b(m.a(x)))
+    with layer_statistics(model) as recorder:
+        losses = [squares(model(torch.randn(B, D))) for _ in range(12)]
+        recorder.reset()
+        model.zero_grad()
+        losses.append(squares(model(torch.randn(B + 1, 3, D))))
+        losses[-1].backward()
+        recorder.statistics()
+    gc.collect()
+    assert len(graphs) > 1
+    assert not any(graph() is not None for graph in graphs)
+    assert len(losses) == 13

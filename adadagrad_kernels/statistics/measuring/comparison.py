@@ -49,7 +49,7 @@ class Comparison:
         """
         if len(self._calls) == _MOST_CALLS:
             # Such as a validation that has grad mode and no backward pass.
-            self._calls.clear()
+            self.forget()
         begun, calls, samples = len(self._calls) == self._seen, self._calls, reply.samples or 0
         self._seen += 1
         answer = reply.answer
@@ -79,7 +79,18 @@ class Comparison:
         Raises:
             UnsupportedModelError: naming the layer whose norm is that of no sample.
         """
-        calls, self._calls = self._calls, []
+        try:
+            return self._judge(norms, parameters)
+        finally:
+            self.forget()
+
+    def forget(self) -> None:
+        """Let go of the calls."""
+        while self._calls:
+            self._calls.pop().release()
+
+    def _judge(self, norms: Sequence[Norms], parameters: Iterable[nn.Parameter]) -> str | None:
+        calls = self._calls
         if not calls or len(calls) < self._seen:
             return None
         try:

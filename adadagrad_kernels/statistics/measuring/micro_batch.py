@@ -80,6 +80,11 @@ class MicroBatch:
             others.add(rows)
             self.calls[part.key] = self.calls.get(part.key, 0) + 1
 
+    def forget(self) -> None:
+        """Let go of the graph and of what was run beside it."""
+        self.shared.forget()
+        self.comparison.forget()
+
     def shares(self, use: Use) -> bool:
         """Whether another use has a part of this one."""
         return any(self.calls.get(part.key, 0) > 1 for part in use.parts)

@@ -103,7 +103,7 @@ class OneSample:
         self._versions = _versions(question)
         self.beside_rows = False
         self._hooks = False
-        self._given: list[Tensor] = []
+        self._given: list[Tensor | None] = []
         self._places: list[_Place | None] = []
         self._grads: dict[int, Tensor] = {}
         self._whole: dict[int, Tensor] = {}
@@ -131,7 +131,7 @@ class OneSample:
             self._alone = None
             self._places = [self._place(output, None) for output in outputs]
         for index, (output, place) in enumerate(zip(outputs, self._places, strict=True)):
-            self._given.append(_part(place, output))
+            self._given.append(_part(place, output) if place or output.dim() == 0 else None)
             if output.grad_fn is not None:
                 output.register_hook(self._listener(index))  # type: ignore[no-untyped-call]
 
@@ -169,11 +169,20 @@ class OneSample:
 
     def _listener(self, index: int) -> Callable[[Tensor], None]:
         def hear(grad: Tensor) -> None:
-            self._grads[index] = _part(self._places[index], grad)
+            if index >= len(self._places):
+                return  # it was released
+            place = self._places[index]
+            self._grads[index] = _part(place, grad) if place else grad.new_empty(0)
             if grad.numel() <= _KEPT:
                 self._whole[index] = grad.detach()
 
         return hear
+
+    def release(self) -> None:
+        """Give back the memory: hooks hold on to this as long as somebody holds the outputs."""
+        self._alone, self._given, self._places = None, [], []
+        self._grads, self._whole = {}, {}
+        del self._question, self._random
 
     # After the backward pass.
 
@@ -211,8 +220,8 @@ class OneSample:
             raise CannotCompareError
         question = replace(self._question, hooks=has_hooks_of_users(self._question.model))
         outputs = self._again(question)
-        given = [_part(place, o) for place, o in zip(self._places, outputs, strict=True)]
-        if not self._alike(given):
+        pairs = list(zip(self._places, outputs, strict=True))
+        if not self._alike([o if place is None else place.of(o) for place, o in pairs]):
             raise CannotCompareError
         if self._whole.keys() != self._grads.keys():
             raise CannotCompareError
@@ -233,7 +242,7 @@ class OneSample:
         """Whether these are the sample's rows of what the call gave."""
         tolerance = _COARSE if self.coarse else _FAR
         return all(
-            close(output.detach(), given, tolerance)
+            given is None or close(output.detach(), given, tolerance)
             for output, given in zip(outputs, self._given, strict=True)
         )
 

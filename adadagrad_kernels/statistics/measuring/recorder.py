@@ -70,7 +70,7 @@ class Recorder:
     def reset(self) -> None:
         """Forget the step."""
         for micro_batch in getattr(self, "micro_batches", []):
-            micro_batch.shared.forget()
+            micro_batch.forget()
         self.micro_batches: list[MicroBatch] = []
         self.problems: list[Exception] = []
         self.call.forget()
@@ -279,7 +279,7 @@ class Recorder:
     def forget_unused(self) -> None:
         """Drop a last micro-batch whose gradient was taken for the inputs alone, or never."""
         if self.micro_batches and not self.micro_batches[-1].reached:
-            self.micro_batches.pop()
+            self.micro_batches.pop().forget()
             self.arrivals.forget()
 
     @torch.no_grad()
