@@ -245,6 +245,8 @@ class Recorder:
 
     def _require_clear(self) -> None:
         """As the first gradient arrives: until then those of an earlier step may be set to zero."""
+        if all(parameter.grad is None for parameter in self._known.values()):
+            return
         try:
             require_clear(list(self.model.named_parameters()))
         except ValueError as error:
