@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import functools
+import operator
 import random
 import sys
 import types
@@ -23,12 +24,16 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.statistics.contents import attributes_of
 
-#: How deep values inside of one another are kept, and how many of a container: more are data.
-_DEPTH, _MOST = 8, 1000
+#: How deep values inside of one another are kept, how many of a container, and how many in all:
+#: more are data.
+_DEPTH, _MOST, _MOST_IN_ALL = 8, 1000, 100_000
 #: Elements of a tensor that is copied even if nobody writes to it.
 _LARGE = 1 << 20
 #: Whose objects keep nothing of a forward pass, and whose code counts nothing.
 _QUIET = {"torch", "numpy", "adadagrad_kernels", "builtins", "functools"}
+#: What other threads and processes may change meanwhile.
+_SHARED = {"_thread", "asyncio", "concurrent", "logging", "multiprocessing", "socket", "subprocess"}
+_SHARED |= {"_io", "io", "ssl", "threading"}
 _LIBRARIES = {*_QUIET, *sys.stdlib_module_names} - {"__main__"}
 _SIMPLE = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device, range)
 
@@ -74,7 +79,7 @@ class Keeper:
 
     def add(self, value: Any, depth: int = _DEPTH) -> None:
         """Keep a value, and what lies inside."""
-        if type(value) in _SIMPLE or id(value) in self._seen:
+        if type(value) in _SIMPLE or id(value) in self._seen or len(self._seen) > _MOST_IN_ALL:
             return
         self._seen.add(id(value))
         if isinstance(value, nn.Module):
@@ -236,19 +241,19 @@ def _put_array(value: Any, before: Any) -> None:
 
 
 def _put_items(value: Any, before: list[Any]) -> None:
-    if len(value) != len(before) or any(
-        one is not other for one, other in zip(value, before, strict=True)
-    ):
+    if len(value) != len(before) or any(map(operator.is_not, value, before)):
         value[:] = before
 
 
 def _put_deque(value: deque[Any], before: list[Any]) -> None:
-    value.clear()
-    value.extend(before)
+    now = list(value)
+    if len(now) != len(before) or any(map(operator.is_not, now, before)):
+        value.clear()
+        value.extend(before)
 
 
 def _put_mapping(value: dict[Any, Any], before: dict[Any, Any]) -> None:
-    same = list(value) == list(before) and all(value[key] is before[key] for key in before)
+    same = list(value) == list(before) and all(map(operator.is_, value.values(), before.values()))
     if not same:
         value.clear()
         value.update(before)
@@ -317,4 +322,4 @@ def _kind_of(kind: type) -> _Kind | None:
         if hasattr(kind, "bit_generator"):
             return _Kind(lambda value: value.bit_generator.state, _put_bits)
         return _STATE if hasattr(kind, "set_state") else None
-    return None if kind.__module__.split(".")[0] in _QUIET else _ATTRIBUTES
+    return None if kind.__module__.split(".")[0] in _QUIET | _SHARED else _ATTRIBUTES
