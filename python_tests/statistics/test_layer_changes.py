@@ -103,6 +103,23 @@ def test_hooks(hook: Callable[..., Tensor | None], when: str) -> None:
             torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("hook", [Tensor.clone, torch.nan_to_num])
+def test_hooks_that_give_a_copy(hook: Callable[[Tensor], Tensor]) -> None:
+    """They change nothing, and nothing is refused; where there is something to change, it is."""
+    model, x = nn.Linear(3, 2), torch.randn(B, 3)
+    model.weight.register_hook(hook)
+    with layer_statistics(model, on_nonfinite="record") as recorder:
+        model(x).square().mean().backward()
+        record = recorder.statistics()
+        assert record is not None
+        assert record.batch_size == B
+        if hook is torch.nan_to_num:
+            model.zero_grad()
+            (model(x).square().mean() * torch.nan).backward()
+            with pytest.raises(ValueError, match="weight"):
+                recorder.statistics()
+
+
 @pytest.mark.parametrize("shadow", [False, True])
 def test_a_penalty_on_shared_values(shadow: bool) -> None:
     """No sample owns it: ``.grad`` is the plain step's, and the refusal names the layer."""

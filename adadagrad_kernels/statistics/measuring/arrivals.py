@@ -49,7 +49,13 @@ class Arrivals:
         if returned is None:
             return None
         expected, version = returned
-        return storage(expected) == storage(grad) and _version(expected) == version
+        if _version(expected) != version:
+            return False
+        if storage(expected) == storage(grad):
+            return True
+        # A hook may give a copy, as what replaces NaN does.
+        dense = not expected.is_sparse and not grad.is_sparse
+        return dense and expected.shape == grad.shape and torch.equal(expected, grad)
 
     def note_at_the_end(self, parameters: Iterable[nn.Parameter]) -> None:
         """Have ``.grad`` looked at when the backward pass that runs now is over."""
