@@ -86,12 +86,12 @@ def check_statistics(
             "call .eval() on the layers that do, such as dropout, or set their probability to 0"
         )
     expected = _one_at_a_time(model, inputs, loss, sample or _row_of(samples), samples)
-    dtype = next(p.dtype for p in model.parameters() if p.requires_grad)
-    allowed = _ALLOWED.get(dtype, _ALLOWED_NARROW) if rtol is None else rtol
+    # Under autocast outputs are narrower than parameters.
+    types = [*(p.dtype for p in model.parameters() if p.requires_grad)]
+    types += [output.dtype for output in plain.outputs if output.is_floating_point()]
+    allowed = max(_ALLOWED.get(t, _ALLOWED_NARROW) for t in types) if rtol is None else rtol
     _require_sum(plain.loss, expected, max(allowed, 0.02), plain.is_mean)
     measured = _Step(model, inputs, loss, measured=True, shadow=shadow, variance=samples > 1)
-    dtype = next(p.dtype for p in model.parameters() if p.requires_grad)
-    allowed = _ALLOWED.get(dtype, _ALLOWED_NARROW) if rtol is None else rtol
     compared = []
     for quantity, what, pairs in _quantities(plain, measured, expected):
         error, where = _worst(pairs, missing_is_zero=what is _ALONE)
