@@ -96,7 +96,7 @@ class Attachment:
         try:
             for layer in self._layers:
                 rule = _rule(layer.module) or call_module
-                run = functools.partial(_run, self._recorder, rule, layer)
+                run = _call_of_a_layer(self._recorder, rule, layer)
                 self._replace(layer.module, _outside_of_graphs(run, inner=True))
                 if rule is call_module and layer.module._forward_pre_hooks:
                     hook = layer.module.register_forward_pre_hook(note_buffers, prepend=True)
@@ -107,8 +107,7 @@ class Attachment:
             returned = _outside_of_graphs(self._recorder.returned, inner=True)
             # Who calls the parts of a model alone is asked about these.
             for module in (*_parts(model), model):
-                steps = (functools.partial(begin, module, module.forward), returned, end)
-                call = functools.partial(self._call_model, module.forward, *steps)
+                call = _call_of_a_model(module, module.forward, begin, returned, end)
                 self._replace(module, _outside_of_graphs(call, inner=False))
             self._heard = {n: p for n, p in model.named_parameters() if p.requires_grad}
             for name, parameter in self._heard.items():
@@ -133,19 +132,6 @@ class Attachment:
         ours._module, ours.before = module, module.__dict__.get("forward")
         self._replaced.append((module, ours))
         module.__dict__["forward"] = ours
-
-    def _call_model(
-        self, forward: Forward, begin: Forward, returned: Forward, end: Forward, /,
-        *args: Any, **kwargs: Any,
-    ) -> Any:  # fmt: skip
-        if not begin(args, kwargs):
-            return forward(*args, **kwargs)
-        try:
-            result = forward(*args, **kwargs)
-            returned(result)
-            return result
-        finally:
-            end()
 
     def _begin(self, module: nn.Module, forward: Forward, args: Any, kwargs: Any) -> bool:
         """Begin a call of the model; whether it is one, and ``_end`` must follow."""
@@ -236,17 +222,39 @@ def _outside_of_graphs(forward: Forward, *, inner: bool) -> Forward:
     return disabled
 
 
-def _run(recorder: Recorder, rule: Any, layer: Layer, *args: Any, **kwargs: Any) -> Any:
-    watch = recorder.call.watch
-    if watch.now is not None:
-        # Attention and recurrent layers may have their samples in the second dimension, and the
-        # rows of a bag are no samples.
-        other = isinstance(layer.module, nn.MultiheadAttention | nn.RNNBase | nn.EmbeddingBag)
-        with watch.layer(layer.name, None if other else (args, kwargs)):
+def _call_of_a_model(
+    module: nn.Module, forward: Forward, begin: Forward, returned: Forward, end: Forward
+) -> Forward:
+    """A function, since torch before 2.8 keeps no other callable out of its graphs."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not begin(module, forward, args, kwargs):
+            return forward(*args, **kwargs)
+        try:
+            result = forward(*args, **kwargs)
+            returned(result)
+            return result
+        finally:
+            end()
+
+    return call
+
+
+def _call_of_a_layer(recorder: Recorder, rule: Any, layer: Layer) -> Forward:
+    # Attention and recurrent layers may have their samples in the second dimension, and the rows of
+    # a bag are no samples.
+    other = isinstance(layer.module, nn.MultiheadAttention | nn.RNNBase | nn.EmbeddingBag)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        watch = recorder.call.watch
+        if watch.now is not None:
+            with watch.layer(layer.name, None if other else (args, kwargs)):
+                return layer.forward(*args, **kwargs)
+        if not recorder.turns.measures or in_transform():
             return layer.forward(*args, **kwargs)
-    if not recorder.turns.measures or in_transform():
-        return layer.forward(*args, **kwargs)
-    return rule(recorder, layer, *args, **kwargs)
+        return rule(recorder, layer, *args, **kwargs)
+
+    return call
 
 
 def _rule(module: nn.Module) -> Rule | None:
