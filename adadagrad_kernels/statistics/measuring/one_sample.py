@@ -186,11 +186,11 @@ class OneSample:
 
     # After the backward pass.
 
-    def gradients(self) -> list[Gradients]:
+    def gradients(self) -> Iterator[Gradients]:
         """What its outputs' gradients make of it, by itself if that is known.
 
-        Returns:
-            With outputs on the way to others that get the whole gradient there; and with the
+        Yields:
+            With outputs on the way to others that get the whole gradient there; then with the
             gradients of all outputs added up, as of a module that keeps them apart.
 
         Raises:
@@ -207,7 +207,8 @@ class OneSample:
         outputs, own = self._alone, self._by_itself
         if outputs is None:
             outputs, own = self._again(self._question), self._of_row
-        return [own(outputs), own(outputs, on_the_way=False)]
+        yield own(outputs)
+        yield own(outputs, on_the_way=False)
 
     def repeated(self) -> Repeated:
         """The call once more, for all samples: users' hooks, which may change outputs, run too.
