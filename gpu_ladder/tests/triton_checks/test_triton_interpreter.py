@@ -14,6 +14,8 @@ import pytest
 
 CASES = Path(__file__).parent / "interpreted"
 FILES = sorted(path.name for path in CASES.glob("case_*.py"))
+#: By day: one kernel of each kind, sums over rows and an update. The others run as PTX by day.
+BY_DAY = ["case_adagrad_step.py", "case_batch_moments.py"]
 
 pytest.importorskip("triton", reason="Triton is not installed; pip install triton")
 
@@ -34,7 +36,12 @@ def _run(file: str) -> str:
     return child.stdout
 
 
-@pytest.mark.parametrize("file", FILES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "file" in metafunc.fixturenames:
+        all_of_them = metafunc.config.getoption("--gpu-cases", "some") == "all"
+        metafunc.parametrize("file", FILES if all_of_them else BY_DAY)
+
+
 def test_cases(file: str) -> None:
     assert " passed" in _run(file)
 
@@ -45,4 +52,5 @@ def test_every_op_has_cases() -> None:
 
     names = {name.rstrip("_") for name in backend.__all__} - {"DTYPES", "unavailable"}
     assert {f"case_{name}.py" for name in names} <= set(FILES)
+    assert set(BY_DAY) <= set(FILES)
     assert all((ops / "kernels" / f"{name}.py").is_file() for name in names)
