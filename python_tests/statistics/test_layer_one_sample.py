@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from zoo import Model
 
+from adadagrad_kernels import check_statistics
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics import layer_statistics
 from adadagrad_kernels.statistics.measuring.comparison import Comparison
@@ -27,6 +28,10 @@ Loss = Callable[[Any], Tensor]
 
 def squares(output: Tensor) -> Tensor:
     return output.square().mean()
+
+
+def of_all(model: nn.Module, batch: Any) -> Tensor:
+    return squares(model(*batch))
 
 
 def two_layers(run: Callable[..., Any], **more: Any) -> Model:
@@ -168,7 +173,9 @@ def categories(m: Any, x: Tensor, kinds: Tensor) -> Tensor:
 def test_samples_of_one_category(kinds: list[int]) -> None:
     """Exchanged for another of its category a sample changes nothing for a layer."""
     model = two_layers(categories, e=nn.Embedding(3, D))
-    assert len(step(model, torch.randn(B, D), torch.tensor(kinds))) == B
+    batch = (torch.randn(B, D), torch.tensor(kinds))
+    assert len(step(model, *batch)) == B
+    assert check_statistics(model, batch, of_all, show=False).ok
 
 
 @pytest.mark.parametrize(("samples", "classes"), [(5, 3), (3, 5)])
@@ -176,8 +183,13 @@ def test_classes_that_all_samples_are_compared_with(samples: int, classes: int) 
     """Two arguments of as many rows are not more of a batch than one that the output has."""
     model = two_layers(lambda m, x, e, prior: m.b(x) @ m.a(e)[:, :2].t() + prior)
     model.a.requires_grad_(False)
-    norms = step(model, torch.randn(samples, D), torch.randn(classes, D), torch.randn(classes))
-    assert len(norms) == samples
+    batch = (torch.randn(samples, D), torch.randn(classes, D), torch.randn(classes))
+    assert len(step(model, *batch)) == samples
+
+    def one(batch: Any, i: int) -> Any:
+        return batch[0][i : i + 1], *batch[1:]
+
+    assert check_statistics(model, batch, of_all, sample=one, show=False).ok
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -185,7 +197,13 @@ def test_a_recurrent_layer_with_its_state(layers: int) -> None:
     model = Model(lambda m, x, h, c: m.o(m.r(x, (h, c))[0]),
                   r=nn.LSTM(D, D, layers, batch_first=True), o=nn.Linear(D, 2))  # fmt: skip
     states = torch.randn(2, layers, B, D)
-    assert len(step(model, torch.randn(B, 3, D), *states)) == B
+    batch = (torch.randn(B, 3, D), *states)
+    assert len(step(model, *batch)) == B
+
+    def one(batch: Any, i: int) -> Any:
+        return batch[0][i : i + 1], *(state[:, i : i + 1] for state in batch[1:])
+
+    assert check_statistics(model, batch, of_all, sample=one, show=False).ok
 
 
 @pytest.mark.parametrize(
