@@ -25,6 +25,7 @@ from adadagrad_kernels.ops._layer_moments import Outputs, bias_moments
 from adadagrad_kernels.ops._products import (
     PASS,
     SMALL_PRODUCT_SPEED,
+    chunk_rows,
     chunk_samples,
     chunked_moments,
     flat_product,
@@ -226,7 +227,7 @@ def _rows_at_once(
 ) -> int:
     """Rows of every sample's contribution in one chunk, of its longer side."""
     shorter, longer = sorted((in_features, out_features))
-    return max(1, min(longer, chunk_samples(longer, samples * shorter, dtype, device)))
+    return chunk_rows(longer, samples * shorter, dtype, device)
 
 
 def _rows(

@@ -69,7 +69,7 @@ def test_every_form_gives_the_same(
     with (
         mock.patch.object(_linear_forms, "linear_form", return_value=form),
         mock.patch.object(_products, "_CACHE_BYTES", 2 * inputs * outputs * x.element_size() + 1),
-        mock.patch.object(_products, "_TOGETHER", 1),
+        mock.patch.object(_products, "_SUM_BYTES", 1),
     ):
         _products._cache_bytes.cache_clear()
         actual = linear_moments(x, y, variance=asked[0], inner_products=asked[1])
@@ -102,7 +102,7 @@ def test_every_form_of_a_convolution_gives_the_same(
     with (
         mock.patch.object(_conv_forms, "conv_form", return_value=form),
         mock.patch.object(_products, "_CACHE_BYTES", 2 * weight.nbytes + 1),
-        mock.patch.object(_products, "_TOGETHER", 1),
+        mock.patch.object(_products, "_SUM_BYTES", 1),
     ):
         _products._cache_bytes.cache_clear()
         actual = conv_moments(x, y, geometry.kernel_size, variance=asked[0],
@@ -128,3 +128,32 @@ def test_convolutions_take_the_kernel_where_it_is_ahead() -> None:
 def test_a_chunk_has_one_sample_at_least() -> None:
     assert _products.chunk_samples(8, 10**9, torch.float32, "cpu") == 1
     assert _products.chunk_samples(8, 10, torch.float32, "cpu") == 8
+
+
+def test_chunks_have_as_many_samples_for_each_of_some_threads() -> None:
+    """Where not all fit: as many as a power of two; of large contributions as long as sums are."""
+    mib = 1 << 20
+
+    def samples(dtype: torch.dtype, size: int) -> int:
+        return _products.chunk_samples(64, size // dtype.itemsize, dtype, "cpu")
+
+    assert [samples(torch.float32, mib // part) for part in (1, 3, 5, 16)] == [2, 4, 8, 32]
+    assert [samples(dtype, 5 * mib) for dtype in (torch.float64, torch.float32)] == [1, 2]
+    assert samples(torch.bfloat16, 5 * mib) == 4
+    assert samples(torch.float32, 30 * mib) == 1
+
+
+def test_chunks_of_rows_are_as_long_as_each_other() -> None:
+    sizes = [_products.chunk_rows(rows, 1 << 20, torch.float64, "cpu") for rows in (1, 2, 3, 100)]
+    assert sizes == [1, 1, 1, 1]
+    assert _products.chunk_rows(170, 1 << 14, torch.float32, "cpu") == 85
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_products_of_slices_are_those_of_their_copies(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    y = torch.randn(3, 40, 48, generator=generator).to(dtype)[:, :, 8:24]
+    x = torch.randn(3, 40, 32, generator=generator).to(dtype)[:, ::1, :9]
+    memory = torch.empty(3, 16, 9, dtype=dtype)
+    expected = torch.bmm(y.contiguous().mT, x.contiguous())
+    assert torch.equal(_products.product_chunk(y.mT, x, memory), expected)
