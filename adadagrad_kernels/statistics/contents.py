@@ -62,6 +62,11 @@ class Contents:
         return cls(found.tensors, flags, numbers, found.others, _ONCE in constants, replaced)
 
 
+def distinct_tensors(value: Any) -> list[Tensor]:
+    """Tensors inside of any value, each once."""
+    return list({id(tensor): tensor for tensor in Contents.of(value).tensors}.values())
+
+
 @dataclass
 class _Found:
     """What was met on the way."""

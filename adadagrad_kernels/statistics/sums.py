@@ -6,7 +6,7 @@ Blocks are converted one at a time, small enough to stay in cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -58,3 +58,16 @@ def cosine_of_parts(whole: float, first: float, second: float) -> float:
     if not 0.0 < lengths < math.inf:
         return math.nan
     return min(1.0, max(-1.0, (whole - first - second) / (2 * lengths)))
+
+
+def together(scalars: Sequence[Tensor]) -> Tensor:
+    """In one tensor on the CPU, each device asked once."""
+    by_device: dict[torch.device, list[int]] = {}
+    for place, scalar in enumerate(scalars):
+        by_device.setdefault(scalar.device, []).append(place)
+    values = torch.empty(
+        len(scalars), dtype=scalars[0].dtype if scalars else torch.bool, device="cpu"
+    )
+    for places in by_device.values():
+        values[places] = torch.stack([scalars[place] for place in places]).cpu()
+    return values

@@ -22,26 +22,24 @@ class Answer:
     """What a model says of a form of its arguments.
 
     Attributes:
-        first: the place of the first tensor that has samples, among those of the arguments.
+        has_samples: of each tensor among the arguments, whether it has samples; empty if unknown.
         exchanged: whether samples were exchanged, which takes two of them.
         rows: what the rows of a layer's inputs are, in every call, by its name.
         batched: which tensors among the arguments of its calls have samples.
         users: layers that use parameters which they may only hold for others.
         writers: layers that change their inputs in place.
         doubt: why it could not be asked, or None.
-        has_samples: of each tensor among the arguments, whether it has samples.
         resized: whether it runs with other numbers of samples.
         moves: whether it gave something else when it was run again as it was.
     """
 
-    first: int | None = None
+    has_samples: tuple[bool, ...] = ()
     exchanged: bool = False
     rows: Mapping[str, tuple[Rows, ...]] = field(default_factory=dict)
     batched: Mapping[str, tuple[tuple[bool, ...], ...]] = field(default_factory=dict)
     users: frozenset[str] | None = None
     writers: frozenset[str] = frozenset()
     doubt: str | None = None
-    has_samples: tuple[bool, ...] = ()
     resized: bool = False
     moves: bool = False
 

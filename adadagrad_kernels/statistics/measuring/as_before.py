@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from adadagrad_kernels.statistics.measuring.kept import Keeper
 from adadagrad_kernels.statistics.randomness import RandomState
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
+_BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", *_BACKWARD_HOOKS)
 
 
 @contextmanager
@@ -117,24 +117,23 @@ class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def has_hooks_of_users(model: nn.Module) -> bool:
     """Whether hooks of others than torch run in its forward pass."""
-    return any(not _is_torchs(hook) for place in _hooks(model) for hook in place.values())
+    return any(not _is_torchs(hook) for place in _places(model, _HOOKS) for hook in place.values())
 
 
 def has_backward_hooks(model: nn.Module) -> bool:
     """Whether hooks see, and may change, gradients between its modules."""
-    names = [name for name in (*_HOOKS, *_GLOBAL_HOOKS) if "backward" in name]
-    places = [vars(each).get(name) for each in (torch_module, *model.modules()) for name in names]
-    return any(places)
+    return any(_places(model, _BACKWARD_HOOKS))
 
 
-def _hooks(model: nn.Module) -> list[dict[int, Any]]:
-    places = [vars(torch_module)[name] for name in _GLOBAL_HOOKS]
-    return places + [vars(module)[name] for module in model.modules() for name in _HOOKS]
+def _places(model: nn.Module, names: Iterable[str]) -> list[dict[int, Any]]:
+    """Dictionaries of hooks of some kinds: of all modules, and of each of the model's."""
+    places = [vars(torch_module)[f"_global{name}"] for name in names]
+    return places + [vars(module)[name] for module in model.modules() for name in names]
 
 
 def _quieted(model: nn.Module) -> Iterator[tuple[dict[int, Any], dict[int, Any]]]:
     """Dictionaries of hooks, after those of users were taken out, and what was in them."""
-    for place in _hooks(model):
+    for place in _places(model, _HOOKS):
         foreign = [key for key, hook in place.items() if not _is_torchs(hook)]
         if foreign:
             yield place, dict(place)

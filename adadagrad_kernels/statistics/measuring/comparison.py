@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.measuring.independence import Reply
@@ -24,6 +24,7 @@ from adadagrad_kernels.statistics.measuring.one_sample import (
 )
 from adadagrad_kernels.statistics.measuring.samples import OTHERWISE
 from adadagrad_kernels.statistics.measuring.uses import Norms, Part
+from adadagrad_kernels.statistics.sums import together
 
 #: Calls of a model in one micro-batch that are compared; more are none of a training step.
 _MOST_CALLS = 8
@@ -135,8 +136,10 @@ def _differing(
     row = calls[0].row
     if not norms:
         return None
-    ours = torch.stack([each.squared[row].double().cpu() for each in norms]).sqrt().tolist()
-    theirs = [math.hypot(*(_norm(part, gradients) for part in each.parts)) for each in norms]
+    both = [each.squared[row].double() for each in norms]
+    both += [_squared(each.parts, gradients) for each in norms]
+    values = together(both).sqrt().tolist()
+    ours, theirs = values[: len(norms)], values[len(norms) :]
     totals = [math.hypot(*values) for values in (ours, theirs)]
     if not all(math.isfinite(total) for total in totals) or not any(totals):
         return None
@@ -148,17 +151,20 @@ def _differing(
     return None
 
 
-def _norm(part: Part, gradients: Gradients) -> float:
-    gradient = gradients.get(id(part.parameter))
-    if gradient is None:
-        return 0.0
-    rows = gradient.to_dense().flatten()[part.start : part.start + part.value.numel()]
-    return float(rows.double().square().sum().sqrt())
+def _squared(parts: Sequence[Part], gradients: Gradients) -> Tensor:
+    """The squared norm of the gradients of some parts, on their device."""
+    total = torch.zeros((), dtype=torch.float64, device=parts[0].value.device)
+    for part in parts:
+        gradient = gradients.get(id(part.parameter))
+        if gradient is not None:
+            rows = gradient.to_dense().flatten()[part.start : part.start + part.value.numel()]
+            total += rows.double().square().sum()
+    return total
 
 
 def _is_grad(every: Gradients, parameters: Iterable[nn.Parameter], *, coarse: bool) -> bool:
     """Whether ``.grad`` is what follows from the gradients of the outputs."""
-    far, whole = 0.0, 0.0
+    far, whole = [], []
     for parameter in parameters:
         grad = parameter.grad
         if grad is None:
@@ -166,6 +172,7 @@ def _is_grad(every: Gradients, parameters: Iterable[nn.Parameter], *, coarse: bo
         grad = grad.to_dense() if grad.is_sparse else grad
         other = every.get(id(parameter))
         difference = grad if other is None else grad - other.to_dense().view_as(grad)
-        far += float(difference.double().square().sum())
-        whole += float(grad.double().square().sum())
-    return math.sqrt(far) <= (_COARSE if coarse else _FAR) * math.sqrt(whole)
+        far.append(difference.double().square().sum())
+        whole.append(grad.double().square().sum())
+    apart, size = (float(together(squares).sum().sqrt()) for squares in (far, whole))
+    return apart <= (_COARSE if coarse else _FAR) * size

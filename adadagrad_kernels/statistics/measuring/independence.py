@@ -119,8 +119,8 @@ def tell_doubt(model: nn.Module, answer: Answer) -> None:
 
 
 def _samples(contents: Contents, answer: Answer) -> int | None:
-    if answer.first is not None:
-        return len(contents.tensors[answer.first])
+    if any(answer.has_samples):
+        return len(contents.tensors[answer.has_samples.index(True)])
     return next((len(t) for t in contents.tensors if t.dim()), None)
 
 
@@ -190,13 +190,10 @@ def _rows_given(question: Question) -> int | None:
     Those of its first output are the likely samples: beside states of layers, or classes that all
     samples are compared with.
     """
-    tensors = question.contents.tensors
-    lengths = {len(tensor) for tensor in tensors if tensor.dim()}
-    if len(lengths) < 2:
+    if len({len(tensor) for tensor in question.contents.tensors if tensor.dim()}) < 2:
         return None
-    rows = range(max(lengths))
     try:
-        given = question.run(rows, [False] * len(tensors)).result
+        given = question.whole()
     except Exception as error:  # it is not known, then
         if isinstance(error, MemoryError) or is_out_of_memory(error):
             raise
@@ -232,9 +229,9 @@ def _judged(question: Question, batched: tuple[bool, ...], resized: bool) -> Ans
         Exception: where the model cannot be run so.
     """
     given = [t for t, has in zip(question.contents.tensors, batched, strict=True) if has]
-    samples, first = len(given[0]), batched.index(True)
+    samples = len(given[0])
     if not samples:
-        return Answer(first)
+        return Answer(batched)
     # Not as many as the batch has, so that what has their number of rows has samples.
     count = (3 if samples != 3 else 2) if resized else samples
     fewer = (2 if count == 3 and samples != 2 else 4) if resized else samples
@@ -279,9 +276,7 @@ def _judged(question: Question, batched: tuple[bool, ...], resized: bool) -> Ans
         kinds[name], flags[name] = rows_in(calls, count, fewer, exchanged=other is not None)
     users = frozenset(one.users) if question.watch.holders else None
     writers = frozenset(one.writers)
-    return Answer(
-        first, other is not None, kinds, flags, users, writers, doubt, batched, resized, moves
-    )
+    return Answer(batched, other is not None, kinds, flags, users, writers, doubt, resized, moves)
 
 
 def _grows(one: Trial, other: Trial) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adadagrad_kernels.statistics.contents import Contents
+from adadagrad_kernels.statistics.contents import distinct_tensors
 from adadagrad_kernels.statistics.measuring.answers import Answer
 from adadagrad_kernels.statistics.measuring.as_before import has_backward_hooks, has_hooks_of_users
 from adadagrad_kernels.statistics.measuring.mixing import close
@@ -121,7 +121,7 @@ class OneSample:
 
     def note(self, result: Any) -> None:
         """Note what the call gave, and have the gradients of that noted."""
-        outputs = _distinct(result)
+        outputs = distinct_tensors(result)
         alone: Sequence[Tensor | None] = self._alone or ()
         if len(alone) != len(outputs):
             self._alone, alone = None, [None] * len(outputs)
@@ -311,10 +311,6 @@ class OneSample:
 
 def _part(place: _Place | None, tensor: Tensor) -> Tensor:
     return (tensor if place is None else place.of(tensor)).detach().clone()
-
-
-def _distinct(result: Any) -> list[Tensor]:
-    return list({id(tensor): tensor for tensor in Contents.of(result).tensors}.values())
 
 
 def _versions(question: Question) -> list[int]:

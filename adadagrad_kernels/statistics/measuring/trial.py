@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from adadagrad_kernels.statistics.contents import Contents
+from adadagrad_kernels.statistics.contents import Contents, distinct_tensors
 from adadagrad_kernels.statistics.measuring.as_before import as_before
 from adadagrad_kernels.statistics.randomness import RandomState
 
@@ -221,9 +221,15 @@ class Question:
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         with self.unseen(), torch.enable_grad(), _NoHooks() as hooks:
             before = RandomState(device)
-            given = Contents.of(self.forward(*args, **kwargs)).tensors
+            given = distinct_tensors(self.forward(*args, **kwargs))
             draws = before.has_changed()
-        return Outputs(list({id(tensor): tensor for tensor in given}.values()), draws, hooks.met)
+        return Outputs(given, draws, hooks.met)
+
+    def whole(self) -> list[Tensor]:
+        """The tensors that the model gives for the call as it is, and nothing else of it."""
+        args, kwargs = self._arguments((), [False] * len(self.contents.tensors))
+        with self.unseen(), torch.no_grad(), _NoHooks():
+            return Contents.of(self.forward(*args, **kwargs)).tensors
 
     @contextmanager
     def unseen(self) -> Iterator[None]:

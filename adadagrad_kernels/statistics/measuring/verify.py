@@ -12,6 +12,7 @@ from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
 from adadagrad_kernels.statistics.measuring.samples import OTHERWISE, no_shares
 from adadagrad_kernels.statistics.measuring.shared_uses import CLOSE, COARSE
 from adadagrad_kernels.statistics.measuring.uses import Part
+from adadagrad_kernels.statistics.sums import together
 
 #: The least gradient that is compared, relative to all that the samples contributed.
 _FLOOR = 1e-3
@@ -156,21 +157,8 @@ def twice(layer: str) -> str:
 def _not_zero(tensors: Sequence[Tensor]) -> list[bool]:
     """Whether each has an element that is not zero; waits for a device once."""
     flags = [(t.coalesce().values() if t.is_sparse else t).any() for t in tensors]
-    found: list[bool] = _together(flags).tolist()
+    found: list[bool] = together(flags).tolist()
     return found
-
-
-def _together(scalars: Sequence[Tensor]) -> Tensor:
-    """In one tensor on the CPU, each device asked once."""
-    by_device: dict[torch.device, list[int]] = {}
-    for place, scalar in enumerate(scalars):
-        by_device.setdefault(scalar.device, []).append(place)
-    values = torch.empty(
-        len(scalars), dtype=scalars[0].dtype if scalars else torch.bool, device="cpu"
-    )
-    for places in by_device.values():
-        values[places] = torch.stack([scalars[place] for place in places]).cpu()
-    return values
 
 
 def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> list[Exception]:
@@ -211,9 +199,9 @@ def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> l
             allowed = COARSE if micro_batch.autocast else CLOSE.get(grad.dtype, COARSE)
             least = torch.maximum(scale, floor.to(scale.device))
             compared.append((name, error > allowed * least))
-    differs = _together([far for _, far in compared]).tolist()
+    differs = together([far for _, far in compared]).tolist()
     differ = micro_batch.shared.differ
-    apart = _together([flag for _, flag in differ]).tolist()
+    apart = together([flag for _, flag in differ]).tolist()
     problems += [
         UnsupportedModelError(no_shares(layer))
         for (layer, _), is_apart in zip(differ, apart, strict=True)
