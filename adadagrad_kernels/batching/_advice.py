@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adadagrad_kernels.batching.controller import BatchController
+    from adadagrad_kernels.batching.snapshot import Snapshot
 
 
-def constants(controller: BatchController, words: Mapping[str, str], *, larger: bool) -> str:
+def constants(now: Snapshot, words: Mapping[str, str], *, larger: bool) -> str:
     """The change of the criterion's constants that makes batches larger, or smaller.
 
     The criterion says which way its constants go (``larger_batches``); of one that does not, the
     direction is left to its reader.
     """
-    criterion: Any = controller.criterion
+    criterion: Any = now.criterion
     ways: Mapping[str, str] = getattr(criterion, "larger_batches", {})
     if not ways:
         return f"the constants of {criterion!r}, for {'larger' if larger else 'smaller'} batches"
@@ -27,12 +27,13 @@ def constants(controller: BatchController, words: Mapping[str, str], *, larger: 
     return " or ".join(parts)
 
 
-def brakes(controller: BatchController, words: Mapping[str, str]) -> str:
+def brakes(now: Snapshot, words: Mapping[str, str]) -> str:
     """The options of the controller that hold growth back, if any; each begins with a comma."""
     neutral = {"test_interval": 1, "hysteresis": 1.0, "cooldown": 0, "growth_cap": None}
-    found = {name: getattr(controller, name) for name in neutral}
     return "".join(
-        f", {knob(name, value, words)}" for name, value in found.items() if value != neutral[name]
+        f", {knob(name, value, words)}"
+        for name, value in now.brakes.items()
+        if value != neutral[name]
     )
 
 

@@ -8,22 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from adadagrad_kernels.batching._controller_state import load_state, saved_state
 from adadagrad_kernels.batching._sizes import next_size, require_multiple
-from adadagrad_kernels.batching.plateau_schedule import PlateauSchedule
-from adadagrad_kernels.batching.schedules import (
-    BatchSizeSchedule,
-    first_size,
-    scheduled_size,
-)
+from adadagrad_kernels.batching.controller_state import ControllerState, load_all
+from adadagrad_kernels.batching.policies import policy_of
 from adadagrad_kernels.batching.signatures import FailureSignatures
 from adadagrad_kernels.batching.smoothing import SmoothedStatistics
-from adadagrad_kernels.criteria import BatchSizeRule, Decision
-from adadagrad_kernels.settings import require_factor, require_int
+from adadagrad_kernels.batching.snapshot import Snapshot
+from adadagrad_kernels.criteria import Decision
+from adadagrad_kernels.settings import require_equal, require_factor, require_int, require_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from adadagrad_kernels.batching.schedules import BatchSizeSchedule
     from adadagrad_kernels.criteria import BatchSizeCriterion
     from adadagrad_kernels.statistics import GradientStatistics
 
@@ -104,12 +101,11 @@ class BatchController:
         smoothing: float = 0.0,
         signatures: FailureSignatures | None = None,
     ) -> None:
-        self.criterion = criterion
+        self._policy = policy_of(criterion)
         self.round_to = require_int("round_to", round_to, at_least=1)
         self.test_interval = require_int("test_interval", test_interval, at_least=1)
-        self.batch_size = self._first_size(batch_size)
-        # A schedule that may shrink has no floor: it says every size itself.
-        free = allow_shrink and isinstance(criterion, BatchSizeSchedule)
+        self.batch_size = self._policy.first_size(batch_size, self.round_to)
+        free = allow_shrink and self._policy.says_every_size
         self.min_batch_size = self.round_to if free else self.batch_size
         self.max_batch_size = require_multiple("max_batch_size", max_batch_size, self.round_to)
         if self.batch_size > self.max_batch_size:
@@ -125,10 +121,11 @@ class BatchController:
         self.cooldown = require_int("cooldown", cooldown, at_least=0)
         self.smoothing = SmoothedStatistics(smoothing)
         for attribute, what in (("needs_variance", "coordinate"), ("layerwise", "parameter")):
-            if smoothing and criterion is not None and getattr(criterion, attribute, False):
+            if smoothing and getattr(criterion, attribute, False):
+                name = getattr(criterion, "name", type(criterion).__name__)
                 raise ValueError(
-                    f"smoothing does not average the statistics of every {what}, which "
-                    f"{criterion.name} reads: use smoothing=0"
+                    f"smoothing does not average the statistics of every {what}, which {name} "
+                    "reads: use smoothing=0"
                 )
         self.signatures = FailureSignatures() if signatures is None else signatures
         self.samples_seen = 0
@@ -138,6 +135,16 @@ class BatchController:
         self._changed: int | None = None
         self._gradient: dict[str, float] = {}
         self._warned: set[str] = set()
+
+    @property
+    def criterion(self) -> BatchSizeCriterion | BatchSizeSchedule | None:
+        """What decides; another one may take its place between two steps."""
+        given: BatchSizeCriterion | BatchSizeSchedule | None = self._policy.given
+        return given
+
+    @criterion.setter
+    def criterion(self, given: BatchSizeCriterion | BatchSizeSchedule | None) -> None:
+        self._policy = policy_of(given)
 
     @property
     def average_batch_size(self) -> float:
@@ -152,8 +159,6 @@ class BatchController:
         Args:
             samples: samples in the next step, where not ``batch_size`` (the tail of an epoch).
         """
-        if self.criterion is None or isinstance(self.criterion, BatchSizeSchedule):
-            return False
         if (self.steps + 1) % self.test_interval:
             return False
         if self._changed is not None and self.steps - self._changed < self.cooldown:
@@ -161,11 +166,7 @@ class BatchController:
         if self.batch_size >= self.max_batch_size and not self.allow_shrink:
             return False
         samples = self.batch_size if samples is None else samples
-        if isinstance(self.criterion, BatchSizeRule) and not self.criterion.wants_statistics(
-            samples
-        ):
-            return False
-        return samples >= 2
+        return samples >= 2 and self._policy.wants(samples)
 
     def update(
         self,
@@ -199,19 +200,13 @@ class BatchController:
         samples = require_int(
             "samples", statistics.batch_size if samples is None else samples, at_least=1
         )
-        if samples != statistics.batch_size and isinstance(self.criterion, BatchSizeRule):
-            raise ValueError(
-                f"{self.criterion.name} counts samples by the record, which has "
-                f"{statistics.batch_size} of the step's {samples}: measure the whole step"
-            )
+        self._policy.require_whole(statistics, samples)
         decided = False
         if not statistics.is_finite:
             self._count_nonfinite("statistics")
-            self._tell_rule(samples)
+            self._policy.count(samples)
         elif self.wants_test(statistics.batch_size):
-            assert self.criterion is not None
-            assert not isinstance(self.criterion, BatchSizeSchedule)
-            decision = self.criterion(self.smoothing(statistics))
+            decision = self._policy.suggest(self.smoothing(statistics))
             if math.isnan(decision.batch_size):
                 self._count_nonfinite(f"batch size suggested by {decision.criterion}")
             elif decision.batch_size != statistics.batch_size:
@@ -223,10 +218,8 @@ class BatchController:
                 "gns": statistics.noise_scale,
             }
         else:
-            self._tell_rule(samples)
-            tested = self.criterion is not None
-            tested = tested and not isinstance(self.criterion, BatchSizeSchedule)
-            if tested and self.batch_size == 1 < self.max_batch_size:
+            self._policy.count(samples)
+            if self._policy.reads_statistics and self.batch_size == 1 < self.max_batch_size:
                 self._warn_once(
                     "batch of one",
                     "a batch of one sample has no variance, so the batch size stays 1: "
@@ -247,7 +240,7 @@ class BatchController:
             The size of the next batch.
         """
         samples = require_int("samples", samples, at_least=1)
-        self._tell_rule(samples)
+        self._policy.count(samples)
         return self._count(samples, loss)
 
     def metrics(self) -> dict[str, float]:
@@ -277,7 +270,23 @@ class BatchController:
 
         A criterion that keeps tensors (``BatchSizeRule``) puts them under ``criterion_state``.
         """
-        return saved_state(self)
+        state = ControllerState(
+            batch_size=self.batch_size,
+            min_batch_size=self.min_batch_size,
+            samples_seen=self.samples_seen,
+            steps=self.steps,
+            nonfinite_steps=self.nonfinite_steps,
+            last_decision=self.last_decision,
+            gradient=dict(self._gradient),
+            changed=self._changed,
+        )
+        return {
+            "criterion": self._policy.settings,
+            "criterion_state": self._policy.state_dict(),
+            **state.saved(),
+            "smoothing": self.smoothing.state_dict(),
+            "signatures": self.signatures.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a ``state_dict``.
@@ -288,7 +297,23 @@ class BatchController:
             ValueError: if keys are missing, the criterion is another one or the size does not
                 fit this controller; nothing has changed then.
         """
-        load_state(self, state)
+        require_keys("BatchController", state, self.state_dict())
+        require_equal("BatchController", "criterion", state["criterion"], self._policy.settings)
+        saved = ControllerState.of(
+            state, round_to=self.round_to, max_batch_size=self.max_batch_size
+        )
+        load_all(
+            [
+                (self.smoothing, state["smoothing"]),
+                (self.signatures, state["signatures"]),
+                (self._policy, state["criterion_state"]),
+            ]
+        )
+        self.batch_size, self.min_batch_size = saved.batch_size, saved.min_batch_size
+        self.samples_seen, self.steps = saved.samples_seen, saved.steps
+        self.nonfinite_steps = saved.nonfinite_steps
+        self.last_decision, self._gradient = saved.last_decision, saved.gradient
+        self._changed = saved.changed
 
     def _next_size(self, suggestion: float) -> int:
         return next_size(
@@ -298,7 +323,7 @@ class BatchController:
             high=self.max_batch_size,
             round_to=self.round_to,
             growth_cap=self.growth_cap,
-            hysteresis=1.0 if isinstance(self.criterion, BatchSizeSchedule) else self.hysteresis,
+            hysteresis=1.0 if self._policy.says_every_size else self.hysteresis,
         )
 
     def _count(
@@ -309,18 +334,19 @@ class BatchController:
         *,
         decided: bool = False,
     ) -> int:
-        if isinstance(self.criterion, BatchSizeSchedule):
-            least = 0 if self.allow_shrink else self.batch_size
-            seen = self.samples_seen + samples
-            size = scheduled_size(self.criterion, seen, least, self.round_to)
-            self._change(self._next_size(size))
-            if isinstance(self.criterion, PlateauSchedule):
-                self.criterion.hold(self.max_batch_size)
+        scheduled = self._policy.scheduled(
+            self.samples_seen + samples,
+            least=0 if self.allow_shrink else self.batch_size,
+            largest=self.max_batch_size,
+            round_to=self.round_to,
+        )
+        if scheduled is not None:
+            self._change(self._next_size(scheduled))
         self.samples_seen += samples
         self.steps += 1
         # A tensor would keep the graph of its step.
         loss = loss.item() if isinstance(loss, Tensor) else loss
-        self.signatures.observe(self, loss, statistics, decided=decided)
+        self.signatures.observe(self._snapshot(), loss, statistics, decided=decided)
         return self.batch_size
 
     def _change(self, size: int) -> None:
@@ -328,16 +354,21 @@ class BatchController:
             self._changed = self.steps + 1
         self.batch_size = size
 
-    def _first_size(self, given: int | None) -> int:
-        if isinstance(self.criterion, BatchSizeSchedule):
-            return first_size(self.criterion, given, self.round_to)
-        if given is None:
-            raise ValueError("batch_size is missing: only a schedule says its first size")
-        return require_multiple("batch_size", given, self.round_to)
-
-    def _tell_rule(self, samples: int) -> None:
-        if isinstance(self.criterion, BatchSizeRule):
-            self.criterion.count(samples)
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(
+            criterion=self.criterion,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            min_batch_size=self.min_batch_size,
+            max_batch_size=self.max_batch_size,
+            last_decision=self.last_decision,
+            brakes={
+                "test_interval": self.test_interval,
+                "hysteresis": self.hysteresis,
+                "cooldown": self.cooldown,
+                "growth_cap": self.growth_cap,
+            },
+        )
 
     def _count_nonfinite(self, what: str) -> None:
         self.nonfinite_steps += 1

@@ -6,9 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from adadagrad_kernels.batching._sizes import require_multiple, round_up
 from adadagrad_kernels.settings import require_int
 
 
@@ -41,6 +40,19 @@ class BatchSizeSchedule(ABC):
         None where sizes are real numbers, which are rounded up.
         """
         return None
+
+    def observe(self, metric: float) -> None:
+        """Take note of an evaluation; most schedules read none."""
+
+    def hold(self, largest: int) -> None:
+        """Take note of the controller's cap."""
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """All that it remembers, as plain JSON types; None for nothing."""
+        return None
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a ``state_dict``; nothing changes where that raises ValueError."""
 
 
 @dataclass(frozen=True)
@@ -122,41 +134,3 @@ class MilestoneSchedule(BatchSizeSchedule):
     def sizes(self) -> Mapping[int, int]:
         """The milestones."""
         return self.milestones
-
-
-def first_size(schedule: BatchSizeSchedule, given: int | None, round_to: int) -> int:
-    """The size that a schedule begins with.
-
-    Args:
-        schedule: the schedule, whose exact sizes must be multiples of ``round_to``.
-        given: the size that the user has given besides, or None.
-        round_to: sizes are multiples of it.
-
-    Raises:
-        ValueError: for a size that is no multiple, and one given that is another.
-    """
-    for samples, size in (schedule.sizes() or {}).items():
-        require_multiple(f"the schedule's size at {samples:,} samples,", size, round_to)
-    first = round_up(schedule(0), round_to)
-    if given not in (None, first):
-        raise ValueError(
-            f"batch_size {given} is not the schedule's first size, {first}: leave it out"
-        )
-    return first
-
-
-def scheduled_size(
-    schedule: BatchSizeSchedule, samples_seen: int, size: int, round_to: int
-) -> float:
-    """The size after so many samples, of a schedule that may only grow.
-
-    Raises:
-        ValueError: where it is below the size now.
-    """
-    scheduled = schedule(samples_seen)
-    if round_up(scheduled, round_to) < size:
-        raise ValueError(
-            f"{schedule.name} gave {scheduled:g} at {samples_seen:,} samples, below the batch size "
-            f"{size}: a schedule may only grow, unless allow_shrink=True"
-        )
-    return scheduled

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from adadagrad_kernels.batching import _advice as advice
 from adadagrad_kernels.batching.smoothing import SmoothedStatistics
+from adadagrad_kernels.batching.snapshot import Snapshot
 from adadagrad_kernels.settings import require_factor, require_int, require_keys
 
 if TYPE_CHECKING:
-    from adadagrad_kernels.batching.controller import BatchController
     from adadagrad_kernels.statistics import GradientStatistics
 
 _logger = logging.getLogger("adadagrad_kernels")
@@ -120,7 +120,7 @@ class FailureSignatures:
 
     def observe(
         self,
-        controller: BatchController,
+        now: Snapshot,
         loss: float | None = None,
         statistics: GradientStatistics | None = None,
         *,
@@ -129,39 +129,39 @@ class FailureSignatures:
         """Look at a controller that has just counted a step.
 
         Args:
-            controller: as it is after the step.
+            now: the controller after the step.
             loss: mean loss of the step's batch, or None.
             statistics: of the step, finite and of two samples or more, or None.
             decided: whether the criterion decided on the size at this step.
         """
         if statistics is not None:
             self._noise = self._smoothed(statistics).noise_scale
-        steps, size = controller.steps, controller.batch_size
+        steps, size = now.steps, now.batch_size
         if self._size is not None and size > self._size:
             self._grown = steps
         self._size = size
-        adaptive = controller.criterion is not None
-        at_cap = adaptive and size >= controller.max_batch_size > controller.min_batch_size
+        adaptive = now.criterion is not None
+        at_cap = adaptive and size >= now.max_batch_size > now.min_batch_size
         self._at_cap += at_cap
         if loss is not None:
-            self._observe_loss(controller, loss)
-        decision = controller.last_decision
+            self._observe_loss(now, loss)
+        decision = now.last_decision
         if decision is None:
             return
         self._decided = steps if decided else self._decided
         if at_cap and steps <= self.early:
-            fewer = advice.constants(controller, self.words, larger=False)
-            cap = advice.knob("growth_cap", controller.growth_cap, self.words)
+            fewer = advice.constants(now, self.words, larger=False)
+            cap = advice.knob("growth_cap", now.brakes["growth_cap"], self.words)
             self._report(
-                controller,
+                now,
                 "cap_at_once",
                 f"the largest size, {size:,}, after {steps} steps, which at this noise the "
                 f"constants ask for. Knobs: {fewer}, or {cap}, which bounds each growth",
             )
         wanted, largest = decision.batch_size, self.words.get("max_batch_size", "max_batch_size")
-        if steps >= self.patience and 2 * self._at_cap > steps and wanted > controller.batch_size:
+        if steps >= self.patience and 2 * self._at_cap > steps and wanted > now.batch_size:
             self._report(
-                controller,
+                now,
                 "cap_binds",
                 f"{self._at_cap:,} of {steps:,} steps at {largest} {size:,}, where the last "
                 f"test asked for {wanted:,.0f}. Knobs: a larger {largest} (memory bounds the "
@@ -170,55 +170,55 @@ class FailureSignatures:
         since = max(self._improved, self._grown)
         still = steps - since >= self.patience and self._decided > since
         if self._first is not None and not at_cap and still:
-            self._observe_standstill(controller)
+            self._observe_standstill(now)
 
-    def _observe_loss(self, controller: BatchController, loss: float) -> None:
-        first = advice.knob("batch_size", controller.min_batch_size, self.words)
+    def _observe_loss(self, now: Snapshot, loss: float) -> None:
+        first = advice.knob("batch_size", now.min_batch_size, self.words)
         rate = f"Knobs: a smaller {self.words['lr']}, or a larger first batch, {first}"
         if not math.isfinite(loss):
-            self._report(controller, "diverges", f"the loss is {loss}. {rate}")
+            self._report(now, "diverges", f"the loss is {loss}. {rate}")
             return
         self._loss = _BETA * self._loss + (1.0 - _BETA) * loss
         self._weight = _BETA * self._weight + 1.0 - _BETA
         average = self._loss / self._weight
         self._first = average if self._first is None else self._first
         if self._best is None or average < self._best - _IMPROVEMENT * abs(self._best):
-            self._best, self._improved = average, controller.steps
+            self._best, self._improved = average, now.steps
         far = loss - self._best > self.factor * max(abs(self._first), abs(self._best))
         # A first step of full length, as AdaGrad's, may throw the loss up for a moment.
         self._far = self._far + 1 if far else 0
         if self._far >= max(_MOMENT, self.patience // 10):
             self._report(
-                controller,
+                now,
                 "diverges",
                 f"the loss is {loss:.4g}, and has been far above its best average, "
                 f"{self._best:.4g}, for {self._far} steps. {rate}",
             )
 
-    def _observe_standstill(self, controller: BatchController) -> None:
-        noise, size = self._noise, controller.batch_size
+    def _observe_standstill(self, now: Snapshot) -> None:
+        noise, size = self._noise, now.batch_size
         for_steps = f"size {size:,} and loss {self._best:.4g} stand still for {self.patience} steps"
-        more = advice.constants(controller, self.words, larger=True)
+        more = advice.constants(now, self.words, larger=True)
         if noise > _DOMINATES * size:
             self._report(
-                controller,
+                now,
                 "growth_lacks",
                 f"{for_steps} or more, while the noise scale is {noise:,.0f}. Knobs: {more}"
-                + advice.brakes(controller, self.words),
+                + advice.brakes(now, self.words),
             )
         else:
             self._report(
-                controller,
+                now,
                 "plateaus",
                 f"{for_steps} or more, and the test passes. Knobs: {more} where noise hinders the "
                 f"loss, else the {self.words['lr']}",
             )
 
-    def _report(self, controller: BatchController, name: str, text: str) -> None:
+    def _report(self, now: Snapshot, name: str, text: str) -> None:
         if any(finding.name == name for finding in self.findings):
             return
-        self.findings.append(Finding(name, controller.steps, text))
-        _logger.warning("step %d: %s: %s", controller.steps, name, text)
+        self.findings.append(Finding(name, now.steps, text))
+        _logger.warning("step %d: %s: %s", now.steps, name, text)
 
     def state_dict(self) -> dict[str, Any]:
         """All that it remembers, as plain JSON types."""
