@@ -40,6 +40,10 @@ demo: install ## Train on real data with every method; a table, a picture and me
 test: install ## Run the whole test suite [DATA_DIR=folder with mnist/] [ARGS=...]
 	$(BIN)/pytest $(SHARED) $(if $(DATA_DIR),--data-dir="$(DATA_DIR)") $(ARGS)
 
+.PHONY: docs
+docs: install ## Write the tables of docs/cli.md from the tables in the code
+	$(BIN)/python .ci/write_tables.py
+
 .PHONY: lint
 lint: environment ## Check style and formatting of Python and C++
 	$(BIN)/ruff check .
@@ -74,7 +78,7 @@ gpu-static: environment ## Compile every GPU kernel for every architecture; writ
 
 .PHONY: gpu-nightly
 gpu-nightly: install ## Run every case of every GPU kernel on every rung and architecture (an hour)
-	$(BIN)/pytest $(SHARED) python_tests/ops gpu_ladder/tests --gpu-cases all $(ARGS)
+	$(BIN)/pytest $(SHARED) python_tests/ops gpu_ladder/tests -m '' --gpu-cases all $(ARGS)
 
 .PHONY: gpu-report
 gpu-report: install ## On a machine with a GPU: run the gpu tests, time every op, write docs/gpu_report.md

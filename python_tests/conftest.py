@@ -13,8 +13,15 @@ import torch
 # For gpu_ladder; at the end, so that the package is the installed one and not the sources.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from calls import op_under_test, runs
-from gpu_executions import DEVICES, EXECUTIONS, ON_CPU, is_left_out, running
+from calls import op_under_test, runs, tensor_by_tensor
+from gpu_executions import (
+    DEVICES,
+    EXECUTIONS,
+    ON_CPU,
+    READ_NO_LISTS,
+    is_left_out,
+    running,
+)
 
 from adadagrad_kernels import _native
 from adadagrad_kernels.backends import BACKENDS, use_backend
@@ -31,15 +38,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="some",
         help="all: the GPU kernels in every way, also in those that gpu_executions leaves out",
     )
+    parser.addoption(
+        "--ways",
+        metavar="WAY,...",
+        help="of tests that run an op in several ways, those whose way begins so, such as "
+        "cpu-avx512 or cpu,cuda-sanitized; tests without a way run too",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the ways to run GPU kernels that are not for this run."""
+    """Leave out the ways to run an op that are not for this run; mark what reads bfloat16."""
     nightly = config.getoption("--gpu-cases") == "all"
+    ways = tuple((config.getoption("--ways") or "").split(","))
+    for item in items:
+        if torch.bfloat16 in _parameters(item):
+            item.add_marker(pytest.mark.bfloat16)
     left_out = {
         item
         for item in items
-        if is_left_out(_way(item), item.path.name, nightly) or _lacks_the_op(item)
+        if is_left_out(_way(item), item.path.name, nightly)
+        or _lacks_the_op(item)
+        or _reads_no_whole_lists(item)
+        or not str(_way(item) or ways[0]).startswith(ways)
     }
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
@@ -50,6 +70,11 @@ def _way(item: pytest.Item) -> object:
     return callspec and callspec.params.get("backend")
 
 
+def _parameters(item: pytest.Item) -> list[object]:
+    callspec = getattr(item, "callspec", None)
+    return list(callspec.params.values()) if callspec else []
+
+
 def _lacks_the_op(item: pytest.Item) -> bool:
     """Whether the item's backend, one of a GPU's, does not run the op that it tests."""
     backend = str(_way(item)).partition("-")[0]
@@ -58,6 +83,16 @@ def _lacks_the_op(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
     op = op_under_test(item.path.stem, str(callspec and callspec.params.get("name")))
     return op is not None and not runs(BACKENDS[backend], op)
+
+
+def _reads_no_whole_lists(item: pytest.Item) -> bool:
+    """Whether the item leaves lists to the checks, where its way to run reads none as a whole.
+
+    That is what the other item of the pair does then.
+    """
+    given = _parameters(item)
+    by_tensor = tensor_by_tensor in given or any(str(v).endswith("by tensor") for v in given)
+    return by_tensor and str(_way(item)).startswith(READ_NO_LISTS)
 
 
 @pytest.fixture(scope="session")

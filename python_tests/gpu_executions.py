@@ -44,6 +44,8 @@ ON_CPU = (
     *(f"triton-ptx-{architecture}" for architecture in ARCHITECTURES),
 )
 EXECUTIONS = (*ON_CPU, *DEVICES)
+#: Ways in which lists of tensors are never read as a whole (see ``known_buffers``).
+READ_NO_LISTS = ("cuda-checked", "cuda-ptx", "triton")
 #: Left out unless asked for (--gpu-cases all): other orders, runs without checks where one with
 #: them is left, and architectures whose bits ``ops/test_gpu_bits.py`` compares in any case.
 NIGHTLY = (

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from adadagrad_kernels.cli import main
-from adadagrad_kernels.cli.errors import UsageError
 from adadagrad_kernels.cli.lock import NAME, FolderLock
+from adadagrad_kernels.training.errors import UsageError
 
 RUN = ["train", "--model", "logistic", "--batch-size", "4", "--max-batch", "200", "--quiet"]
 LONG, SHORT = ["--samples", "500K"], ["--samples", "600"]
@@ -45,26 +45,18 @@ def other(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
         process.wait()
 
 
-@pytest.mark.parametrize("option", ["--resume", "--overwrite"])
 def test_a_second_run_is_refused_and_names_the_first(
-    other: tuple[subprocess.Popen[bytes], Path], capsys: pytest.CaptureFixture[str], option: str
+    other: tuple[subprocess.Popen[bytes], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     process, out = other
     os.kill(process.pid, signal.SIGSTOP)  # so that the files stand still
     before = {path: path.read_bytes() for path in out.iterdir()}
-    assert main([*RUN, *LONG, "--eta", "10", "--out", str(out), option]) == 2
-    error = capsys.readouterr().err
-    assert f"{out} is in use by process {process.pid} on {platform.node()}: wait for" in error
-    assert {path: path.read_bytes() for path in out.iterdir()} == before
-
-
-def test_demo_is_refused_where_a_run_is_at_work(
-    other: tuple[subprocess.Popen[bytes], Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    process, out = other
-    assert main(["demo", "--samples", "8", "--quiet", "--out", str(out)]) == 2
-    assert f"is in use by process {process.pid}" in capsys.readouterr().err
-    assert not (out / "demo.png").exists()
+    commands = [[*RUN, *LONG, "--eta", "10", option] for option in ("--resume", "--overwrite")]
+    for command in (*commands, ["demo", "--samples", "8", "--quiet"]):
+        assert main([*command, "--out", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert f"{out} is in use by process {process.pid} on {platform.node()}: wait for" in error
+        assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_a_killed_run_leaves_its_folder_free(
