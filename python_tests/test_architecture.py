@@ -21,7 +21,7 @@ PACKAGE = Path(adadagrad_kernels.__file__).parent
 # From the top; a layer imports from those below it, and the parts of one layer not each other.
 LAYERS = [
     ("cli",),
-    ("report", "writers"),
+    ("report", "training", "writers"),
     ("batching",),
     ("criteria", "optim"),
     ("statistics",),
@@ -77,13 +77,45 @@ def test_imports_run_one_way(path: Path) -> None:
         assert allowed, f"{path}:{line}: {own} must not import {part}"
 
 
+def test_no_modules_import_each_other() -> None:
+    """Not even inside of functions, or for types alone."""
+    of = {}
+    for path in (*SOURCES, *(PACKAGE / f"{name}.py" for name in ABOVE_ALL)):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        of[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    imports = {
+        module: {found for name in _imported(path) if (found := _module(name, of)) != module}
+        for module, path in of.items()
+    }
+    left = dict(imports)
+    while done := [m for m, names in left.items() if not (names - {None}) & left.keys()]:
+        for module in done:
+            del left[module]
+    assert not left, f"these, and what is between them, import each other: {sorted(left)}"
+
+
+def _imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _module(name: str, known: dict[str, Path]) -> str | None:
+    """The module in which an imported name is."""
+    while name and name not in known:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
 #: Functions that make tensors on the device that ``torch.set_default_device`` says.
 FACTORIES = (
     *("arange", "as_tensor", "empty", "eye", "full", "linspace", "ones", "rand", "randint"),
     *("randn", "randperm", "tensor", "zeros"),
 )
 #: Parts that run models of their own, on the CPU.
-PROGRAMS = ("cli", "report")
+PROGRAMS = ("cli", "report", "training")
 
 
 @pytest.mark.parametrize(

@@ -51,3 +51,10 @@ def test_layer_statistics() -> None:
     assert first == 16 < last <= 512
     assert steps < 6000 / 16
     assert accuracy > 0.5, "untrained it is 0.1"
+
+
+def test_own_model() -> None:
+    pytest.importorskip("sklearn", reason="the example trains on scikit-learn's data")
+    found = dict(re.findall(r"^(.*?)  +(.*)$", _output("own_model.py"), re.MULTILINE))
+    assert float(found["test accuracy"].rstrip("%")) > 90
+    assert int(found["last batch size"]) > 8

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 
 from adadagrad_kernels.backends import check_environment
 from adadagrad_kernels.cli.arguments import build_parser
-from adadagrad_kernels.cli.errors import Interrupted, StoppedError, UsageError
+from adadagrad_kernels.cli.errors import Interrupted, StoppedError
 from adadagrad_kernels.cli.progress import WarningLog
 from adadagrad_kernels.errors import (
     BackendUnavailableError,
     CheckpointError,
     MissingDependencyError,
 )
+from adadagrad_kernels.training.errors import UsageError
 
 __all__ = ["main"]
 

@@ -6,8 +6,9 @@ import argparse
 from importlib import metadata
 from pathlib import Path
 
-from adadagrad_kernels.cli import quantities, texts
+from adadagrad_kernels.cli import texts
 from adadagrad_kernels.cli.train_arguments import add_printing, add_train_options
+from adadagrad_kernels.training import quantities
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -60,9 +61,9 @@ def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     train = commands.add_parser(
         "train",
-        help="train on digits, MNIST or Fashion-MNIST with an adaptive batch size",
+        help="train on digits, MNIST, or data and a model of yours with an adaptive batch size",
         description=texts.TRAIN,
-        epilog=texts.TRAIN_EPILOG,
+        epilog=texts.train_epilog(),
         formatter_class=_Formatter,
         allow_abbrev=False,
     )

@@ -14,16 +14,17 @@ from typing import Any
 
 import torch
 
-from adadagrad_kernels.cli.config import RunConfig
-from adadagrad_kernels.cli.data import Data, load_data
 from adadagrad_kernels.cli.lock import FolderLock
 from adadagrad_kernels.cli.progress import Progress
 from adadagrad_kernels.cli.table import format_table
-from adadagrad_kernels.cli.trainer import Trainer
 from adadagrad_kernels.files import replace_file
 from adadagrad_kernels.optional import require
 from adadagrad_kernels.report.figures import overview
 from adadagrad_kernels.report.runs import Run, group
+from adadagrad_kernels.training.config import RunConfig
+from adadagrad_kernels.training.data import Data
+from adadagrad_kernels.training.data_sets import load_data
+from adadagrad_kernels.training.loop import Trainer
 from adadagrad_kernels.writers.metrics_file import MetricsFile, strict
 
 EPOCHS = 12

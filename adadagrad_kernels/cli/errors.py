@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 
-class UsageError(ValueError):
-    """Options that parse one by one but make no sense together or here."""
-
-
 class StoppedError(RuntimeError):
     """A run stopped because a file could not be written; its last checkpoint is good."""
 

@@ -14,12 +14,12 @@ import torch
 import adadagrad_kernels
 from adadagrad_kernels import backends
 from adadagrad_kernels.cli.checkpoint import check_same_run, load_checkpoint, save_checkpoint
-from adadagrad_kernels.cli.errors import UsageError
 from adadagrad_kernels.cli.progress import warn
-from adadagrad_kernels.cli.quantities import Interval
-from adadagrad_kernels.cli.trainer import Trainer
 from adadagrad_kernels.errors import CheckpointError
 from adadagrad_kernels.files import replace_file
+from adadagrad_kernels.training.errors import UsageError
+from adadagrad_kernels.training.loop import Trainer
+from adadagrad_kernels.training.quantities import Interval
 from adadagrad_kernels.writers.metrics_file import MetricsFile, strict
 
 _BUDGET = "--samples"

@@ -9,8 +9,8 @@ import platform
 from pathlib import Path
 from types import TracebackType
 
-from adadagrad_kernels.cli.errors import UsageError
 from adadagrad_kernels.cli.progress import warn
+from adadagrad_kernels.training.errors import UsageError
 
 NAME = "run.lock"
 

@@ -1,5 +1,9 @@
 """The longer texts of `--help`."""
 
+from __future__ import annotations
+
+from adadagrad_kernels.training.catalogue import SHAPES, TESTS
+
 WRITERS = ("jsonl", "csv", "tensorboard", "wandb")
 
 DESCRIPTION = """\
@@ -19,45 +23,50 @@ exit codes: 0 done, 1 error, 2 wrong usage, 130 interrupted
 """
 
 TRAIN = """\
-Trains one of the AdAdaGrad paper's MNIST models with a batch that grows when the noise of the
-gradient asks for it (Lau, Liu and Kolar, arXiv 2402.11215).
+Trains one of the AdAdaGrad paper's MNIST models, or a classifier of yours, with a batch that grows
+when the noise of the gradient asks for it (Lau, Liu and Kolar, arXiv 2402.11215).
 
 Each step computes the gradient in micro-batches, while the layers measure what every sample adds to
 it, takes the optimizer's step, and tests the batch just used by its exact statistics. A test that
 fails suggests a larger batch; the batch never shrinks.
 """
 
-TRAIN_EPILOG = """\
-the tests, for a batch of b samples with gradients g_i and mean g:
-  norm           V / b <= eta^2 |g|^2, where V is the variance of g_i summed over its coordinates:
-                 the batch gradient lies within about eta of the true one, relative to its length.
-                 While noise dominates, one test multiplies the batch by about 1/eta^2 at most.
-  inner-product  Var<g_i, g> / b <= theta^2 |g|^4: only noise along g counts, so batches stay
-                 smaller. theta: relative error allowed of the descent along g.
-  augmented      inner-product, and the noise across g: V_orth / b <= nu^2 |g|^2.
-                 nu: tangent of the angle allowed between g and the true gradient.
-  coordinate     the norm test for each coordinate alone; the strictest decides.
-                 Grows fastest, as coordinates with a tiny gradient ask for huge batches.
-  metric         the norm test in the metric that the optimizer's steps are steepest in: coordinates
-                 weighted by 1 / (sqrt(v) + eps), with v AdaGrad's sums or Adam's averages.
-  sign           the norm test in the metric of sign descent, by sums of absolute values.
-  noise-scale    b = scale V / |G|^2, with |G|^2 = |g|^2 - V / b (McCandlish et al. 2018).
-                 --smoothing averages V and |G|^2, without which single batches estimate them badly.
-  cabs           b = scale lr V / loss, both averaged (CABS, Balles et al. 2017); made for sgd.
-  diversity      b = delta n D at the end of each epoch, where D = sum |g_i|^2 / |sum g_i|^2 over
-                 its n samples (DiveBatch, Chen et al. 2025). --lr-rule linear is its rescaling.
-  none           the batch stays at --batch-size.
+
+def train_epilog() -> str:
+    """What follows the options of `train`: the tests, the schedules, and what a run is."""
+    tests = [_row(name, test.help, 15) for name, test in TESTS.items()]
+    shapes = [_row(f"{name}:N", shape.help, 15) for name, shape in SHAPES.items()]
+    milestones = _row('"0:8 60K:64"', "milestones, SAMPLES:SIZE", 15)
+    return (
+        "the tests, for a batch of b samples with gradients g_i and mean g:\n"
+        + "\n".join(tests)
+        + _CONSTANTS
+        + "\n".join([*shapes, milestones])
+        + _RUN
+    )
+
+
+def _row(name: str, text: str, width: int) -> str:
+    """A name, and its text in a column."""
+    first, *more = text.splitlines()
+    return "\n".join([f"  {name:<{width}}{first}", *(" " * (width + 2) + line for line in more)])
+
+
+_CONSTANTS = """
 Smaller constants of norm to sign tolerate less noise and grow the batch sooner; larger ones of
 noise-scale to diversity make larger batches. The defaults are the paper's for 6M samples of MNIST;
 with few samples a larger eta leaves the batch time to grow, as the 1.0 of digits does.
 
 the schedules, from --batch-size to --max-batch:
-  step:N         twice as large after every N samples (AdaBatch, Devarakonda et al. 2017, who
-                 multiply the learning rate by --lr-rule 0.75)
-  linear:N       in a straight line over N samples
-  cosine:N       along half a cosine wave over N samples
-  plateau:N      twice as large after N evaluations in a row that did not improve the test loss
-  "0:8 60K:64"   milestones, SAMPLES:SIZE
+"""
+
+_RUN = """
+
+a model and data of your own, by import path (the folder that the command runs in counts):
+  --model mypackage.nets:build   build(shape, classes) gives a torch.nn.Module whose outputs are
+                 scores, [samples, classes]; shape is that of one input
+  --data mypackage.data:load     load(), or load(folder) with --data-dir, gives four tensors:
+                 training inputs and classes, test inputs and classes
 
 files in --out:
   metrics.jsonl     a line for each logged step (null stands for infinite and NaN)

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from adadagrad_kernels.cli.config import RunConfig, inherited, resolve
-from adadagrad_kernels.cli.data import Data, load_data
 from adadagrad_kernels.cli.errors import Interrupted, StoppedError
 from adadagrad_kernels.cli.folder import RunFolder
 from adadagrad_kernels.cli.interrupt import SignalWatch
@@ -17,7 +15,10 @@ from adadagrad_kernels.cli.lock import FolderLock
 from adadagrad_kernels.cli.progress import Progress
 from adadagrad_kernels.cli.recorder import Recorder, require_writers
 from adadagrad_kernels.cli.table import format_pairs
-from adadagrad_kernels.cli.trainer import Trainer
+from adadagrad_kernels.training.config import RunConfig, inherited, resolve
+from adadagrad_kernels.training.data import Data
+from adadagrad_kernels.training.data_sets import load_data
+from adadagrad_kernels.training.loop import Trainer
 from adadagrad_kernels.writers.metrics_file import MetricsFile, strict
 
 

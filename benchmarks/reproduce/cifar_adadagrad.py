@@ -21,7 +21,7 @@ from tasks import cifar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adadagrad_kernels.cli.data import CLASSES
+from adadagrad_kernels.training.data import CLASSES
 
 NAME = "cifar_adadagrad"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from results import SIZES, Experiment, Options, stored
 
-from adadagrad_kernels.cli.quantities import count
 from adadagrad_kernels.errors import DataFormatError
+from adadagrad_kernels.training.quantities import count
 
 DESCRIPTION = """\
 Runs experiments of the papers on adaptive batch sizes and keeps their figures.

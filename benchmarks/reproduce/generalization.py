@@ -22,8 +22,8 @@ from torch import nn
 from training import Task
 
 from adadagrad_kernels import layer_statistics
-from adadagrad_kernels.cli.data import CLASSES
-from adadagrad_kernels.cli.models import MODELS
+from adadagrad_kernels.training.data import CLASSES
+from adadagrad_kernels.training.models import MODELS
 
 NAME = "generalization"
 #: Samples by whose gradients the noise is measured at every evaluation.
@@ -108,7 +108,7 @@ def plans(size: Size) -> list[Plan]:
 def _task(size: Size, options: Options) -> Task:
     data = load_images(options)
     data = replace(data, train=data.train.first(size.training_set))
-    build = partial(MODELS["cnn"], data.train.images.shape[1:], CLASSES)
+    build = partial(MODELS["cnn"], data.train.inputs.shape[1:], CLASSES)
     task = classification(data, build)
     return replace(task, evaluate=_with_noise(task))
 

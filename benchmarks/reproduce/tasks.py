@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from training import Task
 
-from adadagrad_kernels.cli.data import CLASSES, Data, Samples, load_data
-from adadagrad_kernels.cli.evaluation import evaluate
-from adadagrad_kernels.cli.models import MODELS
 from adadagrad_kernels.errors import DataFormatError
+from adadagrad_kernels.training.data import CLASSES, Data, Samples
+from adadagrad_kernels.training.data_sets import load_data
+from adadagrad_kernels.training.evaluation import evaluate
+from adadagrad_kernels.training.models import MODELS
 
 # The decoder that training steps are timed on.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
@@ -34,7 +35,7 @@ def images(model: str, options: Options) -> Callable[[], Task]:
 
     def make() -> Task:
         data = load_images(options)
-        return classification(data, partial(MODELS[model], data.train.images.shape[1:], CLASSES))
+        return classification(data, partial(MODELS[model], data.train.inputs.shape[1:], CLASSES))
 
     return make
 
@@ -58,8 +59,8 @@ def classification(data: Data, build: Callable[[], nn.Module]) -> Task:
         return {"train_loss": train_loss, "test_loss": test_loss, "test_accuracy": test_accuracy}
 
     return Task(
-        data.train.images,
-        data.train.labels,
+        data.train.inputs,
+        data.train.targets,
         build,
         partial(F.cross_entropy, reduction="sum"),
         metrics,

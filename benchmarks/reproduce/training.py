@@ -20,8 +20,8 @@ from targets import Targets
 from torch import Tensor, nn
 
 from adadagrad_kernels import AdaptiveBatchSampler, layer_statistics
-from adadagrad_kernels.cli.cost import PlainBackwardTimer
 from adadagrad_kernels.cli.progress import Progress
+from adadagrad_kernels.training.cost import PlainBackwardTimer
 
 #: Points of a curve that are kept.
 POINTS = 40

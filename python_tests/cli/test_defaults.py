@@ -9,7 +9,7 @@ import pytest
 
 from adadagrad_kernels.cli import main
 from adadagrad_kernels.cli.arguments import build_parser
-from adadagrad_kernels.cli.config import resolve
+from adadagrad_kernels.training.config import resolve
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from adadagrad_kernels.cli import main
-from adadagrad_kernels.cli.trainer import Trainer
+from adadagrad_kernels.training.loop import Trainer
 
 RUN = "train --model logistic --lr 0.05 --eta 0.7 --batch-size 4 --max-batch 200 --quiet"
 TIMES = ("seconds", "statistics_seconds", "statistics_share", "wall_seconds")

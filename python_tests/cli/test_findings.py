@@ -10,7 +10,8 @@ import pytest
 
 from adadagrad_kernels.cli import main
 from adadagrad_kernels.cli.arguments import build_parser
-from adadagrad_kernels.cli.rules import DEFAULT_CONSTANTS, KNOBS
+from adadagrad_kernels.training.build import knobs
+from adadagrad_kernels.training.catalogue import CONSTANTS
 
 RUN = "train --model logistic --optimizer sgd --batch-size 8 --samples 800 --quiet"
 
@@ -51,6 +52,6 @@ def test_diversity_says_nothing_before_its_first_epoch_is_over(
 
 
 def test_every_knob_of_a_command_is_an_option_of_it() -> None:
-    assert set(DEFAULT_CONSTANTS) < set(KNOBS)
-    for option in KNOBS.values():
+    assert set(CONSTANTS) < set(knobs())
+    for option in knobs().values():
         build_parser().parse_args(["train", option, "2"])

@@ -14,9 +14,9 @@ import torch
 
 from adadagrad_kernels import backends
 from adadagrad_kernels.cli import main
-from adadagrad_kernels.cli.config import DEFAULT_CONSTANTS_OF, DEFAULT_LR, DEFAULT_LR_OF
 from adadagrad_kernels.cli.info import format_information
-from adadagrad_kernels.cli.rules import DEFAULT_CONSTANTS, TEST_CONSTANTS
+from adadagrad_kernels.training.catalogue import CONSTANTS, OPTIMIZERS, SHAPES, TESTS
+from adadagrad_kernels.training.data_sets import DATA_SETS
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -94,17 +94,17 @@ def test_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
     text = capsys.readouterr().out
     assert max(len(line) for line in text.splitlines()) <= 100
     if command == "train":
-        for name in TEST_CONSTANTS:
-            assert f"\n  {name} " in text, "every test is explained"
-        for name, value in DEFAULT_CONSTANTS.items():
+        for name in (*TESTS, *(f"{shape}:N" for shape in SHAPES)):
+            assert f"\n  {name} " in text, "every test and schedule is explained"
+        for name, value in CONSTANTS.items():
             assert f"(default: {value}" in text.partition(f"  --{name} ")[2].partition("  --")[0]
         told = " ".join(text.partition("  --lr LR  ")[2].partition("  --")[0].split())
-        for optimizer, lr in DEFAULT_LR.items():
+        for optimizer, kind in OPTIMIZERS.items():
             assert optimizer in told
-            assert str(lr) in told
-        for optimizers in DEFAULT_LR_OF.values():
-            assert all(f"on digits {lr}" in told for lr in optimizers.values())
-        eta = f"on digits {DEFAULT_CONSTANTS_OF['digits']['eta']})"
+            assert str(kind.lr) in told
+        digits = DATA_SETS["digits"]
+        assert all(f"on digits {lr}" in told for lr in digits.lr.values())
+        eta = f"on digits {digits.constants['eta']})"
         assert eta in " ".join(text.partition("  --eta ETA ")[2].partition("  --theta")[0].split())
         assert "adadagrad-kernels train --data mnist" in text
     if command == "report":

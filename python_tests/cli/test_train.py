@@ -18,7 +18,7 @@ import torch
 
 from adadagrad_kernels.cli import checkpoint, folder, main
 from adadagrad_kernels.cli.checkpoint import load_checkpoint
-from adadagrad_kernels.cli.trainer import Trainer
+from adadagrad_kernels.training.loop import Trainer
 from adadagrad_kernels.writers.metrics_file import MetricsFile
 
 RUN = "--model logistic --lr 0.05 --eta 0.7 --batch-size 4 --max-batch 200 --samples 3000"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from adadagrad_kernels.cli import main
-from adadagrad_kernels.cli.trainer import Trainer
+from adadagrad_kernels.training.loop import Trainer
 
 RUN = "--model logistic --lr 0.05 --eta 0.7 --batch-size 4 --max-batch 200 --samples 600"
 

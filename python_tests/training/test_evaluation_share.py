@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from torch import nn
 
-from adadagrad_kernels.cli import evaluation, main
+from adadagrad_kernels.cli import main
 from adadagrad_kernels.cli.arguments import build_parser
-from adadagrad_kernels.cli.config import RunConfig, resolve
-from adadagrad_kernels.cli.data import Samples
+from adadagrad_kernels.training import evaluation
+from adadagrad_kernels.training.config import RunConfig, resolve
+from adadagrad_kernels.training.data import Samples
 
 MNIST = (60_000, 10_000)
 DIGITS = (1_437, 360)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from adadagrad_kernels.cli.quantities import (
+from adadagrad_kernels.training.quantities import (
     Interval,
     count,
     interval,

@@ -15,12 +15,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from adadagrad_kernels.batching import AdaptiveBatchSampler, PeakMemory
-from adadagrad_kernels.cli import cost, trainer
-from adadagrad_kernels.cli.config import RunConfig
-from adadagrad_kernels.cli.cost import PlainBackwardTimer
-from adadagrad_kernels.cli.data import Data, load_data
 from adadagrad_kernels.cli.progress import Progress
-from adadagrad_kernels.cli.trainer import Trainer
+from adadagrad_kernels.training import cost, loop
+from adadagrad_kernels.training.config import RunConfig
+from adadagrad_kernels.training.cost import PlainBackwardTimer
+from adadagrad_kernels.training.data import Data
+from adadagrad_kernels.training.data_sets import load_data
+from adadagrad_kernels.training.loop import Trainer
+from adadagrad_kernels.training.models import MODELS
 
 CONFIG = RunConfig(
     data="digits",
@@ -67,8 +69,8 @@ def numpy_adadagrad(data: Data, config: RunConfig) -> tuple[list[int], list[floa
         len(data.train), size, seed=config.seed, total_samples=config.samples
     )
     for indices in sampler:
-        inputs = np.c_[data.train.images[indices].flatten(1).numpy(), np.ones(len(indices))]
-        labels = data.train.labels[indices].numpy()
+        inputs = np.c_[data.train.inputs[indices].flatten(1).numpy(), np.ones(len(indices))]
+        labels = data.train.targets[indices].numpy()
         scores = inputs @ weights.T
         likelihood = np.exp(scores - scores.max(1, keepdims=True))
         likelihood /= likelihood.sum(1, keepdims=True)
@@ -113,7 +115,7 @@ def smooth_cnn(shape: Sequence[int], classes: int) -> nn.Module:
 
 
 def test_fixed_batch_is_the_plain_loop(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(trainer.MODELS, "cnn", smooth_cnn)
+    monkeypatch.setitem(MODELS, "cnn", smooth_cnn)
     config = replace(
         CONFIG, model="cnn", optimizer="sgd", momentum=0.5, test="none", eta=None, max_batch=32,
         batch_size=32, samples=330, micro_batch=32,
@@ -121,13 +123,13 @@ def test_fixed_batch_is_the_plain_loop(data: Data, monkeypatch: pytest.MonkeyPat
     run = Trainer(config, data)
     lines = train(run)
     torch.manual_seed(config.seed)
-    model = trainer.MODELS["cnn"]((1, 8, 8), 10)
+    model = MODELS["cnn"]((1, 8, 8), 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.5)
     sizes = iter([32] * 9 + [21, 21])
     sampler = AdaptiveBatchSampler(len(data.train), lambda: next(sizes), total_samples=330)
     for indices, line in zip(sampler, lines, strict=True):
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(data.train.images[indices]), data.train.labels[indices])
+        loss = F.cross_entropy(model(data.train.inputs[indices]), data.train.targets[indices])
         loss.backward()
         optimizer.step()
         assert line["loss"] == pytest.approx(loss.item(), rel=1e-5)
@@ -209,9 +211,7 @@ def test_a_plateau_of_the_test_loss_doubles_the_batch(
     data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([1.0, 0.5, 0.6, 0.5, 0.4, 0.41, 0.42, 0.43, 0.44, 0.3])
-    monkeypatch.setattr(
-        trainer, "evaluation_metrics", lambda model, data: {"test_loss": next(losses)}
-    )
+    monkeypatch.setattr(loop, "evaluation_metrics", lambda model, data: {"test_loss": next(losses)})
     config = replace(
         CONFIG, test="none", eta=None, schedule="plateau:2", batch_size=10, max_batch=40,
         evaluate_every=100, samples=1000,
@@ -275,10 +275,10 @@ def test_summary_counts_right(data: Data) -> None:
     run = Trainer(replace(CONFIG, samples=400), data)
     train(run)
     summary = run.summary()
-    scores = run.model(data.test.images)
-    accuracy = (scores.argmax(1) == data.test.labels).double().mean().item()
+    scores = run.model(data.test.inputs)
+    accuracy = (scores.argmax(1) == data.test.targets).double().mean().item()
     assert summary["test_accuracy"] == pytest.approx(accuracy, abs=1e-12)
-    loss = F.cross_entropy(run.model(data.train.images), data.train.labels).item()
+    loss = F.cross_entropy(run.model(data.train.inputs), data.train.targets).item()
     assert summary["train_loss"] == pytest.approx(loss, rel=1e-5)
 
 
@@ -339,7 +339,7 @@ def test_seconds_and_share_are_what_they_say(data: Data, monkeypatch: pytest.Mon
     takes(2, run.optimizer, "step")
     takes(1, run.controller, "update")
     monkeypatch.setattr(PlainBackwardTimer, "_time", lambda *samples: 3.0)
-    takes(100, trainer, "evaluation_metrics")
+    takes(100, loop, "evaluation_metrics")
     lines = train(run)
     # A step with a test, and four at the cap without.
     assert [line["batch/used"] for line in lines] == [4, 5, 5, 5, 5]

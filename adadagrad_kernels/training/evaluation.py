@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from adadagrad_kernels.cli.data import Data, Samples
+from adadagrad_kernels.training.data import Data, Samples
 
 # Larger ones leave the cache: the CNN took 1.5 times as long with 1,000.
 BATCH = 250
@@ -16,15 +16,24 @@ TRAIN_SAMPLES = 10_000
 
 
 def evaluate(model: nn.Module, samples: Samples) -> tuple[float, float]:
-    """Returns the mean cross-entropy and the share of samples classified correctly."""
+    """Returns the mean cross-entropy and the share of samples classified correctly.
+
+    The model is in evaluation mode meanwhile.
+    """
     loss, correct = 0.0, 0
-    with torch.no_grad():
-        for images, labels in zip(
-            torch.split(samples.images, BATCH), torch.split(samples.labels, BATCH), strict=True
-        ):
-            scores = model(images)
-            loss += F.cross_entropy(scores, labels, reduction="sum").item()
-            correct += int((scores.argmax(1) == labels).sum())
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            for inputs, targets in zip(
+                torch.split(samples.inputs, BATCH), torch.split(samples.targets, BATCH), strict=True
+            ):
+                scores = model(inputs)
+                loss += F.cross_entropy(scores, targets, reduction="sum").item()
+                correct += int((scores.argmax(1) == targets).sum())
+    finally:
+        for module, training in modes:
+            module.training = training
     return loss / len(samples), correct / len(samples)
 
 

@@ -1,4 +1,4 @@
-"""The data sets of `train` and `demo`, held in memory as tensors."""
+"""Training and test sets, held in memory as tensors: MNIST's files, scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from adadagrad_kernels.cli.idx import read_idx
 from adadagrad_kernels.errors import DataFormatError
 from adadagrad_kernels.optional import require
+from adadagrad_kernels.training.idx import read_idx
 
 CLASSES = 10
 DIGITS_TEST_SAMPLES = 360
@@ -24,26 +24,28 @@ _FOLDERS = {
     "mnist": ("", "mnist", "MNIST/raw"),
     "fashion-mnist": ("", "fashion-mnist", "FashionMNIST/raw"),
 }
-NAMES = ("digits", *_FOLDERS)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Images `[samples, channels, height, width]` in [0, 1], and their labels `[samples]`."""
+    """Inputs `[samples, ...]` of a model, and their classes `[samples]`.
 
-    images: Tensor
-    labels: Tensor
+    Images are `[samples, channels, height, width]`, in [0, 1].
+    """
+
+    inputs: Tensor
+    targets: Tensor
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     def select(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Copies the samples with these indices."""
-        return self.images.index_select(0, indices), self.labels.index_select(0, indices)
+        return self.inputs.index_select(0, indices), self.targets.index_select(0, indices)
 
     def first(self, count: int) -> Samples:
         """Returns the first `count` samples, as a view."""
-        return Samples(self.images[:count], self.labels[:count])
+        return Samples(self.inputs[:count], self.targets[:count])
 
 
 @dataclass(frozen=True)
@@ -53,22 +55,19 @@ class Data:
     train: Samples
     test: Samples
     checksum: int
+    classes: int = CLASSES
 
 
-def load_data(name: str, folder: Path | None) -> Data:
-    """Loads a data set by name.
+def idx_files(name: str, folder: Path | None) -> Data:
+    """Loads MNIST or Fashion-MNIST.
 
     Args:
-        name: One of `NAMES`. `digits` comes with scikit-learn and is split once and for all into
-            1,437 training and 360 test images; the others are read from `folder`.
+        name: ``mnist`` or ``fashion-mnist``.
         folder: Where the idx files are, see `--data-dir`.
 
     Raises:
         DataFormatError: A file is missing, truncated, or not what its name promises.
-        MissingDependencyError: `digits` without scikit-learn.
     """
-    if name == "digits":
-        return _digits()
     if folder is None:
         raise DataFormatError(
             f"--data {name} needs --data-dir: the folder with train-images-idx3-ubyte.gz, "
@@ -83,6 +82,19 @@ def load_data(name: str, folder: Path | None) -> Data:
             "expected one size"
         )
     return _from_bytes(*parts["train"], *parts["t10k"], scale=255)
+
+
+def digits(folder: Path | None = None) -> Data:
+    """Scikit-learn's digits, split once and for all into 1,437 training and 360 test images.
+
+    Raises:
+        MissingDependencyError: Without scikit-learn.
+    """
+    found = require("sklearn.datasets", "--data digits").load_digits()
+    images, labels = found.images.astype(np.uint8), found.target.astype(np.uint8)
+    order = np.random.default_rng(0).permutation(len(labels))
+    test, train = order[:DIGITS_TEST_SAMPLES], order[DIGITS_TEST_SAMPLES:]
+    return _from_bytes(images[train], labels[train], images[test], labels[test], scale=16)
 
 
 def _find_folder(name: str, folder: Path) -> Path:
@@ -118,14 +130,6 @@ def _read_split(folder: Path, split: str) -> tuple[npt.NDArray[np.uint8], npt.ND
             f"expected 0 to {CLASSES - 1}"
         )
     return images, labels
-
-
-def _digits() -> Data:
-    digits = require("sklearn.datasets", "--data digits").load_digits()
-    images, labels = digits.images.astype(np.uint8), digits.target.astype(np.uint8)
-    order = np.random.default_rng(0).permutation(len(labels))
-    test, train = order[:DIGITS_TEST_SAMPLES], order[DIGITS_TEST_SAMPLES:]
-    return _from_bytes(images[train], labels[train], images[test], labels[test], scale=16)
 
 
 def _from_bytes(*arrays: npt.NDArray[np.uint8], scale: int) -> Data:

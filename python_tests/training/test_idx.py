@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adadagrad_kernels.cli.idx import read_idx
 from adadagrad_kernels.errors import DataFormatError
+from adadagrad_kernels.training.idx import read_idx
 
 IMAGES = np.arange(5 * 4 * 6, dtype=np.uint8).reshape(5, 4, 6)
 

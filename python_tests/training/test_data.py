@@ -12,8 +12,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from adadagrad_kernels.cli.data import Data, load_data
 from adadagrad_kernels.errors import DataFormatError
+from adadagrad_kernels.training.data import Data
+from adadagrad_kernels.training.data_sets import load_data
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -32,17 +33,17 @@ def write_dataset(folder: Path, train: int = 30, test: int = 10, size: int = 8) 
 
 def test_digits_are_split_once_and_for_all() -> None:
     data = load_data("digits", None)
-    assert data.train.images.shape == (1437, 1, 8, 8)
-    assert data.test.images.shape == (360, 1, 8, 8)
+    assert data.train.inputs.shape == (1437, 1, 8, 8)
+    assert data.test.inputs.shape == (360, 1, 8, 8)
     digits = load_digits()
-    everything = torch.cat([data.train.images, data.test.images]).flatten(1) * 16
-    labels = torch.cat([data.train.labels, data.test.labels])
+    everything = torch.cat([data.train.inputs, data.test.inputs]).flatten(1) * 16
+    labels = torch.cat([data.train.targets, data.test.targets])
     # Every image once, with its own label.
     found = np.c_[everything.numpy(), labels.numpy()]
     expected = np.c_[digits.data, digits.target]
     np.testing.assert_array_equal(sorted(found.tolist()), sorted(expected.tolist()))
-    assert torch.bincount(data.test.labels, minlength=10).min() >= 20
-    split = hashlib.sha256(data.test.labels.numpy().tobytes()).hexdigest()
+    assert torch.bincount(data.test.targets, minlength=10).min() >= 20
+    split = hashlib.sha256(data.test.targets.numpy().tobytes()).hexdigest()
     assert split.startswith("7323f6e1154d"), (
         "the split changed: results before and after do not compare"
     )
@@ -52,23 +53,23 @@ def test_digits_are_split_once_and_for_all() -> None:
 def test_mnist_is_found_where_people_put_it(tmp_path: Path, inner: str) -> None:
     write_dataset(tmp_path / inner)
     data = load_data("mnist", tmp_path)
-    assert data.train.images.shape == (30, 1, 8, 8)
-    assert data.train.images.dtype == torch.float32
+    assert data.train.inputs.shape == (30, 1, 8, 8)
+    assert data.train.inputs.dtype == torch.float32
     raw = gzip.decompress((tmp_path / inner / "train-images-idx3-ubyte.gz").read_bytes())[16:]
     expected = np.frombuffer(raw, np.uint8).astype(np.float32) / np.float32(255)
-    np.testing.assert_array_equal(data.train.images.flatten().numpy(), expected)
-    assert data.test.labels.tolist() == list(range(10))
+    np.testing.assert_array_equal(data.train.inputs.flatten().numpy(), expected)
+    assert data.test.targets.tolist() == list(range(10))
 
 
 def test_real_mnist(data_dir: Path) -> None:
     data = load_data("mnist", data_dir)
     assert (len(data.train), len(data.test)) == (60_000, 10_000)
-    assert data.train.images.shape[1:] == (1, 28, 28)
-    assert (data.train.images.min(), data.train.images.max()) == (0, 1)
+    assert data.train.inputs.shape[1:] == (1, 28, 28)
+    assert (data.train.inputs.min(), data.train.inputs.max()) == (0, 1)
     # LeCun's counts of each digit, and the well-known mean of the scaled training images.
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    assert torch.bincount(data.train.labels).tolist() == counts
-    assert data.train.images.double().mean().item() == pytest.approx(0.1307, abs=5e-5)
+    assert torch.bincount(data.train.targets).tolist() == counts
+    assert data.train.inputs.double().mean().item() == pytest.approx(0.1307, abs=5e-5)
 
 
 def broken(folder: Path, name: str, array: np.ndarray) -> Path:

@@ -1,4 +1,4 @@
-"""The training loop of `train` and `demo`: gradient, step, test, count."""
+"""The training loop: gradient, step, test, count."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,21 +20,24 @@ from adadagrad_kernels.batching import (
     BatchSizeSchedule,
     FailureSignatures,
     MicroBatchPlanner,
-    PlateauSchedule,
     PowerRule,
     per_doubling,
 )
-from adadagrad_kernels.cli.config import RunConfig, build_optimizer
-from adadagrad_kernels.cli.cost import PlainBackwardTimer
-from adadagrad_kernels.cli.data import CLASSES, Data
-from adadagrad_kernels.cli.evaluation import evaluation_metrics
-from adadagrad_kernels.cli.models import MODELS
-from adadagrad_kernels.cli.progress import Progress
-from adadagrad_kernels.cli.rules import KNOBS, build_rule
 from adadagrad_kernels.statistics import GradientStatistics, layer_statistics
+from adadagrad_kernels.training.build import build_model, build_rule, knobs
+from adadagrad_kernels.training.catalogue import build_optimizer
+from adadagrad_kernels.training.config import RunConfig
+from adadagrad_kernels.training.cost import PlainBackwardTimer
+from adadagrad_kernels.training.data import Data
+from adadagrad_kernels.training.evaluation import evaluation_metrics
+from adadagrad_kernels.training.options import MICRO_BATCH
 
-# Where the paper's CNN on MNIST is fastest on a CPU; larger ones leave its cache.
-MICRO_BATCH = 512
+
+class Progress(Protocol):
+    """What is told of every step."""
+
+    def advance(self, samples: int, batch_size: int, loss: float) -> None:
+        """So many samples more, the next batch's size and the last one's loss."""
 
 
 class Trainer:
@@ -58,8 +61,14 @@ class Trainer:
         self.config = config
         self.data = data
         torch.manual_seed(config.seed)
-        self.model = MODELS[config.model](data.train.images.shape[1:], CLASSES)
-        self.optimizer = build_optimizer(config, self.model.parameters())
+        self.model = build_model(config.model, data)
+        self.optimizer = build_optimizer(
+            config.optimizer,
+            self.model.parameters(),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+        )
         rule = build_rule(config, len(data.train), self.model, self.optimizer)
         self.controller = BatchController(
             rule,
@@ -70,7 +79,7 @@ class Trainer:
             hysteresis=config.hysteresis,
             cooldown=config.cooldown,
             smoothing=config.smoothing,
-            signatures=FailureSignatures(words=KNOBS),
+            signatures=FailureSignatures(words=knobs()),
         )
         self.lr_gain = BatchSizeLR(
             self.optimizer, _lr_rule(config.lr_rule), batch_size=config.batch_size
@@ -114,16 +123,16 @@ class Trainer:
         config = self.config
         rule = self.controller.criterion
         # The sizes of a schedule are known; those of tests are what is to be seen.
-        scheduled = isinstance(rule, BatchSizeSchedule)
+        schedule = rule if isinstance(rule, BatchSizeSchedule) else None
         for samples, loss in self._steps():
             now, before = self.controller.samples_seen, self.controller.samples_seen - samples
             evaluate = now // config.evaluate_every > before // config.evaluate_every
             log = now // config.log_every > before // config.log_every
-            if evaluate or log or (samples != self.controller.batch_size and not scheduled):
+            if evaluate or log or (samples != self.controller.batch_size and not schedule):
                 found = evaluation_metrics(self.model, self.data) if evaluate else {}
                 record({**self.counts(), "batch/used": samples, "loss": loss, **found})
-                if evaluate and isinstance(rule, PlateauSchedule):
-                    rule.observe(found["test_loss"])
+                if evaluate and schedule is not None:
+                    schedule.observe(found["test_loss"])
             progress.advance(samples, self.controller.batch_size, loss)
             yield
 

@@ -1,0 +1,1 @@
+"""The training core: what a run is made of, as tables, and the loop that runs it."""

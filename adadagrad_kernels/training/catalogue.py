@@ -1,0 +1,228 @@
+"""What a run can be made of, by name: tests, schedules, optimizers.
+
+A row has all that is said of its name: how it is built, its constants, what it needs and its help.
+``--help``, the checks of options and the tables of docs/cli.md are made from these rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from adadagrad_kernels import criteria, optim
+from adadagrad_kernels.batching import (
+    BatchSizeSchedule,
+    CosineSchedule,
+    LinearSchedule,
+    PlateauSchedule,
+    StepSchedule,
+)
+
+#: The default of each constant of a test.
+CONSTANTS = {"eta": 0.1, "theta": 0.5, "nu": 1.0, "scale": 1.0, "delta": 0.1}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a test is built for.
+
+    Attributes:
+        constants: of the test, by name.
+        model: in training.
+        optimizer: with its parameters.
+        lr: the learning rate.
+        training_samples: in the training set.
+        metric: that the optimizer's steps are the steepest descent in, or None.
+    """
+
+    constants: Mapping[str, float]
+    model: nn.Module
+    optimizer: Optimizer
+    lr: float
+    training_samples: int
+    metric: str | None
+
+
+@dataclass(frozen=True)
+class BatchTest:
+    """A batch-size test.
+
+    Attributes:
+        help: the condition for a batch of b samples with gradients g_i and mean g.
+        build: the criterion of a task; None for a fixed size.
+        constants: the names of those that it has.
+        reads_coordinates: whether it reads the variance of every coordinate, which no running
+            average has.
+        reads_metric: whether the optimizer must have a metric.
+        coupled: whether it sets the batch by the learning rate, which must be constant then.
+        decides_every_step: whether a bound on each growth makes sense.
+    """
+
+    help: str
+    build: Callable[[Task], criteria.BatchSizeCriterion | None]
+    constants: tuple[str, ...] = ()
+    reads_coordinates: bool = False
+    reads_metric: bool = False
+    coupled: bool = False
+    decides_every_step: bool = True
+
+
+TESTS = {
+    "norm": BatchTest(
+        "V / b <= eta^2 |g|^2, where V is the variance of g_i summed over its coordinates:\n"
+        "the batch gradient lies within about eta of the true one, relative to its length.\n"
+        "While noise dominates, one test multiplies the batch by about 1/eta^2 at most.",
+        lambda task: criteria.NormTest(task.constants["eta"]),
+        ("eta",),
+    ),
+    "inner-product": BatchTest(
+        "Var<g_i, g> / b <= theta^2 |g|^4: only noise along g counts, so batches stay\n"
+        "smaller. theta: relative error allowed of the descent along g.",
+        lambda task: criteria.InnerProductTest(task.constants["theta"]),
+        ("theta",),
+    ),
+    "augmented": BatchTest(
+        "inner-product, and the noise across g: V_orth / b <= nu^2 |g|^2.\n"
+        "nu: tangent of the angle allowed between g and the true gradient.",
+        lambda task: criteria.AugmentedInnerProductTest(
+            task.constants["theta"], task.constants["nu"]
+        ),
+        ("theta", "nu"),
+    ),
+    "coordinate": BatchTest(
+        "the norm test for each coordinate alone; the strictest decides.\n"
+        "Grows fastest, as coordinates with a tiny gradient ask for huge batches.",
+        lambda task: criteria.CoordinateNormTest(task.constants["eta"]),
+        ("eta",),
+        reads_coordinates=True,
+    ),
+    "metric": BatchTest(
+        "the norm test in the metric that the optimizer's steps are steepest in: coordinates\n"
+        "weighted by 1 / (sqrt(v) + eps), with v AdaGrad's sums or Adam's averages.",
+        lambda task: criteria.MetricNormTest(
+            task.constants["eta"],
+            task.metric or "sgd",
+            task.optimizer,
+            task.model.named_parameters(),
+        ),
+        ("eta",),
+        reads_coordinates=True,
+        reads_metric=True,
+    ),
+    "sign": BatchTest(
+        "the norm test in the metric of sign descent, by sums of absolute values.",
+        lambda task: criteria.MetricNormTest(task.constants["eta"], "sign"),
+        ("eta",),
+        reads_coordinates=True,
+    ),
+    "noise-scale": BatchTest(
+        "b = scale V / |G|^2, with |G|^2 = |g|^2 - V / b (McCandlish et al. 2018).\n"
+        "--smoothing averages V and |G|^2, without which single batches estimate them badly.",
+        lambda task: criteria.GradientNoiseScale(task.constants["scale"]),
+        ("scale",),
+    ),
+    "cabs": BatchTest(
+        "b = scale lr V / loss, both averaged (CABS, Balles et al. 2017); made for sgd.",
+        lambda task: criteria.CABS(task.lr, c=task.constants["scale"]),
+        ("scale",),
+        coupled=True,
+    ),
+    "diversity": BatchTest(
+        "b = delta n D at the end of each epoch, where D = sum |g_i|^2 / |sum g_i|^2 over\n"
+        "its n samples (DiveBatch, Chen et al. 2025). --lr-rule linear is its rescaling.",
+        lambda task: criteria.GradientDiversity(task.constants["delta"], task.training_samples),
+        ("delta",),
+        decides_every_step=False,
+    ),
+    "none": BatchTest(
+        "the batch stays at --batch-size.", lambda task: None, decides_every_step=False
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A schedule between two sizes.
+
+    Attributes:
+        help: how the size moves.
+        build: from the first size, the largest, and the number after the colon.
+    """
+
+    help: str
+    build: Callable[[int, int, int], BatchSizeSchedule]
+
+
+SHAPES = {
+    "step": Shape(
+        "twice as large after every N samples (AdaBatch, Devarakonda et al. 2017, who\n"
+        "multiply the learning rate by --lr-rule 0.75)",
+        lambda first, largest, number: StepSchedule(first, step_size=number),
+    ),
+    "linear": Shape("in a straight line over N samples", LinearSchedule),
+    "cosine": Shape("along half a cosine wave over N samples", CosineSchedule),
+    "plateau": Shape(
+        "twice as large after N evaluations in a row that did not improve the test loss",
+        lambda first, largest, number: PlateauSchedule(first, patience=number - 1),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Descent:
+    """An optimizer.
+
+    Attributes:
+        help: what it is.
+        lr: the default learning rate.
+        build: from parameters, ``lr`` and ``weight_decay``.
+        metric: that its steps are the steepest descent in, for the test of that name.
+        has_momentum: whether it takes ``momentum`` too.
+    """
+
+    help: str
+    lr: float
+    build: Callable[..., Optimizer]
+    metric: str | None = None
+    has_momentum: bool = False
+
+
+OPTIMIZERS = {
+    "adagrad": Descent("one accumulator per coordinate", 0.008, optim.Adagrad, metric="adagrad"),
+    "adagrad-norm": Descent("one in all", 1.0, optim.AdagradNorm),
+    "adagrad-norm-rows": Descent(
+        "one per output row, as in the paper's code", 0.1, partial(optim.AdagradNorm, row_wise=True)
+    ),
+    "sgd": Descent("torch's", 0.1, torch.optim.SGD, has_momentum=True),
+    "adam": Descent("torch's", 0.001, torch.optim.Adam, metric="adam"),
+    "adamw": Descent("torch's", 0.001, torch.optim.AdamW, metric="adam"),
+}
+
+
+def tests_with(constant: str) -> list[str]:
+    """The tests that have a constant."""
+    return [name for name, test in TESTS.items() if constant in test.constants]
+
+
+def optimizers_with_metric() -> list[str]:
+    """Those whose steps have a metric of their own."""
+    return [name for name, kind in OPTIMIZERS.items() if kind.metric is not None]
+
+
+def build_optimizer(
+    name: str,
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+) -> Optimizer:
+    """Builds an optimizer; AdaGrad and AdaGrad-Norm run on this package's kernels."""
+    kind = OPTIMIZERS[name]
+    more = {"momentum": momentum} if kind.has_momentum else {}
+    return kind.build(parameters, lr=lr, weight_decay=weight_decay, **more)
