@@ -12,6 +12,9 @@ WORKERS ?= 2
 VENV := .venv
 # pytest-benchmark would warn that processes disturb it.
 SHARED = -n $(WORKERS) -p no:benchmark
+# What `make docs` documents: the public names are those of these modules.
+DOCUMENTED = adadagrad_kernels adadagrad_kernels.ops adadagrad_kernels.optim \
+  adadagrad_kernels.criteria adadagrad_kernels.batching adadagrad_kernels.statistics
 BIN := $(VENV)/bin
 # setup.py finds cmake and ninja there.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -41,8 +44,10 @@ test: install ## Run the whole test suite [DATA_DIR=folder with mnist/] [ARGS=..
 	$(BIN)/pytest $(SHARED) $(if $(DATA_DIR),--data-dir="$(DATA_DIR)") $(ARGS)
 
 .PHONY: docs
-docs: install ## Write the tables of docs/cli.md from the tables in the code
+docs: install ## Make build/docs, every public name with its docstring; write the tables of docs/ from the code
 	$(BIN)/python .ci/write_tables.py
+	PYTHONWARNINGS=ignore $(BIN)/pdoc --docformat google --math --no-show-source -o build/docs $(DOCUMENTED)
+	@echo "written: build/docs/index.html"
 
 .PHONY: lint
 lint: environment ## Check style and formatting of Python and C++
@@ -69,11 +74,11 @@ limits: install ## Measure every op against its goal, in one run: a table and be
 	$(BIN)/python benchmarks/limits.py $(ARGS)
 
 .PHONY: reproduce
-reproduce: install ## Run the papers' experiments, two hours on two cores; write docs/reproduction.md [DATA_DIR=folder] [ARGS=...]
+reproduce: install ## Run the papers' experiments, two hours on two cores; write docs/reference/reproduction.md [DATA_DIR=folder] [ARGS=...]
 	$(BIN)/python benchmarks/reproduce $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
 
 .PHONY: gpu-static
-gpu-static: environment ## Compile every GPU kernel for every architecture; write docs/gpu_kernels.md, or --check it
+gpu-static: environment ## Compile every GPU kernel for every architecture; write docs/internals/gpu_kernels.md, or --check it
 	$(BIN)/python -m gpu_ladder.static $(ARGS)
 
 .PHONY: gpu-nightly
@@ -81,7 +86,7 @@ gpu-nightly: install ## Run every case of every GPU kernel on every rung and arc
 	$(BIN)/pytest $(SHARED) python_tests/ops gpu_ladder/tests -m '' --gpu-cases all $(ARGS)
 
 .PHONY: gpu-report
-gpu-report: install ## On a machine with a GPU: run the gpu tests, time every op, write docs/gpu_report.md
+gpu-report: install ## On a machine with a GPU: run the gpu tests, time every op, write docs/internals/gpu_report.md
 	$(BIN)/python benchmarks/gpu_report.py $(ARGS)
 
 .PHONY: wheel

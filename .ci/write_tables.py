@@ -1,4 +1,4 @@
-"""Writes what docs/cli.md has of the tables in the code, between their marks."""
+"""Writes the tables of docs/reference/cli.md from those in the code, between their marks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from adadagrad_kernels.training.options import options_table
 
-PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "cli.md"
 
 marks = re.compile(r"(<!-- options -->\n).*?(<!-- end of options -->)", re.DOTALL)
 text = PAGE.read_text(encoding="utf-8")

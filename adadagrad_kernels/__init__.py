@@ -2,7 +2,7 @@
 
 The public API is what ``__all__`` lists: kernels in ``ops``, the record of a batch's gradients and
 its sources, the tests that turn it into a batch size, the objects of a training loop, and the
-optimizers. docs/architecture.md shows how they fit together.
+optimizers. docs/internals/architecture.md shows how they fit together.
 """
 
 from adadagrad_kernels import ops

@@ -21,7 +21,7 @@ from adadagrad_kernels import __version__
 from adadagrad_kernels.backends import BACKENDS
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs/gpu_report.md"
+PAGE = ROOT / "docs/internals/gpu_report.md"
 RESULTS = Path(__file__).parent / "results"
 OURS = ("cuda", "triton")
 #: Contenders keep copies of G; this many fit into the memory that is free.
@@ -43,7 +43,7 @@ where there is no GPU.
 """
 EXAMPLES = """\
 examples:
-  python benchmarks/gpu_report.py                all of it, at most 8 minutes: docs/gpu_report.md
+  python benchmarks/gpu_report.py                all of it, at most 8 minutes, and the page
   python benchmarks/gpu_report.py --quick        a first look: no compilers, no sanitizer, 2 minutes
   python benchmarks/gpu_report.py --only norm    cases whose op or title contains "norm", printed
   python benchmarks/gpu_report.py --size 4096    G of 4 GiB instead of 1 GiB
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         "--page",
         metavar="FILE",
         type=Path,
-        help="write the page there (default docs/gpu_report.md)",
+        help="write the page there (default docs/internals/gpu_report.md)",
     )
     add("--once", action="store_true", help="run every op of ours once on little data, untimed")
     return parser

@@ -1,4 +1,4 @@
-"""What docs/architecture.md promises: imports run one way, and every op is complete."""
+"""What docs/internals/architecture.md promises: imports run one way, and every op is complete."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_every_tensor_that_is_made_has_its_device(path: Path) -> None:
 def test_the_layers_are_all_there_and_documented() -> None:
     parts = {_part(path) for path in SOURCES} | {"_C", "_C_cuda"}
     assert parts == set(HEIGHT)
-    document = ROOT / "docs" / "architecture.md"
+    document = ROOT / "docs" / "internals" / "architecture.md"
     if not document.exists():
         pytest.skip("no docs here: the tests run away from the sources")
     drawn = re.search(r"```layers\n(.*?)```", document.read_text(), re.DOTALL)

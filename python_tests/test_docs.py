@@ -19,7 +19,7 @@ if not (ROOT / "README.md").exists():
 
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 TOP = {path.name for path in ROOT.iterdir()}
 EXTENSIONS = {".py", ".pyi", ".md", ".cpp", ".h", ".inl", ".txt", ".toml"}

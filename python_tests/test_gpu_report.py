@@ -99,7 +99,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(gpu_device, "unavailable", lambda: None)
     monkeypatch.setattr(gpu_device, "CudaDevice", lambda: Ticking())
     monkeypatch.setattr(gpu_report, "OURS", ("cpu",))
-    monkeypatch.setattr(gpu_report, "PAGE", tmp_path / "docs/gpu_report.md")
+    monkeypatch.setattr(gpu_report, "PAGE", tmp_path / "docs/internals/gpu_report.md")
     monkeypatch.setattr(gpu_report, "RESULTS", tmp_path)
     monkeypatch.setattr(gpu_report, "MIB", 1 << 14)
     monkeypatch.setattr(gpu_right, "run_tests", lambda s: Outcome("tests", True, "3 passed"))
@@ -120,7 +120,7 @@ def test_the_command_writes_a_page_and_data(
     monkeypatch.setattr(gpu_report, "plan", _without_compilers(gpu_report.plan))
     monkeypatch.setattr(gpu_measure, "MOST", FEWEST)
     assert gpu_report.main(["--size", "1", "--minutes", "5"]) == 0
-    text = (fake_gpu / "docs/gpu_report.md").read_text()
+    text = (fake_gpu / "docs/internals/gpu_report.md").read_text()
     for op in ("batch_moments", "batch_adagrad_step_", "adagrad_step_", "adagrad_norm_step_"):
         assert f"\n## {op}\n" in text
     assert "Left out" not in text

@@ -3,7 +3,7 @@
 Counted are sectors of 32 bytes that the warps' requests touch, as a device without caches would
 move them. The device is small: two multiprocessors, so that a block takes many tiles, as it does
 where a model's gradients are cut among the blocks of a large device. The counts are kept in
-gpu_ladder/results/traffic.json, from which docs/gpu_kernels.md is made:
+gpu_ladder/results/traffic.json, from which docs/internals/gpu_kernels.md is made:
 
     pytest python_tests/test_gpu_traffic.py --write-traffic
 """

@@ -26,7 +26,8 @@ from adadagrad_kernels.statistics import GradientStatistics
 class MetricNormTest:
     r"""Holds when the mean gradient varies little, measured as the optimizer measures gradients.
 
-    The definition is this package's own, and not a paper's. An optimizer with the update
+    The metrics of AdaGrad and Adam are this package's own definition; the one of sign descent gives
+    the l1 noise scale of arXiv 2602.03001. An optimizer with the update
     :math:`-\alpha D \bar g`, D diagonal, takes the steepest descent for steps of bounded
     :math:`\sum_j x_j^2 / D_j`, and what such a step gains is measured by the dual norm
     :math:`\lVert g \rVert_D^2 = \sum_j D_j g_j^2`. So the condition of the norm test,

@@ -95,8 +95,8 @@ def _rank_one(
 ) -> Outputs:
     """h_i = (y_i x_i', y_i).
 
-    The variance is a difference of squares: deviations are no product. docs/numerics.md says what
-    that costs in digits.
+    The variance is a difference of squares: deviations are no product.
+    docs/reference/numerics.md says what that costs in digits.
     """
     x, y = inputs.squeeze(1), grad_outputs.squeeze(1)
     samples = len(x)

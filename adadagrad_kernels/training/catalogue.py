@@ -1,7 +1,7 @@
 """What a run can be made of, by name: tests, schedules, optimizers.
 
 A row has all that is said of its name: how it is built, its constants, what it needs and its help.
-``--help``, the checks of options and the tables of docs/cli.md are made from these rows.
+``--help``, the checks of options and the tables of docs/reference/cli.md are made from these rows.
 """
 
 from __future__ import annotations

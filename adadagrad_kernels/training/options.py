@@ -1,7 +1,7 @@
 """The options of a run, a row each.
 
 ``--help``, the fields of a run's configuration, the check that an option is read at all and the
-table of docs/cli.md are made from these rows.
+table of docs/reference/cli.md are made from these rows.
 """
 
 from __future__ import annotations

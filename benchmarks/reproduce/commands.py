@@ -20,7 +20,7 @@ Runs experiments of the papers on adaptive batch sizes and keeps their figures.
 
 Every run is kept as soon as it is done: what was stopped goes on where it stood, and a run whose
 settings have not changed is not made again. `python benchmarks/reproduce` runs all of them and
-then writes docs/reproduction.md from the figures that are kept.
+then writes docs/reference/reproduction.md from the figures that are kept.
 """
 
 

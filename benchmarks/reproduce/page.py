@@ -1,4 +1,4 @@
-"""Writes docs/reproduction.md from the figures that are kept, and what was concluded from them."""
+"""Writes docs/reference/reproduction.md from the figures that are kept, and what they show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from results import FOLDER, SIZES, Experiment, Stored, stored
 from tables import paragraph
 
-DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs" / "reproduction.md"
+DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs" / "reference" / "reproduction.md"
 
 HEAD = """\
 # The papers' experiments, again

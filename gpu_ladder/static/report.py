@@ -33,7 +33,7 @@ with --check, the page is out of date, 2 where a tool is missing or an argument 
 """
 EXAMPLES = """\
 examples:
-  python -m gpu_ladder.static                     write docs/gpu_kernels.md, check the budgets
+  python -m gpu_ladder.static                     write the page, check the budgets
   python -m gpu_ladder.static --check             write nothing; fail where the page would change
   python -m gpu_ladder.static --only moments      look at some kernels: print them, write nothing
   python -m gpu_ladder.static --only moments --architectures 90
@@ -114,8 +114,8 @@ def _parser() -> argparse.ArgumentParser:
         help="module that lists Triton kernels (default: %(default)s)")  # fmt: skip
     add("--budgets", metavar="MODULE", default="gpu_ladder.static.budgets",
         help="module with BUDGETS (default: %(default)s)")  # fmt: skip
-    add("--page", metavar="FILE", type=Path, default=root / "docs/gpu_kernels.md",
-        help="the page (default: docs/gpu_kernels.md)")  # fmt: skip
+    add("--page", metavar="FILE", type=Path, default=root / "docs/internals/gpu_kernels.md",
+        help="the page (default: docs/internals/gpu_kernels.md)")  # fmt: skip
     return parser
 
 

@@ -231,7 +231,7 @@ def test_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     written = [json.loads(line) for line in text.splitlines()]
     names = {name for line in written for name in line}
     assert written[-1]["test/theta"] == 0.5
-    document = Path(__file__).parents[2] / "docs" / "metrics.md"
+    document = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
     if document.exists():  # not where the tests run away from the sources
         text = document.read_text()
         missing = {name for name in names if f"`{name}`" not in text}

@@ -24,7 +24,7 @@ from adadagrad_kernels.training.data_sets import DATA_SETS
 from adadagrad_kernels.training.options import OPTIONS, options_table
 from adadagrad_kernels.training.readers import build_schedule
 
-CLI = Path(__file__).parents[2] / "docs" / "cli.md"
+CLI = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 
 
 def config(*arguments: str) -> RunConfig:
@@ -88,4 +88,4 @@ def test_momentum_is_for_those_that_have_it() -> None:
 def test_the_documented_table_is_made_of_the_rows() -> None:
     if not CLI.exists():
         pytest.skip("no documents here: the tests run away from the sources")
-    assert options_table() in CLI.read_text(), "docs/cli.md is behind: run `make docs`"
+    assert options_table() in CLI.read_text(), "docs/reference/cli.md is behind: run `make docs`"

@@ -60,7 +60,10 @@ def _added(by_layer: Sequence[Norms], samples: int) -> Tensor:
 def _variance(
     micro_batches: Sequence[MicroBatch], parameters: dict[str, nn.Parameter], factor: float
 ) -> dict[str, Tensor]:
-    """Deviations from the mean of all samples, pooled by Chan's formula (see docs/numerics.md)."""
+    """Deviations from the mean of all samples, pooled by Chan's formula.
+
+    docs/reference/numerics.md has it.
+    """
     variance = {}
     for name, parameter in parameters.items():
         count = 0
