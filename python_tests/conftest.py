@@ -13,8 +13,8 @@ import torch
 # For gpu_ladder; at the end, so that the package is the installed one and not the sources.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from calls import op_under_test, runs, tensor_by_tensor
-from gpu_executions import (
+from support.calls import op_under_test, runs, tensor_by_tensor
+from support.gpu_executions import (
     DEVICES,
     EXECUTIONS,
     ON_CPU,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from calls import runs
+from support.calls import runs
 
 import adadagrad_kernels
 from adadagrad_kernels import ops

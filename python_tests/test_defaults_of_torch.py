@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from calls import CALLS, make_call
+from support.calls import CALLS, make_call
 from torch import Tensor, nn
 
 from adadagrad_kernels import optim

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from buffers import guarded, per_sample_grads, taken
-from oracles import assert_accumulated, shared_case
-from tolerances import (
+from support.buffers import guarded, per_sample_grads, taken
+from support.oracles import assert_accumulated, shared_case
+from support.tolerances import (
     accumulation_dtype,
     accumulation_epsilon,
     assert_within,

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from buffers import guarded, taken
-from calls import tensor_by_tensor
-from oracles import Rule, assert_adagrad_norm
-from tolerances import assert_within, extended, sq_norm_tolerance
+from support.buffers import guarded, taken
+from support.calls import tensor_by_tensor
+from support.oracles import Rule, assert_adagrad_norm
+from support.tolerances import assert_within, extended, sq_norm_tolerance
 from torch import Tensor
 
 from adadagrad_kernels.ops import adagrad_norm_step_

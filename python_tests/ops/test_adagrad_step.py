@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from buffers import guarded, taken
-from calls import tensor_by_tensor
-from oracles import Rule, assert_adagrad
-from tolerances import assert_within, extended, sq_norm_tolerance
+from support.buffers import guarded, taken
+from support.calls import tensor_by_tensor
+from support.oracles import Rule, assert_adagrad
+from support.tolerances import assert_within, extended, sq_norm_tolerance
 
 from adadagrad_kernels.ops import adagrad_step_
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from buffers import guarded, per_sample_grads
-from oracles import Rule, assert_adagrad, assert_moments, shared_case
+from support.buffers import guarded, per_sample_grads
+from support.oracles import Rule, assert_adagrad, assert_moments, shared_case
 
 from adadagrad_kernels.ops import adagrad_step_, batch_adagrad_step_, batch_moments
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import oracles
 import pytest
 import torch
-from buffers import guarded, per_sample_grads
-from oracles import assert_moments, shared_case
-from tolerances import (
+from support import oracles
+from support.buffers import guarded, per_sample_grads
+from support.oracles import assert_moments, shared_case
+from support.tolerances import (
     accumulation_dtype,
     accumulation_epsilon,
     assert_within,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from buffers import guarded
-from layer_oracles import assert_layer_moments, conv
+from support.buffers import guarded
+from support.layer_oracles import assert_layer_moments, conv
 from torch import Tensor
 
 from adadagrad_kernels.ops import conv_moments

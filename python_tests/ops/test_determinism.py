@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from calls import CALLS, UPDATES, make_call
+from support.calls import CALLS, UPDATES, make_call
 
 # Few and many rows, one tile and many; the calls' default lists for the other ops.
 SHAPES = [(9, 4099), (70, 20_001), (3, 300_001), (700, 1500), (6000, 33)]

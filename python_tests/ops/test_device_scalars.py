@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from calls import UPDATES, Call, make_call, tensors
+from support.calls import UPDATES, Call, make_call, tensors
 
 SHAPES = [(31, 33), (4099,), (), (0,)]
 

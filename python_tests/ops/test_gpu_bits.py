@@ -10,8 +10,14 @@ import functools
 
 import pytest
 import torch
-from calls import UPDATES, make_call
-from gpu_executions import ARCHITECTURES, SCHEDULES, PtxMachine, emulated_cuda, known_buffers
+from support.calls import UPDATES, make_call
+from support.gpu_executions import (
+    ARCHITECTURES,
+    SCHEDULES,
+    PtxMachine,
+    emulated_cuda,
+    known_buffers,
+)
 
 # Few rows, many, and so many that they are cut into groups; several tiles for each block.
 SHAPES = [(3, 4099), (70, 1100), (1100, 140)]

@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 import torch
-from buffers import guarded, taken
-from layer_oracles import assert_layer_moments, linear
-from tolerances import accumulation_dtype
+from support.buffers import guarded, taken
+from support.layer_oracles import assert_layer_moments, linear
+from support.tolerances import accumulation_dtype
 from torch import Tensor
 
 from adadagrad_kernels.ops import linear_moments

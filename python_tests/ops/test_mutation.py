@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from calls import CALLS, UPDATES, calls_of, make_call, tensors
+from support.calls import CALLS, UPDATES, calls_of, make_call, tensors
 
 from adadagrad_kernels.ops import adagrad_norm_step_, adagrad_step_, batch_adagrad_step_
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from buffers import guarded
-from layer_oracles import assert_layer_moments, norm_layer
-from tolerances import accumulation_dtype
+from support.buffers import guarded
+from support.layer_oracles import assert_layer_moments, norm_layer
+from support.tolerances import accumulation_dtype
 from torch import Tensor
 from torch.nn import functional as F
 

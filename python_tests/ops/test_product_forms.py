@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 import torch
-from layer_oracles import assert_layer_moments, conv, linear
+from support.layer_oracles import assert_layer_moments, conv, linear
 
 from adadagrad_kernels.ops import (
     _conv_forms,

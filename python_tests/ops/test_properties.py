@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import oracles
 import torch
-from buffers import Guarded, guarded, taken
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from oracles import Rule, assert_adagrad, assert_adagrad_norm, assert_moments
-from tolerances import extended
+from support import oracles
+from support.buffers import Guarded, guarded, taken
+from support.oracles import Rule, assert_adagrad, assert_adagrad_norm, assert_moments
+from support.tolerances import extended
 
 from adadagrad_kernels.ops import (
     adagrad_norm_step_,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from calls import tensors
+from support.calls import tensors
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DeviceMesh, DTensor, Replicate

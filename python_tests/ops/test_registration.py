@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 import torch
-from calls import CALLS, make_call, tensors
+from support.calls import CALLS, make_call, tensors
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adadagrad_kernels import ops

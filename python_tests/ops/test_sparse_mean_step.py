@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from buffers import guarded
-from sparse_calls import compressed
-from sparse_oracle import assert_step
-from tolerances import accumulation_dtype
+from support.buffers import guarded
+from support.sparse_calls import compressed
+from support.sparse_oracle import assert_step
+from support.tolerances import accumulation_dtype
 from torch import Tensor
 
 from adadagrad_kernels import _native

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from calls import make_call, tensor_by_tensor, tensors
+from support.calls import make_call, tensor_by_tensor, tensors
 from torch import Tensor
 
 from adadagrad_kernels import _native, ops, use_backend

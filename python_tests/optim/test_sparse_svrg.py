@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sparse_calls import compressed
+from support.sparse_calls import compressed
 from torch import Tensor
 
 from adadagrad_kernels.ops import CsrRows

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from one_thread import one_thread_for_the_module  # noqa: F401 - a fixture of every test here
+from support.one_thread import one_thread_for_the_module  # noqa: F401 - a fixture of every test here

@@ -13,8 +13,8 @@ from torch import Tensor
 _TESTS = Path(__file__).resolve().parents[3] / "python_tests"
 sys.path[:0] = [str(_TESTS), str(Path(__file__).parent / "interpreted")]
 
-import oracles  # noqa: E402
-from tolerances import assert_within, extended, sq_norm_tolerance  # noqa: E402
+from support import oracles  # noqa: E402
+from support.tolerances import assert_within, extended, sq_norm_tolerance  # noqa: E402
 
 from adadagrad_kernels.backends import triton as backend  # noqa: E402
 from adadagrad_kernels.ops.batch_moments import pack  # noqa: E402

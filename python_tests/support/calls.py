@@ -10,13 +10,13 @@ from typing import Any
 from unittest import mock
 
 import torch
-from product_calls import PRODUCT_CALLS, product_arguments
-from row_calls import ROW_CALLS, row_arguments
-from sparse_calls import SPARSE_CALLS, sparse_arguments
 from torch import Tensor
 
 from adadagrad_kernels import backends, ops
 from adadagrad_kernels.ops import _lists
+from support.product_calls import PRODUCT_CALLS, product_arguments
+from support.row_calls import ROW_CALLS, row_arguments
+from support.sparse_calls import SPARSE_CALLS, sparse_arguments
 
 SHAPES = [(31, 33), (4099,), (), (0,), (3, 5, 2), (700, 20)]
 

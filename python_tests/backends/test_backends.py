@@ -11,15 +11,15 @@ from types import ModuleType
 
 import pytest
 import torch
-from calls import CALLS, op_under_test, runs
-from subprocesses import output
+from support.calls import CALLS, op_under_test, runs
+from support.subprocesses import output
 
 from adadagrad_kernels import backends, ops, use_backend
 from adadagrad_kernels.backends import BACKENDS, choice, cpu, reference
 from adadagrad_kernels.errors import BackendUnavailableError
 
 OPS = [name for name in ops.__all__ if name[0].islower()]
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 VARIABLE = "ADADAGRAD_KERNELS_BACKEND"
 
 

@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
-from benchmark_fakes import FakeDevice, case_of
 from gpu_contenders import COPY, Call
 from gpu_measure import FEWEST, MOST, WARM_UP, Result, Results, measure, measure_all
 from gpu_page import Outcome, Report, as_data, page
 from gpu_plan import Case
+from support.benchmark_fakes import FakeDevice, case_of
 
 NEVER = float("inf")
 

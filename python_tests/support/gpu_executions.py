@@ -27,10 +27,10 @@ from typing import Any
 
 import pytest
 import torch
-from on_device import OnDevice
 
 from adadagrad_kernels import _native, backends, checks
 from adadagrad_kernels.backends import BACKENDS, cuda, use_backend
+from support.on_device import OnDevice
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
 DEVICES = ("cuda", "triton")

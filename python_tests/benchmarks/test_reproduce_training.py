@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-FOLDER = Path(__file__).parent.parent / "benchmarks" / "reproduce"
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "reproduce"
 if not FOLDER.is_dir():
     pytest.skip(
         "no benchmarks here: these tests run outside the source tree", allow_module_level=True

@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tolerances import (
+from torch import Tensor
+
+from adadagrad_kernels.ops import CsrRows, sparse_mean_step_
+from support.tolerances import (
     SAFETY,
     Array,
     accumulation_dtype,
@@ -22,9 +25,6 @@ from tolerances import (
     smallest,
     stored_tolerance,
 )
-from torch import Tensor
-
-from adadagrad_kernels.ops import CsrRows, sparse_mean_step_
 
 Terms = dict[int, list[np.longdouble]]
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-FOLDER = Path(__file__).parent.parent / "benchmarks" / "reproduce"
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "reproduce"
 if not FOLDER.is_dir():
     pytest.skip(
         "no benchmarks here: these tests run outside the source tree", allow_module_level=True

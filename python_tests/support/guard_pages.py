@@ -11,11 +11,11 @@ import mmap
 import os
 
 import torch
-from calls import CALLS, make_call
 from torch import Tensor
 
 from adadagrad_kernels import use_backend
 from adadagrad_kernels._native import instruction_sets, use_isa
+from support.calls import CALLS, make_call
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PAGE = mmap.PAGESIZE

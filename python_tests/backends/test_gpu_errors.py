@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from calls import COMPOSITES, UPDATES, calls_of, make_call, tensors
-from gpu_executions import emulated_cuda
+from support.calls import COMPOSITES, UPDATES, calls_of, make_call, tensors
+from support.gpu_executions import emulated_cuda
 
 import adadagrad_kernels
 from adadagrad_kernels import _native, backends, ops, use_backend

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tolerances import accumulation_dtype
 from torch import Tensor
 
 from adadagrad_kernels import ops
+from support.tolerances import accumulation_dtype
 
 #: Rows with zeros, and stored entries with AdaGrad, ridge and offset.
 SPARSE_CALLS = ("sparse_mean_step_", "sparse_mean_step_ of entries")

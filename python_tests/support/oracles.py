@@ -8,8 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from buffers import per_sample_grads
-from tolerances import (
+from torch import Tensor
+
+from adadagrad_kernels.ops import BatchMoments
+from support.buffers import per_sample_grads
+from support.tolerances import (
     Array,
     accumulation_dtype,
     assert_within,
@@ -23,9 +26,6 @@ from tolerances import (
     update_tolerance,
     variance_tolerance,
 )
-from torch import Tensor
-
-from adadagrad_kernels.ops import BatchMoments
 
 
 class Moments(NamedTuple):

@@ -11,7 +11,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from tolerances import (
+from torch import Tensor, dtype, finfo
+
+from adadagrad_kernels.ops import LayerMoments
+from support.tolerances import (
     SAFETY,
     Array,
     accumulation_dtype,
@@ -20,9 +23,6 @@ from tolerances import (
     extended,
     smallest,
 )
-from torch import Tensor, dtype, finfo
-
-from adadagrad_kernels.ops import LayerMoments
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 
 sklearn_datasets = pytest.importorskip("sklearn.datasets", reason="the reader builds on it")
 
-FOLDER = Path(__file__).parent.parent / "benchmarks" / "reproduce"
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "reproduce"
 if not FOLDER.is_dir():
     pytest.skip(
         "no benchmarks here: these tests run outside the source tree", allow_module_level=True

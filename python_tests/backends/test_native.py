@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from calls import CALLS, make_call
-from subprocesses import output, python
+from support.calls import CALLS, make_call
+from support.subprocesses import output, python
 
 from adadagrad_kernels import _native, use_backend
 from adadagrad_kernels.errors import BackendUnavailableError

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
+FOLDER = Path(__file__).parents[2] / "benchmarks"
 if not FOLDER.is_dir():
     pytest.skip(
         "no benchmarks here: these tests run outside the source tree", allow_module_level=True
@@ -23,7 +23,7 @@ import interleaved  # noqa: E402
 import limits  # noqa: E402
 import peers  # noqa: E402
 import processor  # noqa: E402
-from oracles import Moments, assert_within, shared_case  # noqa: E402
+from support.oracles import Moments, assert_within, shared_case  # noqa: E402
 
 from adadagrad_kernels.backends import cpu  # noqa: E402
 

@@ -5,7 +5,7 @@ move them. The device is small: two multiprocessors, so that a block takes many 
 where a model's gradients are cut among the blocks of a large device. The counts are kept in
 gpu_ladder/results/traffic.json, from which docs/internals/gpu_kernels.md is made:
 
-    pytest python_tests/test_gpu_traffic.py --write-traffic
+    pytest python_tests/backends/test_gpu_traffic.py --write-traffic
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_executions import PtxMachine, emulated_cuda, known_buffers
+from support.gpu_executions import PtxMachine, emulated_cuda, known_buffers
 
 from adadagrad_kernels import ops
 
-KEPT = Path(__file__).parent.parent / "gpu_ladder" / "results" / "traffic.json"
+KEPT = Path(__file__).parents[2] / "gpu_ladder" / "results" / "traffic.json"
 ALLOWED = 1.05
 ARCHITECTURE = "sm_90"
 

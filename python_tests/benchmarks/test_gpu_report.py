@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-import benchmark_fakes
 import gpu_device
 import gpu_measure
 import gpu_report
@@ -18,6 +17,7 @@ import torch
 from gpu_contenders import Call, Workbench
 from gpu_measure import FEWEST
 from gpu_page import Outcome
+from support import benchmark_fakes
 
 from adadagrad_kernels.backends import BACKENDS, cpu
 
