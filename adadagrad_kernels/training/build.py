@@ -46,7 +46,7 @@ def build_model(name: str, data: Data) -> nn.Module:
     """
     shape, classes = data.train.inputs.shape[1:], data.classes
     if name in MODELS:
-        if len(shape) != 3:
+        if name == "cnn" and len(shape) != 3:
             raise UsageError(
                 f"--model {name} is for images, [channels, height, width], and not for inputs of "
                 f"{list(shape)}: give a function of yours, such as mypackage.nets:build"

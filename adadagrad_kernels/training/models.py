@@ -1,7 +1,8 @@
-"""The paper's two MNIST models, for images of any size."""
+"""The paper's two MNIST models: one for inputs of any shape, one for images of any size."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from torch import nn
@@ -9,8 +10,7 @@ from torch import nn
 
 def logistic(shape: Sequence[int], classes: int) -> nn.Module:
     """Multinomial logistic regression: 7,850 parameters on 28 x 28 images."""
-    channels, height, width = shape
-    return nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, classes))
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes))
 
 
 def cnn(shape: Sequence[int], classes: int) -> nn.Module:

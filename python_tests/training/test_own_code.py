@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from adadagrad_kernels.errors import DataFormatError
 from adadagrad_kernels.training.build import build_model
 from adadagrad_kernels.training.data_sets import load_data
 from adadagrad_kernels.training.errors import UsageError
+from adadagrad_kernels.training.loop import Trainer
 
 SOURCE = """
 import torch
@@ -69,18 +72,29 @@ def train(*more: str) -> int:
     return main(["train", *task, *recipe, *more])
 
 
-def test_a_run_of_ones_own_grows_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+def test_a_run_of_ones_own_grows_and_resumes_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With dropout, which draws from the state that a checkpoint holds."""
     assert train() == 0
-    whole = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert whole[-1]["batch/global"] > 8
-    parameters = torch.load(tmp_path / "run/model.pt")
-    assert train("--overwrite", "--samples", "320") == 0
-    assert train("--resume", "--samples", "640") == 0
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["batch/global"] > 8
+    whole = torch.load(tmp_path / "run/model.pt")
+    step, steps = Trainer._step, 0
+
+    def stopped(trainer: Trainer, *batch: torch.Tensor) -> object:
+        nonlocal steps
+        steps += 1
+        if steps == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(trainer, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stopped)
+        assert train("--overwrite") == 128 + signal.SIGTERM
+    assert train("--resume") == 0
     again = torch.load(tmp_path / "run/model.pt")
-    assert parameters.keys() == again.keys()
-    first = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert first[-1]["samples_seen"] == 640
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
 def test_what_a_function_gives_is_the_data() -> None:
@@ -129,7 +143,7 @@ def test_other_data_is_refused(name: str, message: str) -> None:
         ("mine_of_a_test:frozen", "parameters that require grad"),
         ("mine_of_a_test:one_score", "gave outputs of [2, 1] for 2 samples; accepted are scores"),
         ("mine_of_a_test:flat", "gave outputs of [4] for 2 samples"),
-        ("logistic", "is for images, [channels, height, width], and not for inputs of [5]"),
+        ("cnn", "is for images, [channels, height, width], and not for inputs of [5]"),
     ],
 )
 def test_other_models_are_refused(path: str, message: str) -> None:
@@ -140,6 +154,11 @@ def test_other_models_are_refused(path: str, message: str) -> None:
     assert message in str(error.value)
     if path.endswith("flat"):
         assert not torch.equal(state, torch.get_rng_state()), "parameters were drawn"
+
+
+def test_logistic_regression_takes_inputs_of_any_shape() -> None:
+    data = load_data("mine_of_a_test:load", None)
+    assert build_model("logistic", data)(data.test.inputs).shape == (16, 2)
 
 
 @pytest.mark.parametrize("option", ["--model", "--data"])
