@@ -86,7 +86,8 @@ def resolve(arguments: argparse.Namespace, training_samples: int, test_samples: 
     _check_rule(arguments, test)
     kind, data = OPTIMIZERS[arguments.optimizer], data_set(arguments.data)
     if arguments.momentum and not kind.has_momentum:
-        raise UsageError(f"--momentum is for --optimizer sgd, not {arguments.optimizer}")
+        takers = ", ".join(name for name, each in OPTIMIZERS.items() if each.has_momentum)
+        raise UsageError(f"--momentum is for --optimizer {takers}, not {arguments.optimizer}")
     batch_size, max_batch = _sizes(arguments, test, training_samples)
     samples = arguments.samples or EPOCHS * training_samples
     least = evaluated_samples(training_samples, test_samples)
