@@ -120,13 +120,7 @@ class BatchController:
         self.hysteresis = require_factor("hysteresis", hysteresis, above=1.0, inclusive=True)
         self.cooldown = require_int("cooldown", cooldown, at_least=0)
         self.smoothing = SmoothedStatistics(smoothing)
-        for attribute, what in (("needs_variance", "coordinate"), ("layerwise", "parameter")):
-            if smoothing and getattr(criterion, attribute, False):
-                name = getattr(criterion, "name", type(criterion).__name__)
-                raise ValueError(
-                    f"smoothing does not average the statistics of every {what}, which {name} "
-                    "reads: use smoothing=0"
-                )
+        self._require_averages(criterion)
         self.signatures = FailureSignatures() if signatures is None else signatures
         self.samples_seen = 0
         self.steps = 0
@@ -144,7 +138,9 @@ class BatchController:
 
     @criterion.setter
     def criterion(self, given: BatchSizeCriterion | BatchSizeSchedule | None) -> None:
-        self._policy = policy_of(given)
+        policy = policy_of(given)
+        self._require_averages(given)
+        self._policy = policy
 
     @property
     def average_batch_size(self) -> float:
@@ -314,6 +310,15 @@ class BatchController:
         self.nonfinite_steps = saved.nonfinite_steps
         self.last_decision, self._gradient = saved.last_decision, saved.gradient
         self._changed = saved.changed
+
+    def _require_averages(self, criterion: Any) -> None:
+        """Refuse a criterion that reads what is not averaged, where averages are asked for."""
+        for attribute, what in (("needs_variance", "coordinate"), ("layerwise", "parameter")):
+            if self.smoothing.beta and getattr(criterion, attribute, False):
+                raise ValueError(
+                    f"smoothing does not average the statistics of every {what}, which "
+                    f"{criterion.name} reads: use smoothing=0"
+                )
 
     def _next_size(self, suggestion: float) -> int:
         return next_size(

@@ -17,7 +17,7 @@ from adadagrad_kernels.batching import (
     policies,
 )
 from adadagrad_kernels.batching.policies import BatchSizePolicy, policy_of
-from adadagrad_kernels.criteria import Decision, GradientDiversity, NormTest
+from adadagrad_kernels.criteria import CoordinateNormTest, Decision, GradientDiversity, NormTest
 from adadagrad_kernels.statistics import GradientStatistics
 
 
@@ -121,6 +121,16 @@ def test_another_criterion_may_take_the_place_of_the_first() -> None:
     assert isinstance(controller.last_decision, Decision)
     controller.criterion = None
     assert not controller.wants_test()
+
+
+def test_another_criterion_must_fit_the_controller() -> None:
+    controller = BatchController(NormTest(0.5), batch_size=8, max_batch_size=64, smoothing=0.5)
+    before = controller.criterion
+    with pytest.raises(ValueError, match="which coordinate_norm_test reads: use smoothing=0"):
+        controller.criterion = CoordinateNormTest(0.5)
+    with pytest.raises(ValueError, match="accepted are a criterion"):
+        controller.criterion = "norm"  # type: ignore[assignment]
+    assert controller.criterion is before
 
 
 def test_schedules_take_evaluations_and_most_read_none() -> None:
