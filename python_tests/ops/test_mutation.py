@@ -92,9 +92,13 @@ def test_inference_mode(backend: str) -> None:
 
 def test_no_access_beyond_the_tensors() -> None:
     """Each tensor ends, then begins, at a page that may not be touched: a fault kills the child."""
-    script = Path(__file__).parent.parent / "guard_pages.py"
     child = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-m", "support.guard_pages"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert child.returncode == 0, f"exit {child.returncode}: {child.stdout} {child.stderr}"
     assert "faulted as it should" in child.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -52,10 +53,16 @@ def tensors(tree: Any) -> Iterator[Tensor]:
             yield from tensors(branch)
 
 
+_ONE_AT_A_TIME = threading.RLock()
+
+
 @contextlib.contextmanager
 def tensor_by_tensor() -> Iterator[None]:
-    """Have ops look at each tensor of a list, as they do where a backend cannot read the whole."""
-    with mock.patch.object(_lists, "PLAIN_TYPES", ()):
+    """Have ops look at each tensor of a list, as they do where a backend cannot read the whole.
+
+    One thread at a time: another one that put back what it had found would leave it so for good.
+    """
+    with _ONE_AT_A_TIME, mock.patch.object(_lists, "PLAIN_TYPES", ()):
         yield
 
 
