@@ -14,8 +14,8 @@ if not EXAMPLES.is_dir():
     pytest.skip("no examples here: the tests run away from the sources", allow_module_level=True)
 
 
-def _output(name: str) -> str:
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name)]
+def _output(name: str, *arguments: str) -> str:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -58,3 +58,17 @@ def test_own_model() -> None:
     found = dict(re.findall(r"^(.*?)  +(.*)$", _output("own_model.py"), re.MULTILINE))
     assert float(found["test accuracy"].rstrip("%")) > 90
     assert int(found["last batch size"]) > 8
+
+
+def test_growing_batch(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the example trains on scikit-learn's digits")
+    pytest.importorskip("matplotlib", reason="the example draws pictures")
+    told = _output("growing_batch.py", str(tmp_path))
+    fixed, growing = (
+        [float(number) for number in re.findall(r"[\d.]*\d", line)]
+        for line in told.splitlines()[:2]
+    )
+    assert growing[0] < fixed[0] / 4, "steps"
+    assert min(fixed[2], growing[2]) > 85, "test accuracy"
+    assert (tmp_path / "report.html").exists()
+    assert (tmp_path / "batch_size.png").exists()
