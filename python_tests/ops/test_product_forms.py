@@ -157,3 +157,14 @@ def test_products_of_slices_are_those_of_their_copies(dtype: torch.dtype) -> Non
     memory = torch.empty(3, 16, 9, dtype=dtype)
     expected = torch.bmm(y.contiguous().mT, x.contiguous())
     assert torch.equal(_products.product_chunk(y.mT, x, memory), expected)
+
+
+def test_only_slices_are_copied() -> None:
+    whole = torch.randn(3, 40, 48)
+    assert _products._compact(whole) is whole
+    transposed = whole.mT
+    assert _products._compact(transposed) is transposed
+    part = whole[:, :, 8:24].mT
+    assert not part.mT.is_contiguous()
+    assert _products._compact(part).mT.is_contiguous()
+    assert torch.equal(_products._compact(part), part)

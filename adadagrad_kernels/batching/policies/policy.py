@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adadagrad_kernels.batching._sizes import require_multiple
@@ -35,9 +36,13 @@ class BatchSizePolicy(ABC):
         self.given = given
 
     @property
-    @abstractmethod
     def settings(self) -> str | None:
-        """What a resumed run must have again."""
+        """What a resumed run must have again.
+
+        The constants matter too; only a dataclass promises them in its repr, without an address.
+        """
+        name: str | None = repr(self.given) if is_dataclass(self.given) else self.given.name
+        return name
 
     def first_size(self, batch_size: int | None, round_to: int) -> int:
         """The size of the first batch.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import is_dataclass
 from typing import Any, ClassVar
 
 from adadagrad_kernels.batching._sizes import require_multiple, round_up
@@ -21,11 +20,6 @@ class SchedulePolicy(BatchSizePolicy):
     def takes(cls, given: Any) -> bool:
         """Every ``BatchSizeSchedule``."""
         return isinstance(given, BatchSizeSchedule)
-
-    @property
-    def settings(self) -> str:
-        """A dataclass has its numbers in its repr; others have a name."""
-        return repr(self.given) if is_dataclass(self.given) else self.given.name
 
     def first_size(self, batch_size: int | None, round_to: int) -> int:
         """The size that the schedule begins with.
