@@ -24,22 +24,24 @@ from adadagrad_kernels.ops._layer_moments import Outputs
 from adadagrad_kernels.ops._linear_forms import gram_norms
 from adadagrad_kernels.ops._products import (
     PASS,
-    SMALL_PRODUCT_SPEED,
     chunk_samples,
     chunked_moments,
     narrow,
     product_chunk,
 )
 
-#: The kernel's way of a contribution to cache and back, in multiplications for each element; and
-#: its time over the vendor's in narrow types, since it computes in float32 whatever the type.
-_KERNEL_PASS, _NARROW_KERNEL = 4.0, 2.0
-#: The time of samples as groups over one plain weight gradient.
-_GROUPED = 1.25
+#: The kernel's way of a contribution to cache and back, in multiplications for each element.
+_KERNEL_PASS = 4.0
+#: What samples as groups cost beside one plain weight gradient, for each element of a contribution.
+_GROUPED = 90.0
 #: Writing an element of a patch costs as much as so many multiplications.
 _UNFOLD = 12.0
+#: Products of a sample's patches with each other run at this fraction of a large one's speed.
+_GRAM_SPEED = 0.6
+#: Rows of an output that are shorter than this are copied channel by channel.
+_LONG_ROW = 16
 #: Fewer positions or channels than these leave the vendor's groups nothing to work on.
-_GROUPED_POSITIONS, _GROUPED_CHANNELS = 256, 32
+_GROUPED_POSITIONS, _GROUPED_CHANNELS = 256, 16
 
 
 class ConvGeometry(NamedTuple):
@@ -51,15 +53,35 @@ class ConvGeometry(NamedTuple):
     dilation: tuple[int, ...]
     groups: int
 
-    def patches(self, inputs: Tensor) -> Tensor:
-        """``[samples, groups, channels of a group, positions, kernel elements]``, written out."""
-        padded = F.pad(inputs, [side for p in reversed(self.padding) for side in (p, p)])
+    def channels_inside(self, inputs: Tensor, width: int) -> bool:
+        """Whether copying runs of channels makes patches sooner than runs of an output's row."""
+        return width < _LONG_ROW or inputs.movedim(1, -1).is_contiguous()
+
+    def patches(self, inputs: Tensor, channels_inside: bool) -> Tensor:
+        """``[samples * groups, positions, patch]``, a patch's channels inside or outside.
+
+        Written out once, along runs of memory as long as there are: the kernel's last dimension
+        and the channels, or the positions of a row.
+        """
+        dims = len(self.kernel_size)
+        padding = [side for p in reversed(self.padding) for side in (p, p)]
+        if channels_inside:
+            inputs, padding = inputs.movedim(1, -1), [0, 0, *padding]
+        padded = F.pad(inputs, padding).contiguous()
+        first = 1 if channels_inside else 2
         settings = zip(self.kernel_size, self.stride, self.dilation, strict=True)
-        for axis, (kernel, step, spread) in enumerate(settings, start=2):
+        for axis, (kernel, step, spread) in enumerate(settings, start=first):
             padded = padded.unfold(axis, spread * (kernel - 1) + 1, step)[..., ::spread]
-        positions = padded.shape[2 : 2 + len(self.kernel_size)].numel()
-        elements = torch.Size(self.kernel_size).numel()
-        return padded.reshape(len(inputs), self.groups, -1, positions, elements)
+        samples = len(inputs)
+        positions = padded.shape[first : first + dims].numel()
+        if channels_inside:
+            # [samples, *positions, groups, channels, *kernel]
+            padded = padded.view(*padded.shape[: 1 + dims], self.groups, -1, *self.kernel_size)
+            padded = padded.movedim(1 + dims, 1).movedim(2 + dims, -1)
+            return padded.reshape(samples * self.groups, positions, -1)
+        kernel_axes = range(2 + dims, 2 + 2 * dims)
+        padded = padded.permute(0, 1, *kernel_axes, *range(2, 2 + dims))
+        return padded.reshape(samples * self.groups, -1, positions).mT
 
     def weight_grad(self, inputs: Tensor, grad_outputs: Tensor, groups: int = 1) -> Tensor:
         """The vendor's, as autograd calls it; with ``groups`` times as many groups."""
@@ -106,20 +128,22 @@ def conv_form(
     """
     groups = geometry.groups
     patch = channels // groups * torch.Size(geometry.kernel_size).numel()
-    product = positions * patch * out_channels
+    elements = patch * out_channels
+    product = positions * elements
     written = _UNFOLD * positions * patch * groups
-    again = product if inner_products else 0
-    passed = PASS * patch * out_channels
-    costs = {"unfold": product + 2 * written + passed + again}
+    # A narrow type is multiplied twice as fast; what is computed in float32 counts twice.
+    wide = 2.0 if narrow(dtype) else 1.0
+    again = wide * product if inner_products else 0
+    passed = wide * PASS * elements
+    costs = {"unfold": product + written + passed + again}
     if kernel:
         # It takes inner products from cache.
-        speed = _NARROW_KERNEL if narrow(dtype) else 1.0
-        costs["kernel"] = speed * (product + _KERNEL_PASS * patch * out_channels)
+        costs["kernel"] = wide * (product + _KERNEL_PASS * elements)
     enough = positions >= _GROUPED_POSITIONS and channels // groups >= _GROUPED_CHANNELS
     if narrow(dtype) and kernel and enough:
-        costs["grouped"] = product * _GROUPED + passed + again
+        costs["grouped"] = product + _GROUPED * elements + again
     if not variance and not inner_products:
-        grams = positions**2 * (patch * groups + out_channels) / SMALL_PRODUCT_SPEED
+        grams = wide * positions**2 * (patch * groups + out_channels) / _GRAM_SPEED
         costs["gram"] = product + written + grams
     return min(costs, key=lambda form: costs[form])
 
@@ -160,12 +184,11 @@ def _gram(inputs: Tensor, grad_outputs: Tensor, geometry: ConvGeometry, bias: bo
     dtype = ACCUMULATION_DTYPES[inputs.dtype]
     weight_grad = geometry.weight_grad(inputs, grad_outputs).to(dtype)
     sq_norms = torch.empty(len(inputs), dtype=torch.float64, device=inputs.device)
+    inside = geometry.channels_inside(inputs, grad_outputs.shape[-1])
     for rows in _rows_of_patches(inputs, grad_outputs, geometry):
-        patches = geometry.patches(inputs[rows]).to(dtype)
-        count, groups, _, positions, _ = patches.shape
-        x = patches.transpose(3, 4).reshape(count * groups, -1, positions).mT
-        y = grad_outputs[rows].to(dtype).reshape(count * groups, -1, positions).mT
-        sq_norms[rows] = gram_norms(x, y, bias).view(count, groups).sum(1)
+        x = geometry.patches(inputs[rows], inside).to(dtype)
+        y = grad_outputs[rows].to(dtype).reshape(len(x), -1, x.shape[1]).mT
+        sq_norms[rows] = gram_norms(x, y, bias).view(-1, geometry.groups).sum(1)
     nothing = weight_grad.new_empty(0)
     bias_grad = nothing
     if bias:
@@ -202,8 +225,14 @@ def _chunks(
     """The contributions of some samples at a time, added to running sums."""
     dtype = ACCUMULATION_DTYPES[inputs.dtype]
     samples, out_channels = grad_outputs.shape[:2]
-    groups = geometry.groups
-    shape = (out_channels, inputs.shape[1] // groups, *geometry.kernel_size)
+    kernel = geometry.kernel_size
+    channels = inputs.shape[1] // geometry.groups
+    inside = form == "unfold" and geometry.channels_inside(inputs, grad_outputs.shape[-1])
+    # Of few positions, oneDNN multiplies narrow types sooner when the longer side is the rows.
+    across = inside and geometry.groups == 1 and narrow(inputs.dtype)
+    shape = (out_channels, *((*kernel, channels) if inside else (channels, *kernel)))
+    if across:
+        shape = (*shape[1:], out_channels)
 
     def grouped(rows: slice, chunk: Tensor) -> Tensor:
         count = rows.stop - rows.start
@@ -211,16 +240,20 @@ def _chunks(
         return geometry.weight_grad(one, other, count)
 
     def unfolded(rows: slice, chunk: Tensor) -> Tensor:
-        patches = geometry.patches(inputs[rows])
-        count, _, _, positions, _ = patches.shape
-        x = patches.transpose(3, 4).reshape(count * groups, -1, positions)
-        y = grad_outputs[rows].reshape(count * groups, -1, positions)
-        return product_chunk(y, x.mT, chunk.view(count * groups, y.shape[1], x.shape[1]))
+        x = geometry.patches(inputs[rows], inside)
+        y = grad_outputs[rows].reshape(len(x), -1, x.shape[1])
+        if across:
+            x, y = y.mT, x.mT
+        return product_chunk(y, x, chunk.view(len(x), y.shape[1], x.shape[2]))
 
     contributions = grouped if form == "grouped" else unfolded
     # Patches take more than what they add up to.
     patches = _patch_elements(inputs, grad_outputs, geometry) if form == "unfold" else 0
     weight = chunked_moments(contributions, samples, shape, grad_outputs, variance, patches)
+    if across:
+        weight = weight.moved(-1, 0)
+    if inside:
+        weight = weight.moved(-1, 1)
     products = None
     if inner_products:
         products = _along_gradient(inputs, grad_outputs, geometry, weight.sum)

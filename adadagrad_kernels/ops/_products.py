@@ -91,6 +91,14 @@ class ChunkedMoments:
     variance: Tensor
     sq_norms: Tensor
 
+    def moved(self, source: int, destination: int) -> ChunkedMoments:
+        """With a dimension of the weight at another place."""
+        whole = self.sum.movedim(source, destination).contiguous()
+        spread = self.variance
+        if spread.numel():
+            spread = spread.movedim(source, destination).contiguous()
+        return ChunkedMoments(whole, spread, self.sq_norms)
+
     def with_bias(self, sums: Tensor | None, products: Tensor | None) -> Outputs:
         """Outputs of an op, with the contributions ``[samples, features]`` to the bias.
 

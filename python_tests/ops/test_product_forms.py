@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from unittest import mock
 
 import pytest
@@ -112,10 +113,64 @@ def test_every_form_of_a_convolution_gives_the_same(
     assert_layer_moments(actual, conv(x, y, *sizes, geometry.groups), bias=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", GEOMETRIES)
+@pytest.mark.parametrize("layout", ["rows", "channels", "channels last"])
+@pytest.mark.parametrize(("form", "asked"), [("unfold", (True, True)), ("gram", (False, False))])
+def test_patches_are_the_same_in_every_layout(
+    form: str, asked: tuple[bool, bool], layout: str, kind: str, dtype: torch.dtype
+) -> None:
+    geometry = GEOMETRIES[kind]
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(5, 4, 7, 6, generator=generator).to(dtype)
+    weight = torch.zeros(8, 4 // geometry.groups, *geometry.kernel_size).to(dtype)
+    settings = geometry._asdict()
+    settings.pop("kernel_size")
+    like = torch.nn.functional.conv2d(x, weight, **settings)
+    y = torch.randn(like.shape, generator=generator).to(dtype)
+    expected = conv(x, y, **geometry._asdict())
+    if layout == "channels last":
+        x, y = (z.contiguous(memory_format=torch.channels_last) for z in (x, y))
+    with (
+        mock.patch.object(_conv_forms, "conv_form", return_value=form),
+        mock.patch.object(_conv_forms, "_LONG_ROW", 99 if layout == "channels" else 0),
+    ):
+        actual = conv_moments(x, y, geometry.kernel_size, variance=asked[0],
+                              inner_products=asked[1], **settings)  # fmt: skip
+    if form == "unfold":
+        assert actual.weight_grad.is_contiguous()
+        assert actual.weight_variance.is_contiguous()
+    assert_layer_moments(actual, expected, bias=True)
+
+
+@pytest.mark.parametrize("size", [(9,), (5, 4), (4, 3, 5)], ids=len)
+@pytest.mark.parametrize("inside", [False, True])
+def test_patches_are_those_of_one_loop(inside: bool, size: tuple[int, ...]) -> None:
+    """In one, two and three dimensions, with groups, steps and gaps."""
+    dims = len(size)
+    geometry = ConvGeometry((2,) * dims, (2,) * dims, (1,) * dims, (2,) * dims, 2)
+    x = torch.randn(3, 4, *size, generator=torch.Generator().manual_seed(3))
+    padded = torch.nn.functional.pad(x, [1] * 2 * dims)
+    starts = [range(0, n + 2 - 2, 2) for n in size]
+    expected = torch.stack(
+        [
+            padded[(slice(None), slice(None), *(slice(i, i + 3, 2) for i in corner))]
+            for corner in itertools.product(*starts)
+        ],
+        dim=1,
+    )  # [samples, positions, channels, *kernel]
+    expected = expected.unflatten(2, (2, 2)).movedim(2, 1).flatten(4)
+    if inside:
+        expected = expected.mT
+    actual = geometry.patches(x, inside)
+    assert torch.equal(actual, expected.reshape(6, len(expected[0, 0]), -1))
+
+
 def test_convolutions_take_the_kernel_where_it_is_ahead() -> None:
-    def form(channels: int, size: int, dtype: torch.dtype, kernel: bool = True) -> str:
+    def form(channels: int, size: int, dtype: torch.dtype, kernel: bool = True,
+             variance: bool = False) -> str:  # fmt: skip
         geometry = GEOMETRIES["plain"]
-        return conv_form(channels, channels, size**2, geometry, kernel=kernel, variance=False,
+        return conv_form(channels, channels, size**2, geometry, kernel=kernel, variance=variance,
                          inner_products=False, dtype=dtype)  # fmt: skip
 
     assert form(16, 28, torch.float32) == "kernel"
@@ -123,6 +178,8 @@ def test_convolutions_take_the_kernel_where_it_is_ahead() -> None:
     assert form(64, 32, torch.bfloat16) == "grouped"
     assert form(512, 4, torch.float32) == "gram"
     assert form(64, 32, torch.float32, kernel=False) == "unfold"
+    assert form(256, 8, torch.bfloat16) == "unfold"
+    assert form(512, 4, torch.float32, variance=True) == "kernel"
 
 
 def test_a_chunk_has_one_sample_at_least() -> None:
