@@ -206,7 +206,7 @@ class BatchController:
             if math.isnan(decision.batch_size):
                 self._count_nonfinite(f"batch size suggested by {decision.criterion}")
             elif decision.batch_size != statistics.batch_size:
-                self._change(self._next_size(decision.batch_size))
+                self._change(self._size_within_limits(decision.batch_size))
             self.last_decision, decided = decision, decision.decided
             self._gradient = {
                 "grad/norm_sq": statistics.mean_sq_norm,
@@ -320,7 +320,7 @@ class BatchController:
                     f"{criterion.name} reads: use smoothing=0"
                 )
 
-    def _next_size(self, suggestion: float) -> int:
+    def _size_within_limits(self, suggestion: float) -> int:
         return next_size(
             suggestion,
             self.batch_size,
@@ -346,7 +346,7 @@ class BatchController:
             round_to=self.round_to,
         )
         if scheduled is not None:
-            self._change(self._next_size(scheduled))
+            self._change(self._size_within_limits(scheduled))
         self.samples_seen += samples
         self.steps += 1
         # A tensor would keep the graph of its step.

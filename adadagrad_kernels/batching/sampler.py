@@ -132,7 +132,7 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Draws this rank's share of batch after batch, to the end of the epoch or budget."""
-        while size := self._next_size():
+        while size := self._next_batch_size():
             batch = self._draw(size)  # before it leaves, so that a snapshot points behind it
             yield batch[self.rank :: self.world_size].tolist()
         if self.total_samples is None:
@@ -242,7 +242,7 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
             return self.total_samples - self.drawn
         return self.size - self.position
 
-    def _next_size(self) -> int:
+    def _next_batch_size(self) -> int:
         left = self._left()
         if left == 0:
             return 0

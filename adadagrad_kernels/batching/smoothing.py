@@ -61,21 +61,21 @@ class SmoothedStatistics:
         variance = self._average("variance", statistics.variance_norm)
         signal = statistics.mean_sq_norm - statistics.variance_norm / samples
         mean_sq_norm = max(0.0, self._average("signal", signal)) + variance / samples
-        products = None
+        sum_sq_inner_products = None
         if statistics.sum_sq_inner_products is not None:
             if statistics.mean_sq_norm:
                 along = statistics.inner_product_variance / statistics.mean_sq_norm
                 self._average("along", along)
             average = self._averages.get("along")
             along = average.mean * mean_sq_norm if average else 0.0
-            products = (samples - 1) * along + samples * mean_sq_norm**2
+            sum_sq_inner_products = (samples - 1) * along + samples * mean_sq_norm**2
         return replace(
             statistics,
             mean_sq_norm=mean_sq_norm,
             sum_sq_norms=(samples - 1) * variance + samples * mean_sq_norm,
             sq_norms=None,
             inner_products=None,
-            sum_sq_inner_products=products,
+            sum_sq_inner_products=sum_sq_inner_products,
             variance=None,
             by_parameter=None,
             halves_cosine=None,

@@ -12,8 +12,8 @@ from adadagrad_kernels.cli.errors import Interrupted, StoppedError
 from adadagrad_kernels.cli.folder import RunFolder
 from adadagrad_kernels.cli.interrupt import SignalWatch
 from adadagrad_kernels.cli.lock import FolderLock
+from adadagrad_kernels.cli.metrics_log import MetricsLog, require_writers
 from adadagrad_kernels.cli.progress import Progress
-from adadagrad_kernels.cli.recorder import Recorder, require_writers
 from adadagrad_kernels.cli.table import format_pairs
 from adadagrad_kernels.training.config import RunConfig, inherited, resolve
 from adadagrad_kernels.training.data import Data
@@ -58,9 +58,9 @@ def _run(
         else folder.begin(fingerprint, overwrite=arguments.overwrite) as metrics
     ):
         try:
-            with Recorder(metrics, folder.metrics, arguments.writer, config.options()) as recorder:
-                _train(trainer, folder, metrics, recorder, quiet=arguments.quiet)
-                return _finish(trainer, folder, metrics, recorder)
+            with MetricsLog(metrics, folder.metrics, arguments.writer, config.options()) as log:
+                _train(trainer, folder, metrics, log, quiet=arguments.quiet)
+                return _finish(trainer, folder, metrics, log)
         except OSError as error:
             if folder.saved_samples is None:
                 folder.forget_if_empty()
@@ -72,17 +72,17 @@ def _run(
 
 
 def _train(
-    trainer: Trainer, folder: RunFolder, metrics: MetricsFile, recorder: Recorder, *, quiet: bool
+    trainer: Trainer, folder: RunFolder, metrics: MetricsFile, log: MetricsLog, *, quiet: bool
 ) -> None:
     progress = Progress(
-        f"{trainer.config.optimizer}, {trainer.config.rule}",
+        f"{trainer.config.optimizer}, {trainer.config.policy}",
         trainer.config.samples,
         done=trainer.controller.samples_seen,
         quiet=quiet,
     )
     with SignalWatch() as watch:
         try:
-            for _ in trainer.run(recorder.write, progress):
+            for _ in trainer.run(log.write, progress):
                 if watch.received is not None:
                     folder.save(trainer, metrics)
                     raise Interrupted(
@@ -96,13 +96,13 @@ def _train(
 
 
 def _finish(
-    trainer: Trainer, folder: RunFolder, metrics: MetricsFile, recorder: Recorder
+    trainer: Trainer, folder: RunFolder, metrics: MetricsFile, log: MetricsLog
 ) -> dict[str, Any]:
     # The checkpoint comes before the last line, so that resuming a finished run writes that line
     # again and nothing twice.
     folder.save(trainer, metrics)
     results = trainer.summary()
-    recorder.write({**results, "end": True})
+    log.write({**results, "end": True})
     metrics.sync()
     summary = {
         "options": trainer.config.options(),

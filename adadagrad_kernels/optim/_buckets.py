@@ -18,7 +18,7 @@ from torch import Tensor
 
 from adadagrad_kernels.checks import check_updated
 from adadagrad_kernels.optim._counters import Counters, State, join
-from adadagrad_kernels.optim._scalars import left_there
+from adadagrad_kernels.optim._scalars import as_device_scalar
 
 Group = dict[str, Any]
 
@@ -93,13 +93,13 @@ class Bucket:
         """A number that ops on this device take, left where it is."""
         if not isinstance(value, Tensor):
             return float(value)
-        return left_there(name, value, self.device, torch.float64, self.capturable)
+        return as_device_scalar(name, value, self.device, torch.float64, self.capturable)
 
     def flag(self, found_inf: Tensor) -> Tensor:
         """The flag of a step that may be skipped, which then has to be counted on the device."""
         if self.counters.device != self.device:
             self.counters.move(self.device)
-        return left_there("found_inf", found_inf, self.device, torch.float32, self.capturable)
+        return as_device_scalar("found_inf", found_inf, self.device, torch.float32, self.capturable)
 
     def share_out(self, growth: Tensor, positions: list[int] | None) -> None:
         """Add a growth of the one accumulator to the shares at ``positions``, by their sizes."""

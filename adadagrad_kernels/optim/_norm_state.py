@@ -90,7 +90,7 @@ def summed(param: Tensor, total: Tensor | Guarded, kind: Accumulator) -> Tensor:
     return exact.reshape(rows, exact.numel() // max(rows, 1)).sum(1)
 
 
-def spread(param: Tensor, saved: State) -> Tensor:
+def per_coordinate_sums(param: Tensor, saved: State) -> Tensor:
     """AdaGrad's accumulator whose coordinates are equal and add up to ours."""
     total: Tensor = saved["sum"]
     parts = param.numel() * (2 if param.is_complex() else 1)

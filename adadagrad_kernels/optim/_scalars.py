@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def left_there(
+def as_device_scalar(
     name: str, number: Tensor, device: torch.device, dtype: torch.dtype, capturable: bool
 ) -> Tensor:
     """A one-element tensor as kernels on ``device`` read it; nothing waits for it.

@@ -12,7 +12,13 @@ from torch.optim.optimizer import ParamsT
 from adadagrad_kernels.ops import adagrad_norm_step_
 from adadagrad_kernels.optim._base import MultiTensorOptimizer, total_of
 from adadagrad_kernels.optim._buckets import Accumulator, Call, Group
-from adadagrad_kernels.optim._norm_state import filled, first_sums, guard_sums, spread, summed
+from adadagrad_kernels.optim._norm_state import (
+    filled,
+    first_sums,
+    guard_sums,
+    per_coordinate_sums,
+    summed,
+)
 from adadagrad_kernels.optim._scalars import kept_where_skipped
 
 
@@ -145,7 +151,11 @@ class AdagradNorm(MultiTensorOptimizer):
         state_dict = self.state_dict()
         params = [param for group in self.param_groups for param in group["params"]]
         state_dict["state"] = {
-            index: {**saved, "step": saved["step"].clone(), "sum": spread(params[index], saved)}
+            index: {
+                **saved,
+                "step": saved["step"].clone(),
+                "sum": per_coordinate_sums(params[index], saved),
+            }
             for index, saved in state_dict["state"].items()
         }
         for group in state_dict["param_groups"]:

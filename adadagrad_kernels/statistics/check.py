@@ -257,8 +257,8 @@ def _quantities(
     yield "squared norm of the mean", alone, {"": (record.mean_sq_norm, mean.square().sum())}
     yield "inner products", alone, {"": (record.inner_products, gradients @ mean)}
     if record.variance is not None:
-        spread = expected.by_name(gradients.var(0))
-        yield "variances", alone, _by_name(record.variance, spread)
+        variances = expected.by_name(gradients.var(0))
+        yield "variances", alone, _by_name(record.variance, variances)
 
 
 def _by_name(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Pairs:

@@ -16,7 +16,7 @@ from adadagrad_kernels.statistics.measuring.directional import (
     forward_derivatives,
 )
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
-from adadagrad_kernels.statistics.measuring.step import first_nonfinite, merged
+from adadagrad_kernels.statistics.measuring.step import first_nonfinite, merge_micro_batches
 from adadagrad_kernels.statistics.measuring.verify import require_present
 from adadagrad_kernels.statistics.record import GradientStatistics
 
@@ -205,8 +205,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                 "the batch is empty: no sample has reached the layers since the last statistics()"
             )
         with torch.no_grad():
-            record = merged(micro_batches, parameters, self.variance, grad_scale)
-        recorder.call.tell_doubts()
+            record = merge_micro_batches(micro_batches, parameters, self.variance, grad_scale)
+        recorder.call.warn_of_doubts()
         if not record.is_finite and not self._keep_nonfinite:
             raise ValueError(
                 f"{first_nonfinite(micro_batches) or 'a gradient'} has per-sample gradients that "
@@ -223,8 +223,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
             return record
         derive = forward_derivatives if exact else difference_derivatives
         with recorder.turns.paused():
-            products = derive(self.model, losses, record.require_mean_gradient())
-        return record.with_inner_products(products)
+            derivatives = derive(self.model, losses, record.require_mean_gradient())
+        return record.with_inner_products(derivatives)
 
 
 def _require_choice(name: str, given: str, accepted: tuple[str, ...]) -> None:

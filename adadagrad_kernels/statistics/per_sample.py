@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.ops import batch_moments
 from adadagrad_kernels.statistics.accumulator import StatisticsAccumulator
-from adadagrad_kernels.statistics.measuring.independence import ask_once, tell_doubt
+from adadagrad_kernels.statistics.measuring.independence import ask_once, warn_of_doubt
 from adadagrad_kernels.statistics.randomness import RandomState
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sample_losses import SampleLosses
@@ -143,7 +143,7 @@ class PerSampleGradients:
         samples = Samples.of(inputs, targets)
         parameters = self._parameters()
         answer = ask_once(self.model, self.model.forward, None, (inputs,), {}).answer
-        tell_doubt(self.model, answer)
+        warn_of_doubt(self.model, answer)
         detached = {name: parameter.detach() for name, parameter in parameters.items()}
         chunks = samples.chunks(self.samples_per_chunk(len(samples)))
         before = RandomState(samples.tensors[0].device)

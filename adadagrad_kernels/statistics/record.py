@@ -115,8 +115,8 @@ class GradientStatistics:
             return record
         scalars = torch.stack([_scalars(m) for m in moments.values()]).tolist()
         parts = {
-            name: cls(record.batch_size, signal, squares, sum_sq_inner_products=products)
-            for name, (signal, squares, products) in zip(moments, scalars, strict=True)
+            name: cls(record.batch_size, signal, squares, sum_sq_inner_products=sum_sq_products)
+            for name, (signal, squares, sum_sq_products) in zip(moments, scalars, strict=True)
         }
         record = record.with_inner_products(torch.stack(by_name).sum(0))
         return replace(record, by_parameter=parts)
@@ -135,11 +135,11 @@ class GradientStatistics:
                 f"inner_products has shape {tuple(inner_products.shape)}; "
                 f"this record needs ({self.batch_size},), one for each sample"
             )
-        products = inner_products.double()
+        inner_products = inner_products.double()
         return replace(
             self,
-            inner_products=products,
-            sum_sq_inner_products=products.square().sum().item(),
+            inner_products=inner_products,
+            sum_sq_inner_products=inner_products.square().sum().item(),
             by_parameter=None,
         )
 
@@ -160,8 +160,8 @@ class GradientStatistics:
             ValueError: for a batch of one.
             MissingStatisticError: where no inner products were measured.
         """
-        products = self._measured_inner_products()
-        return self._bessel(products - self.batch_size * self.mean_sq_norm * self.mean_sq_norm)
+        sum_sq = self._require_sum_sq_inner_products()
+        return self._bessel(sum_sq - self.batch_size * self.mean_sq_norm * self.mean_sq_norm)
 
     @property
     def orthogonal_variance(self) -> float:
@@ -171,8 +171,8 @@ class GradientStatistics:
             ValueError: for a batch of one.
             MissingStatisticError: where no inner products were measured.
         """
-        products = self._measured_inner_products()
-        along = products / self.mean_sq_norm if self.mean_sq_norm else 0.0
+        sum_sq = self._require_sum_sq_inner_products()
+        along = sum_sq / self.mean_sq_norm if self.mean_sq_norm else 0.0
         return self._bessel(self.sum_sq_norms - along)
 
     @property
@@ -274,7 +274,7 @@ class GradientStatistics:
         self._require_two_samples()
         return 0.0 if deviations < 0.0 else deviations / (self.batch_size - 1)
 
-    def _measured_inner_products(self) -> float:
+    def _require_sum_sq_inner_products(self) -> float:
         if self.sum_sq_inner_products is None:
             raise MissingStatisticError(
                 "inner products were not measured; ask the source for them with "
@@ -287,8 +287,9 @@ class GradientStatistics:
 def _scalars(moments: BatchMoments) -> Tensor:
     """N, the sum of the squared norms and that of the squared inner products of one parameter."""
     assert moments.inner_products is not None
-    products = moments.inner_products.double().square().sum()
-    return torch.stack([squared_norm([moments.mean]), moments.sq_norms.double().sum(), products])
+    sum_sq_products = moments.inner_products.double().square().sum()
+    sum_sq_norms = moments.sq_norms.double().sum()
+    return torch.stack([squared_norm([moments.mean]), sum_sq_norms, sum_sq_products])
 
 
 def _ratio(numerator: float, denominator: float) -> float:

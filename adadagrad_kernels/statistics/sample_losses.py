@@ -17,8 +17,8 @@ from adadagrad_kernels.memory import is_out_of_memory
 from adadagrad_kernels.statistics.contents import Contents
 from adadagrad_kernels.statistics.measuring.as_before import as_before
 from adadagrad_kernels.statistics.randomness import RandomState
-from adadagrad_kernels.statistics.samples import Chunk, Samples, joined_chunks
-from adadagrad_kernels.statistics.sums import row_products
+from adadagrad_kernels.statistics.samples import Chunk, Samples, concatenated_chunks
+from adadagrad_kernels.statistics.sums import row_dots
 
 #: Samples whose gradients are compared.
 _FEW = 4
@@ -139,10 +139,10 @@ class SampleLosses:
         if len(losses) == 1:
             # Of chunks of one sample each, two are put together.
             before, self._alone = self._alone, (losses, outputs, chunk)
-            joined = before and joined_chunks(before, self._alone)
-            if joined is None:
+            both = before and concatenated_chunks(before, self._alone)
+            if both is None:
                 return
-            losses, outputs, chunk = joined
+            losses, outputs, chunk = both
         state = RandomState(losses.device)
         together = self._rebuild([t.flatten(0, 1) for t in outputs])
         whole = self._loss_fn(together, samples.restore(chunk)[1])
@@ -209,7 +209,9 @@ class SampleLosses:
                 # A layer without a forward-mode derivative. Other errors recur below.
                 self.forward_mode = False
                 random_state.restore()
-        return torch.cat([self._products(parameters, c, samples, direction) for c in chunks])
+        return torch.cat(
+            [self._derivatives_from_gradients(parameters, c, samples, direction) for c in chunks]
+        )
 
     def not_reached(self, parameters: Mapping[str, Tensor], samples: Samples) -> set[str]:
         """Which of some parameters the loss does not reach, whose ``.grad`` backward leaves alone.
@@ -259,7 +261,7 @@ class SampleLosses:
         derivatives: Tensor = jvp(losses, (parameters,), (tangents,))[1]
         return derivatives.double()
 
-    def _products(
+    def _derivatives_from_gradients(
         self,
         parameters: dict[str, Tensor],
         chunk: list[Tensor],
@@ -267,11 +269,11 @@ class SampleLosses:
         direction: Mapping[str, Tensor],
     ) -> Tensor:
         gradients, (losses, _) = self._gradients(parameters, chunk, samples)
-        products = torch.zeros(len(losses), dtype=torch.float64, device=losses.device)
+        derivatives = torch.zeros(len(losses), dtype=torch.float64, device=losses.device)
         for name, along in direction.items():
             rows = gradients.pop(name).reshape(len(losses), along.numel())
-            products += row_products(rows, along.reshape(-1))
-        return products
+            derivatives += row_dots(rows, along.reshape(-1))
+        return derivatives
 
 
 def _allowed(

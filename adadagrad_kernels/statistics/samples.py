@@ -73,7 +73,7 @@ class Samples:
         return inputs, targets
 
 
-def joined_chunks(one: Chunk, other: Chunk) -> Chunk | None:
+def concatenated_chunks(one: Chunk, other: Chunk) -> Chunk | None:
     """Two chunks as one, where their tensors are alike."""
     pairs = list(zip([*one[1], *one[2]], [*other[1], *other[2]], strict=True))
     if any(a.shape != b.shape or a.dtype != b.dtype for a, b in pairs):

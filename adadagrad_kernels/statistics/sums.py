@@ -43,7 +43,7 @@ def squared_norm(tensors: Iterable[Tensor]) -> Tensor:
     return total
 
 
-def row_products(rows: Tensor, vector: Tensor) -> Tensor:
+def row_dots(rows: Tensor, vector: Tensor) -> Tensor:
     """<row, vector> of every row of ``[samples, features]``, as float64 ``[samples]``."""
     total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
     width = max(1, _BLOCK_ELEMENTS // len(rows))
@@ -60,7 +60,7 @@ def cosine_of_parts(whole: float, first: float, second: float) -> float:
     return min(1.0, max(-1.0, (whole - first - second) / (2 * lengths)))
 
 
-def together(scalars: Sequence[Tensor]) -> Tensor:
+def gathered_on_cpu(scalars: Sequence[Tensor]) -> Tensor:
     """In one tensor on the CPU, each device asked once."""
     by_device: dict[torch.device, list[int]] = {}
     for place, scalar in enumerate(scalars):

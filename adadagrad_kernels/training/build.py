@@ -17,7 +17,7 @@ from adadagrad_kernels.training.options import OPTIONS
 from adadagrad_kernels.training.readers import build_schedule, imported
 
 
-def build_rule(
+def build_policy(
     config: RunConfig, training_samples: int, model: nn.Module, optimizer: Optimizer
 ) -> BatchSizeCriterion | BatchSizeSchedule | None:
     """Builds the test or the schedule of a run, or None for a fixed batch."""
@@ -70,9 +70,9 @@ def _require_scores(name: str, model: nn.Module, data: Data) -> None:
     model.train(was_training)
     shape = list(found.shape) if isinstance(found, torch.Tensor) else None
     if shape is None or len(shape) != 2 or shape[0] != len(inputs) or shape[1] < data.classes:
-        gave = f"a {type(found).__name__}" if shape is None else f"outputs of {shape}"
+        returned = f"a {type(found).__name__}" if shape is None else f"outputs of {shape}"
         raise UsageError(
-            f"--model {name} gave {gave} for {len(inputs)} samples; accepted are scores "
+            f"--model {name} gave {returned} for {len(inputs)} samples; accepted are scores "
             f"[{len(inputs)}, {data.classes}], one for each class"
         )
 

@@ -59,7 +59,7 @@ class RunConfig:
     seed: int = 0
 
     @property
-    def rule(self) -> str:
+    def policy(self) -> str:
         """What decides the size, in the words of the options."""
         return self.schedule or self.test
 
@@ -83,11 +83,11 @@ def resolve(arguments: argparse.Namespace, training_samples: int, test_samples: 
         UsageError: Options contradict each other.
     """
     test = arguments.test or ("none" if arguments.schedule else "norm")
-    _check_rule(arguments, test)
+    _require_readable_options(arguments, test)
     kind, data = OPTIMIZERS[arguments.optimizer], data_set(arguments.data)
     if arguments.momentum and not kind.has_momentum:
-        takers = ", ".join(name for name, each in OPTIMIZERS.items() if each.has_momentum)
-        raise UsageError(f"--momentum is for --optimizer {takers}, not {arguments.optimizer}")
+        accepted = ", ".join(name for name, each in OPTIMIZERS.items() if each.has_momentum)
+        raise UsageError(f"--momentum is for --optimizer {accepted}, not {arguments.optimizer}")
     batch_size, max_batch = _sizes(arguments, test, training_samples)
     samples = arguments.samples or EPOCHS * training_samples
     least = evaluated_samples(training_samples, test_samples)
@@ -121,7 +121,7 @@ def inherited(arguments: argparse.Namespace, saved: Mapping[str, object]) -> arg
     return argparse.Namespace(**{**vars(arguments), **found})
 
 
-def _check_rule(arguments: argparse.Namespace, test: str) -> None:
+def _require_readable_options(arguments: argparse.Namespace, test: str) -> None:
     """Refuses options that what decides the size would never read."""
     schedule = arguments.schedule
     if schedule and test != "none":
@@ -132,8 +132,8 @@ def _check_rule(arguments: argparse.Namespace, test: str) -> None:
     decides = "schedule" if schedule else "none" if test == "none" else "test"
     for option in OPTIONS:
         if decides not in option.read_by and getattr(arguments, option.name) != option.default:
-            rule = f"--schedule {schedule}" if schedule else "--test none"
-            raise UsageError(f"{option.flag} is of no use to {rule}")
+            policy = f"--schedule {schedule}" if schedule else "--test none"
+            raise UsageError(f"{option.flag} is of no use to {policy}")
     if arguments.smoothing and TESTS[test].reads_coordinates:
         raise UsageError(
             f"--smoothing does not average the variance of every coordinate, which --test {test} "
@@ -159,9 +159,9 @@ def _constants(
     for name, default in {**CONSTANTS, **own}.items():
         given = getattr(arguments, name)
         if given is not None and name not in used:
-            rule = f"--schedule {arguments.schedule}" if arguments.schedule else f"--test {test}"
+            policy = f"--schedule {arguments.schedule}" if arguments.schedule else f"--test {test}"
             raise UsageError(
-                f"--{name} is of no use to {rule}, only to --test {', '.join(tests_with(name))}"
+                f"--{name} is of no use to {policy}, only to --test {', '.join(tests_with(name))}"
             )
         constants[name] = (given or default) if name in used else None
     return constants

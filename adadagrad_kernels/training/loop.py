@@ -24,7 +24,7 @@ from adadagrad_kernels.batching import (
     per_doubling,
 )
 from adadagrad_kernels.statistics import GradientStatistics, layer_statistics
-from adadagrad_kernels.training.build import build_model, build_rule, knobs
+from adadagrad_kernels.training.build import build_model, build_policy, knobs
 from adadagrad_kernels.training.catalogue import build_optimizer
 from adadagrad_kernels.training.config import RunConfig
 from adadagrad_kernels.training.cost import PlainBackwardTimer
@@ -69,9 +69,9 @@ class Trainer:
             weight_decay=config.weight_decay,
             momentum=config.momentum,
         )
-        rule = build_rule(config, len(data.train), self.model, self.optimizer)
+        policy = build_policy(config, len(data.train), self.model, self.optimizer)
         self.controller = BatchController(
-            rule,
+            policy,
             batch_size=config.batch_size,
             max_batch_size=config.max_batch,
             test_interval=config.test_interval,
@@ -89,8 +89,8 @@ class Trainer:
         )
         self.source = layer_statistics(
             self.model,
-            inner_products=rule is not None and rule.needs_inner_products,
-            variance=rule is not None and rule.needs_variance,
+            inner_products=policy is not None and policy.needs_inner_products,
+            variance=policy is not None and policy.needs_variance,
             when=self.controller.wants_test,
             on_nonfinite="record",
         )
@@ -121,9 +121,9 @@ class Trainer:
 
     def _run(self, record: Callable[[dict[str, Any]], None], progress: Progress) -> Iterator[None]:
         config = self.config
-        rule = self.controller.criterion
+        policy = self.controller.criterion
         # The sizes of a schedule are known; those of tests are what is to be seen.
-        schedule = rule if isinstance(rule, BatchSizeSchedule) else None
+        schedule = policy if isinstance(policy, BatchSizeSchedule) else None
         for samples, loss in self._steps():
             now, before = self.controller.samples_seen, self.controller.samples_seen - samples
             evaluate = now // config.evaluate_every > before // config.evaluate_every

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from adadagrad_kernels import register_layer
 from adadagrad_kernels.statistics import layer_statistics
 from adadagrad_kernels.statistics.layers import by_vmap, registry
-from adadagrad_kernels.statistics.layers.registry import find_rule
+from adadagrad_kernels.statistics.layers.registry import find_runner
 
 B = 6
 
@@ -135,8 +135,8 @@ def test_norms_by_their_structure(monkeypatch: pytest.MonkeyPatch, kind: str, sh
 
 
 def test_a_module_that_only_looks_like_a_norm() -> None:
-    assert find_rule(OverSamples(4)) is None
-    assert find_rule(Root(4)) is not None
+    assert find_runner(OverSamples(4)) is None
+    assert find_runner(Root(4)) is not None
 
 
 @pytest.mark.parametrize("name", ["llama.modeling_llama.LlamaRMSNorm",
@@ -148,4 +148,4 @@ def test_the_norms_of_transformers(name: str) -> None:
     pytest.importorskip("transformers", reason="Transformers is not installed")
     module, _, kind = name.rpartition(".")
     found = __import__(f"transformers.models.{module}", fromlist=[kind])
-    assert find_rule(getattr(found, kind)(16)) is not None
+    assert find_runner(getattr(found, kind)(16)) is not None

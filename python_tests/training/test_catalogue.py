@@ -11,7 +11,7 @@ from torch import nn
 
 from adadagrad_kernels.batching import BatchController
 from adadagrad_kernels.cli.arguments import build_parser
-from adadagrad_kernels.training.build import build_rule
+from adadagrad_kernels.training.build import build_policy
 from adadagrad_kernels.training.catalogue import (
     CONSTANTS,
     OPTIMIZERS,
@@ -66,7 +66,7 @@ def test_every_test_is_built_for_every_optimizer_that_it_takes(test: str, optimi
     run = config("--test", test, "--optimizer", optimizer)
     model = nn.Linear(3, 2)
     built = build_optimizer(optimizer, model.parameters(), lr=run.lr)
-    rule = build_rule(run, 1437, model, built)
+    rule = build_policy(run, 1437, model, built)
     assert (rule is None) == (test == "none")
     assert BatchController(rule, batch_size=8, max_batch_size=64).batch_size == 8
     if rule is not None:

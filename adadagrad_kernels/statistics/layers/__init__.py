@@ -1,4 +1,4 @@
-"""The kinds of layers that are measured, a file each: rule, use, and which modules are of it."""
+"""The kinds of layers that are measured, a file each: its runner, its use, and its modules."""
 
 # Importing a kind enters it into the registry; the order is that in which they are asked.
 from adadagrad_kernels.statistics.layers import (

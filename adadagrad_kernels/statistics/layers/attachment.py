@@ -23,13 +23,13 @@ from adadagrad_kernels.statistics.layers.by_vmap import call_module
 from adadagrad_kernels.statistics.layers.moving_buffers import note_buffers
 from adadagrad_kernels.statistics.layers.registry import (
     Layer,
-    Rule,
-    find_rule,
+    Runner,
+    find_runner,
     has_forward_of_its_own,
     registered,
 )
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
-from adadagrad_kernels.statistics.measuring.samples import OTHERWISE
+from adadagrad_kernels.statistics.measuring.samples import OTHER_SOURCES
 from adadagrad_kernels.statistics.measuring.verify import (
     in_backward,
     in_transform,
@@ -95,16 +95,16 @@ class Attachment:
         _require_unmeasured(self._recorder.model)
         try:
             for layer in self._layers:
-                rule = _rule(layer.module) or call_module
-                run = _call_of_a_layer(self._recorder, rule, layer)
+                runner = _runner(layer.module) or call_module
+                run = _call_of_a_layer(self._recorder, runner, layer)
                 self._replace(layer.module, _outside_of_graphs(run, inner=True))
-                if rule is call_module and layer.module._forward_pre_hooks:
+                if runner is call_module and layer.module._forward_pre_hooks:
                     hook = layer.module.register_forward_pre_hook(note_buffers, prepend=True)
                     self._handles[f"{layer.name} before its hooks"] = hook
             model = self._recorder.model
             # The model's own forward may be compiled; what surrounds it is not.
             begin, end = (_outside_of_graphs(f, inner=True) for f in (self._begin, self._end))
-            returned = _outside_of_graphs(self._recorder.returned, inner=True)
+            returned = _outside_of_graphs(self._recorder.note_result, inner=True)
             # Who calls the parts of a model alone is asked about these.
             for module in (*_parts(model), model):
                 call = _call_of_a_model(module, module.forward, begin, returned, end)
@@ -156,7 +156,7 @@ class Attachment:
 
     def _hear(self, name: str, parameter: nn.Parameter) -> None:
         def hear(grad: Tensor) -> None:
-            self._recorder.heard(parameter, name, grad)
+            self._recorder.note_gradient(parameter, name, grad)
             if not self._is_last(name, parameter):
                 self._recorder.note_hook(name)
 
@@ -240,7 +240,7 @@ def _call_of_a_model(
     return call
 
 
-def _call_of_a_layer(recorder: Recorder, rule: Any, layer: Layer) -> Forward:
+def _call_of_a_layer(recorder: Recorder, runner: Any, layer: Layer) -> Forward:
     # Attention and recurrent layers may have their samples in the second dimension, and the rows of
     # a bag are no samples.
     other = isinstance(layer.module, nn.MultiheadAttention | nn.RNNBase | nn.EmbeddingBag)
@@ -252,27 +252,27 @@ def _call_of_a_layer(recorder: Recorder, rule: Any, layer: Layer) -> Forward:
                 return layer.forward(*args, **kwargs)
         if not recorder.turns.measures or in_transform():
             return layer.forward(*args, **kwargs)
-        return rule(recorder, layer, *args, **kwargs)
+        return runner(recorder, layer, *args, **kwargs)
 
     return call
 
 
-def _rule(module: nn.Module) -> Rule | None:
+def _runner(module: nn.Module) -> Runner | None:
     known = type(module) is nn.MultiheadAttention and not has_forward_of_its_own(module)
-    return attention if known else find_rule(module)
+    return attention if known else find_runner(module)
 
 
 def _layers(model: nn.Module, on_other: str) -> Iterator[Layer]:
     """The modules with parameters of their own that require grad."""
     units = list(_units(model))
-    rules = [_rule(module) for _, module, _ in units]
-    ruled = {
+    runners = [_runner(module) for _, module, _ in units]
+    measured_parameters = {
         id(parameter)
-        for (_, module, whole), rule in zip(units, rules, strict=True)
-        if rule
+        for (_, module, whole), runner in zip(units, runners, strict=True)
+        if runner
         for parameter in module.parameters(recurse=whole)
     }
-    for (path, module, whole), rule in zip(units, rules, strict=True):
+    for (path, module, whole), runner in zip(units, runners, strict=True):
         where = f"layer '{path}'" if path else "the model"
         name = f"{where} ({type(module).__name__})"
         named = module.named_parameters() if whole else _own_parameters(module)
@@ -281,14 +281,16 @@ def _layers(model: nn.Module, on_other: str) -> Iterator[Layer]:
             continue
         _require_real(name, own)
         # A container may hold a parameter of one of its layers too, which alone uses it.
-        held = frozenset(key for key, p in own.items() if not rule and id(p) in ruled)
-        if rule is None and on_other == "raise" and not registered(module):
+        held = frozenset(
+            key for key, p in own.items() if not runner and id(p) in measured_parameters
+        )
+        if runner is None and on_other == "raise" and not registered(module):
             raise UnsupportedModelError(
-                f"{name} has parameters of its own ({', '.join(own)}) and is of a kind that has no "
-                "rule. Ways out: on_other='vmap', which runs it again for every sample; freeze it; "
-                f"or {OTHERWISE}"
+                f"{name} has parameters of its own ({', '.join(own)}) and no kernel measures such "
+                "modules. Ways out: on_other='vmap', which runs it once more for every sample; "
+                f"freeze it; or {OTHER_SOURCES}"
             )
-        if rule is None and isinstance(module, nn.RNNBase) and not registered(module):
+        if runner is None and isinstance(module, nn.RNNBase) and not registered(module):
             raise UnsupportedModelError(
                 f"{name} keeps samples in another dimension than the first of its states, and has "
                 "another forward or other parameters than its class. Ways out: nn.LSTM, nn.GRU "

@@ -111,7 +111,7 @@ def _row_of_all(recorder: Recorder, name: str, bias: nn.Parameter, like: Tensor)
     """A parameter ``[1, 1, features]`` as a row of every sample, which is what a bias gives."""
     shape = (len(like), 1, bias.shape[-1])
     use = LinearUse(name, weight=None, bias=part_of(bias))
-    if not use.parts or not recorder.called(use):
+    if not use.parts or not recorder.count_call(use):
         return bias.expand(shape).to(like.dtype)
     _, shift = computed_with(recorder, None, bias)
     return recorder.attach(use, shift.expand(shape).to(like.dtype, copy=True), [like])

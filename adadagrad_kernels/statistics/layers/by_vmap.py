@@ -26,8 +26,8 @@ from adadagrad_kernels.statistics.layers.registry import Contributions, Layer, r
 from adadagrad_kernels.statistics.measuring.as_before import as_before
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
 from adadagrad_kernels.statistics.measuring.rows import Rows
-from adadagrad_kernels.statistics.measuring.samples import OTHERWISE, require_samples
-from adadagrad_kernels.statistics.measuring.uses import Part, Use, wide
+from adadagrad_kernels.statistics.measuring.samples import OTHER_SOURCES, require_samples
+from adadagrad_kernels.statistics.measuring.uses import Part, Use, upcast
 from adadagrad_kernels.statistics.randomness import RandomState
 
 
@@ -49,9 +49,9 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
         own=own,
         arguments=contents,
         plain=recorder.turns.paused,
-        cast=_autocast_of(next(iter(layer.own.values())).device.type),
+        autocast=_autocast_of(next(iter(layer.own.values())).device.type),
     )
-    if not recorder.called(use):
+    if not recorder.count_call(use):
         return layer.forward(*args, **kwargs)
     given_tensors = contents.tensors
     if recorder.call.writes(layer.name):
@@ -65,7 +65,7 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
         raise UnsupportedModelError(
             f"{layer.name} has parameters of its own ({', '.join(own)}) and draws random "
             "numbers, which it would draw anew when it is run again for every sample. Ways out: "
-            f"move the dropout, or the parameters, into a module of their own; or {OTHERWISE}"
+            f"move the dropout, or the parameters, into a module of their own; or {OTHER_SOURCES}"
         )
     given = Contents.of(result)
     use.outputs = [place for place, t in enumerate(given.tensors) if t.requires_grad]
@@ -78,24 +78,24 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
         raise UnsupportedModelError(
             f"{layer.name} has parameters of its own ({', '.join(own)}) and several outputs "
             "without samples. Ways out: move the parameters into a module of their own; or "
-            f"{OTHERWISE}"
+            f"{OTHER_SOURCES}"
         )
     if len(use.outputs) > 1:
         # What one output gives to another inside of the module is no gradient of its own.
         places = set(use.outputs)
-        apart = [t.view_as(t) if i in places else t for i, t in enumerate(given.tensors)]
-        result, given = given.replaced(apart), replace(given, tensors=apart)
+        views = [t.view_as(t) if i in places else t for i, t in enumerate(given.tensors)]
+        result, given = given.replaced(views), replace(given, tensors=views)
     recorder.observe(use, [given.tensors[place] for place in use.outputs], given_tensors)
     if use.shared and use.batch_size > 1:
         use.micro_batch.shared.add(use, given.tensors[use.outputs[0]])
     return result
 
 
-def without_rows(layer: str, own: Iterable[str]) -> str:
+def no_sample_output_message(layer: str, own: Iterable[str]) -> str:
     """The message for a module whose output is one for all samples together."""
     return (
         f"{layer} has parameters of its own ({', '.join(own)}) and an output without samples, such "
-        f"as a loss. Ways out: move the parameters into a module of their own; or {OTHERWISE}"
+        f"as a loss. Ways out: move the parameters into a module of their own; or {OTHER_SOURCES}"
     )
 
 
@@ -106,7 +106,7 @@ def _find_samples(recorder: Recorder, use: ModuleUse, rows: int) -> None:
         UnsupportedModelError: for an output without samples of inputs with samples.
     """
     assert use.arguments is not None
-    turn = recorder.call.turn(use.layer)
+    turn = recorder.call.next_call_index(use.layer)
     use.batch_size = recorder.samples_in(use, rows or 1)
     tensors = use.arguments.tensors
     known = recorder.call.answer.batched_in(use.layer, turn, len(tensors))
@@ -117,7 +117,7 @@ def _find_samples(recorder: Recorder, use: ModuleUse, rows: int) -> None:
         require_samples(use.layer, 0 if first is None else len(first), use.batch_size, None)
     if any(use.batched):
         if not rows:
-            raise UnsupportedModelError(without_rows(use.layer, use.own))
+            raise UnsupportedModelError(no_sample_output_message(use.layer, use.own))
         recorder.samples_of(use, rows, kind)
     use.shared = not any(use.batched) or rows != use.batch_size
 
@@ -144,7 +144,7 @@ class ModuleUse(Use):
     arguments: Contents | None = None
     outputs: list[int] = field(default_factory=list)
     plain: Callable[[], AbstractContextManager[None]] | None = None
-    cast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     batch_size: int = 0
     batched: list[bool] = field(default_factory=list)
     writes: bool = False
@@ -174,28 +174,28 @@ class ModuleUse(Use):
         ]
         places = sorted(self.grads)
         if not self.shared and any(self.grads[p].shape[:1] != (self.batch_size,) for p in places):
-            raise UnsupportedModelError(without_rows(self.layer, self.own))
+            raise UnsupportedModelError(no_sample_output_message(self.layer, self.own))
         grads = [self.grads[place][rows] for place in places]
         formula = registered(self.module)
         if formula is not None:
             return self._by_formula(formula, tensors, grads)
-        spread = vmap(
-            lambda each, grad: self._gradient(each, batched, places, grad, _transformed),
+        for_each_sample = vmap(
+            lambda each, grad: self._gradient(each, batched, places, grad, _vjp_by_torch_func),
             in_dims=([0 if has_samples else None for has_samples in batched], 0),
             randomness="error",
         )
         # Under inference or no_grad torch.func keeps its own graph.
         kept = as_before(self.module, parameters=False)
-        with self.plain(), kept, torch.enable_grad(), self.cast():
+        with self.plain(), kept, torch.enable_grad(), self.autocast():
             try:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", "There is a performance drop")
-                    found = spread(tensors, grads)
+                    found = for_each_sample(tensors, grads)
             except RuntimeError as error:
                 if is_out_of_memory(error):
                     raise
                 found = self._one_by_one(tensors, batched, places, grads)
-        return [wide(gradient.detach()) for gradient in found]
+        return [upcast(gradient.detach()) for gradient in found]
 
     def _by_formula(
         self, formula: Contributions, tensors: list[Tensor], grads: list[Tensor]
@@ -221,7 +221,7 @@ class ModuleUse(Use):
                 f"each of its parameters that require grad: {shapes}"
             )
         # What it gives may be a tensor of the graph, and others are added to it.
-        return [wide(found[name].detach()).clone() for name in self.own]
+        return [upcast(found[name].detach()).clone() for name in self.own]
 
     def _arguments(self, tensors: list[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Those of the call, with other tensors in their places."""
@@ -243,13 +243,13 @@ class ModuleUse(Use):
             ]
             grad = [whole[i] for whole in grads]
             try:
-                rows.append(self._gradient(each, batched, places, grad, _recorded))
+                rows.append(self._gradient(each, batched, places, grad, _vjp_by_autograd))
             except RuntimeError as error:
                 raise UnsupportedModelError(
                     f"{self.layer} has parameters of its own ({', '.join(self.own)}) and cannot be "
                     f"run again for one sample: {error}. Ways out: use_reentrant=False for "
                     "checkpoints inside; move the parameters into a module of their own; or "
-                    f"{OTHERWISE}"
+                    f"{OTHER_SOURCES}"
                 ) from error
         return [torch.stack(parts) for parts in zip(*rows, strict=True)]
 
@@ -286,12 +286,16 @@ Values = dict[str, Tensor]
 PullBack = Callable[[Callable[[Values], list[Tensor]], Values, list[Tensor]], Values]
 
 
-def _transformed(run: Callable[[Values], list[Tensor]], own: Values, grads: list[Tensor]) -> Values:
+def _vjp_by_torch_func(
+    run: Callable[[Values], list[Tensor]], own: Values, grads: list[Tensor]
+) -> Values:
     gradients: Values = vjp(run, own)[1](grads)[0]
     return gradients
 
 
-def _recorded(run: Callable[[Values], list[Tensor]], own: Values, grads: list[Tensor]) -> Values:
+def _vjp_by_autograd(
+    run: Callable[[Values], list[Tensor]], own: Values, grads: list[Tensor]
+) -> Values:
     own = {name: value.requires_grad_() for name, value in own.items()}
     results = run(own)
     found = torch.autograd.grad(results, list(own.values()), grads, materialize_grads=True)

@@ -1,4 +1,4 @@
-"""Convolutions: rule and use; their forms are in ``ops.conv_moments``."""
+"""Convolutions: runner and use; their forms are in ``ops.conv_moments``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from adadagrad_kernels.ops import LayerMoments, conv_moments
 from adadagrad_kernels.statistics.layers.registry import (
     Layer,
-    Rule,
+    Runner,
     as_computed,
     computed_with,
     finder,
@@ -20,13 +20,13 @@ from adadagrad_kernels.statistics.layers.registry import (
     runs_as,
 )
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
-from adadagrad_kernels.statistics.measuring.uses import LayerUse, bias_moments, wide
+from adadagrad_kernels.statistics.measuring.uses import LayerUse, bias_moments, upcast
 
 _KINDS: tuple[type[Any], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @finder
-def find(module: Any) -> Rule | None:
+def find(module: Any) -> Runner | None:
     """For ``nn.Conv1d``, ``nn.Conv2d`` and ``nn.Conv3d``."""
     for kind in _KINDS:
         if runs_as(module, kind) and type(module)._conv_forward is kind._conv_forward:
@@ -47,7 +47,7 @@ def _conv(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
         least_dimensions=len(module.kernel_size) + 2,
         folds=False,
     )
-    if not recorder.called(use):
+    if not recorder.count_call(use):
         output: Tensor = layer.forward(input)
         return output
     sides = module._reversed_padding_repeated_twice
@@ -88,7 +88,7 @@ class ConvUse(LayerUse):
         """By ``ops.conv_moments``."""
         asked = {"variance": variance, "inner_products": inner_products}
         if self.weight is None:
-            return bias_moments(wide(self.grad).flatten(2).sum(2), **asked)
+            return bias_moments(upcast(self.grad).flatten(2).sum(2), **asked)
         return conv_moments(
             self.saved[0],
             self.grad,
@@ -103,11 +103,11 @@ class ConvUse(LayerUse):
 
     def contributions(self, rows: slice) -> list[Tensor]:
         """The samples as groups of one convolution's weight gradient."""
-        outputs = wide(self.grad[rows])
+        outputs = upcast(self.grad[rows])
         bias = [outputs.flatten(2).sum(2)] if self.bias is not None else []
         if self.weight is None:
             return bias
-        inputs = wide(self.saved[0][rows])
+        inputs = upcast(self.saved[0][rows])
         samples, channels = inputs.shape[:2]
         together = (1, samples * channels, *inputs.shape[2:])
         weight = torch.ops.aten.convolution_backward(

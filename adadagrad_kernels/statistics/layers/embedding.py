@@ -1,4 +1,4 @@
-"""Embeddings: rule and use; the op is ``ops.embedding_moments``."""
+"""Embeddings: runner and use; the op is ``ops.embedding_moments``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from adadagrad_kernels.ops import LayerMoments, embedding_moments
 from adadagrad_kernels.statistics.layers.linear import LinearUse
 from adadagrad_kernels.statistics.layers.registry import (
     Layer,
-    Rule,
+    Runner,
     computed_with,
     finder,
     part_of,
@@ -23,12 +23,12 @@ from adadagrad_kernels.statistics.measuring.uses import (
     LayerUse,
     Use,
     as_sequences,
-    wide,
+    upcast,
 )
 
 
 @finder
-def find(module: nn.Module) -> Rule | None:
+def find(module: nn.Module) -> Runner | None:
     """For ``nn.Embedding``."""
     return _embedding if runs_as(module, nn.Embedding) else None
 
@@ -41,7 +41,7 @@ def _embedding(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
         padding_idx=module.padding_idx,
         sparse=module.sparse,
     )
-    if not recorder.called(use):
+    if not recorder.count_call(use):
         output: Tensor = layer.forward(input)
         return output
     weight, _ = computed_with(recorder, module.weight, None)
@@ -76,9 +76,11 @@ class EmbeddingUse(LayerUse):
             at = (used == padding).nonzero().flatten().tolist()
             padding = at[0] if at else None
         moments = embedding_moments(places, self.grad, len(used), padding_idx=padding, **asked)
-        spread = moments.weight_variance
-        if spread is not None:
-            spread = spread.new_zeros(self.weight.value.shape).index_copy_(0, used.long(), spread)
+        row_variance = moments.weight_variance
+        if row_variance is not None:
+            row_variance = row_variance.new_zeros(self.weight.value.shape).index_copy_(
+                0, used.long(), row_variance
+            )
         rows = moments.weight_grad
         if padding is not None:
             kept = torch.arange(len(used), device=used.device) != padding
@@ -90,7 +92,7 @@ class EmbeddingUse(LayerUse):
             check_invariants=False,
             is_coalesced=True,
         )
-        return moments._replace(weight_grad=weight_grad, weight_variance=spread)
+        return moments._replace(weight_grad=weight_grad, weight_variance=row_variance)
 
     def restored(self, moments: LayerMoments) -> tuple[Tensor | None, Tensor | None]:
         """A sparse gradient keeps its form."""
@@ -102,7 +104,7 @@ class EmbeddingUse(LayerUse):
     def contributions(self, rows: slice) -> list[Tensor]:
         """Zeros but in the rows that a sample looked up."""
         assert self.weight is not None
-        outputs = as_sequences(wide(self.grad[rows]))
+        outputs = as_sequences(upcast(self.grad[rows]))
         samples, _, features = outputs.shape
         indices = self.saved[0][rows].reshape(samples, -1, 1).long().expand(-1, -1, features)
         weight = outputs.new_zeros(samples, *self.weight.value.shape)
@@ -122,7 +124,7 @@ class EmbeddingUse(LayerUse):
         places = indices.unsqueeze(2).expand_as(outputs)
         before.scatter_add_(1, places, outputs)
 
-    def cross_products(self, other: Use) -> Tensor | None:
+    def cross_dots(self, other: Use) -> Tensor | None:
         """With a product: sum over s, t of g_s . x_t times y_t at the index of s."""
         indices, outputs = self._looked_up(slice(None))
         if isinstance(other, EmbeddingUse):
@@ -137,7 +139,7 @@ class EmbeddingUse(LayerUse):
             return None
         return pairs.flatten(1).sum(1, dtype=torch.float64)
 
-    def along(self, gradient: Tensor) -> Tensor:
+    def dots_with(self, gradient: Tensor) -> Tensor:
         """Sum over the rows that were looked up."""
         indices, outputs = self._looked_up(slice(None))
         rows = gradient.to(outputs.dtype)[indices]
@@ -150,7 +152,7 @@ class EmbeddingUse(LayerUse):
 
     def _looked_up(self, rows: slice) -> tuple[Tensor, Tensor]:
         """Indices ``[samples, positions]``, and their gradients with zeros for the padding."""
-        outputs = as_sequences(wide(self.grad[rows]))
+        outputs = as_sequences(upcast(self.grad[rows]))
         indices = self.saved[0][rows].reshape(len(outputs), -1).long()
         if self.padding_idx is not None:
             outputs = outputs.masked_fill((indices == self.padding_idx).unsqueeze(2), 0)

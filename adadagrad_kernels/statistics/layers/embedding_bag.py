@@ -1,4 +1,4 @@
-"""EmbeddingBag: rule and use; a bag is a sample, and a sum of rows of an embedding."""
+"""EmbeddingBag: runner and use; a bag is a sample, the sum of some rows of an embedding."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from adadagrad_kernels.statistics.layers.by_vmap import call_module
 from adadagrad_kernels.statistics.layers.embedding import EmbeddingUse
 from adadagrad_kernels.statistics.layers.registry import (
     Layer,
-    Rule,
+    Runner,
     computed_with,
     finder,
     part_of,
     runs_as,
 )
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
-from adadagrad_kernels.statistics.measuring.uses import wide
+from adadagrad_kernels.statistics.measuring.uses import upcast
 
 
 @finder
-def find(module: nn.Module) -> Rule | None:
+def find(module: nn.Module) -> Runner | None:
     """For ``nn.EmbeddingBag``."""
     return _embedding_bag if runs_as(module, nn.EmbeddingBag) else None
 
@@ -51,7 +51,7 @@ def _embedding_bag(
             "one length, [samples, positions], filled up with a padding_idx"
         )
     use = BagUse(layer.name, weight=part_of(module.weight), sparse=module.sparse)
-    if not recorder.called(use):
+    if not recorder.count_call(use):
         return layer.forward(input, offsets, per_sample_weights)
     weight, _ = computed_with(recorder, module.weight, None)
     output = F.embedding_bag(
@@ -76,7 +76,7 @@ def _in_rows(
     module: nn.EmbeddingBag, input: Tensor, offsets: Tensor | None, weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Indices and their factors, ``[bags, positions]``; bags are filled up with factors of zero."""
-    factors = torch.ones_like(input, dtype=torch.float32) if weights is None else wide(weights)
+    factors = torch.ones_like(input, dtype=torch.float32) if weights is None else upcast(weights)
     if offsets is not None:
         ends = offsets.new_tensor([len(input)])
         bounds = offsets if module.include_last_offset else torch.cat([offsets, ends])
@@ -100,4 +100,4 @@ class BagUse(EmbeddingUse):
     def grad(self) -> Tensor:
         """The gradient of every row that was looked up, ``[bags, positions, features]``."""
         rows = self.grads[0].unsqueeze(1)
-        return (wide(rows) * self.saved[1].to(rows.device).unsqueeze(2)).to(rows.dtype)
+        return (upcast(rows) * self.saved[1].to(rows.device).unsqueeze(2)).to(rows.dtype)

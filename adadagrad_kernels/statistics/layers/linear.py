@@ -1,4 +1,4 @@
-"""Linear layers: rule and use; their forms are in ``ops.linear_moments``."""
+"""Linear layers: runner and use; their forms are in ``ops.linear_moments``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from adadagrad_kernels.ops import LayerMoments, linear_moments
 from adadagrad_kernels.statistics.layers.registry import (
     Layer,
-    Rule,
+    Runner,
     as_computed,
     computed_with,
     finder,
@@ -25,12 +25,12 @@ from adadagrad_kernels.statistics.measuring.uses import (
     Use,
     as_sequences,
     bias_moments,
-    wide,
+    upcast,
 )
 
 
 @finder
-def find(module: nn.Module) -> Rule | None:
+def find(module: nn.Module) -> Runner | None:
     """For ``nn.Linear``, and ``Conv1D`` of Transformers."""
     if type(module).__module__ == "transformers.pytorch_utils" and hasattr(module, "nf"):
         return _transposed_linear
@@ -44,7 +44,7 @@ def linear(
 ) -> Tensor:
     """``F.linear`` with a use behind it; weight and bias may be views of parameters' rows."""
     use = LinearUse(name, weight=part_of(weight), bias=part_of(bias))
-    if not use.parts or not recorder.called(use):
+    if not use.parts or not recorder.count_call(use):
         return F.linear(inputs, weight, bias)
     inputs = as_computed(inputs)
     scale, shift = computed_with(recorder, weight, bias)
@@ -59,7 +59,7 @@ def _transposed_linear(recorder: Recorder, layer: Layer, x: Tensor) -> Tensor:
     """Transformers' Conv1D, whose weight is ``[in_features, out_features]``."""
     weight, bias = layer.module.weight, layer.module.bias
     use = LinearUse(layer.name, weight=part_of(weight), bias=part_of(bias), transposed=True)
-    if not recorder.called(use):
+    if not recorder.count_call(use):
         output: Tensor = layer.forward(x)
         return output
     x = as_computed(x)
@@ -81,7 +81,7 @@ class LinearUse(LayerUse):
         """By ``ops.linear_moments``."""
         asked = {"variance": variance, "inner_products": inner_products}
         if self.weight is None:
-            return bias_moments(as_sequences(wide(self.grad)).sum(1), **asked)
+            return bias_moments(as_sequences(upcast(self.grad)).sum(1), **asked)
         if not self.transposed:
             return linear_moments(self.saved[0], self.grad, bias=self.bias is not None, **asked)
         # The weight's gradient is the transpose of a linear layer's: inputs and outputs change
@@ -89,28 +89,28 @@ class LinearUse(LayerUse):
         weight = linear_moments(self.grad, self.saved[0], bias=False, **asked)
         if self.bias is None:
             return weight
-        bias = bias_moments(as_sequences(wide(self.grad)).sum(1), **asked)
-        products = None
+        bias = bias_moments(as_sequences(upcast(self.grad)).sum(1), **asked)
+        dots_with_sum = None
         if weight.inner_products is not None and bias.inner_products is not None:
-            products = weight.inner_products + bias.inner_products
+            dots_with_sum = weight.inner_products + bias.inner_products
         return weight._replace(
             bias_grad=bias.bias_grad,
             bias_variance=bias.bias_variance,
             sq_norms=weight.sq_norms + bias.sq_norms,
-            inner_products=products,
+            inner_products=dots_with_sum,
         )
 
     def contributions(self, rows: slice) -> list[Tensor]:
         """A product for each sample."""
-        outputs = as_sequences(wide(self.grad[rows]))
+        outputs = as_sequences(upcast(self.grad[rows]))
         bias = [outputs.sum(1)] if self.bias is not None else []
         if self.weight is None:
             return bias
-        inputs = as_sequences(wide(self.saved[0][rows]))
+        inputs = as_sequences(upcast(self.saved[0][rows]))
         pair = (inputs, outputs) if self.transposed else (outputs, inputs)
         return [torch.bmm(pair[0].mT, pair[1]), *bias]
 
-    def cross_products(self, other: Use) -> Tensor | None:
+    def cross_dots(self, other: Use) -> Tensor | None:
         """Of two products: sum over t, s of (x_t . x'_s) (y_t . y'_s)."""
         if not isinstance(other, LinearUse) or self.transposed != other.transposed:
             return None
@@ -118,7 +118,7 @@ class LinearUse(LayerUse):
         pairs *= torch.bmm(self._outputs, other._outputs.mT)
         return pairs.flatten(1).sum(1, dtype=torch.float64)
 
-    def along(self, gradient: Tensor) -> Tensor:
+    def dots_with(self, gradient: Tensor) -> Tensor:
         """Sum over t of y_t' gradient x_t."""
         inputs, outputs = self._inputs, self._outputs
         weight = gradient.to(inputs.dtype)
@@ -127,8 +127,8 @@ class LinearUse(LayerUse):
 
     @property
     def _inputs(self) -> Tensor:
-        return as_sequences(wide(self.saved[0]))
+        return as_sequences(upcast(self.saved[0]))
 
     @property
     def _outputs(self) -> Tensor:
-        return as_sequences(wide(self.grad))
+        return as_sequences(upcast(self.grad))

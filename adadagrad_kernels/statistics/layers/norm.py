@@ -1,4 +1,4 @@
-"""LayerNorm, RMSNorm and GroupNorm: rules and use; the op is ``ops.norm_layer_moments``."""
+"""LayerNorm, RMSNorm and GroupNorm: runners and use; the op is ``ops.norm_layer_moments``."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from adadagrad_kernels.ops import LayerMoments, norm_layer_moments
 from adadagrad_kernels.statistics.layers.by_vmap import call_module
 from adadagrad_kernels.statistics.layers.registry import (
     Layer,
-    Rule,
+    Runner,
     computed_with,
     finder,
     part_of,
     runs_as,
 )
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
-from adadagrad_kernels.statistics.measuring.uses import LayerUse, bias_moments, wide
+from adadagrad_kernels.statistics.measuring.uses import LayerUse, bias_moments, upcast
 
 
 @finder
-def find(module: nn.Module) -> Rule | None:
+def find(module: nn.Module) -> Runner | None:
     """For ``nn.LayerNorm``, ``nn.RMSNorm``, ``nn.GroupNorm``, and what computes as the first two.
 
     The last are classes of other libraries, such as the RMSNorms of Transformers.
     """
-    rules = {nn.LayerNorm: _layer_norm, nn.RMSNorm: _rms_norm, nn.GroupNorm: _group_norm}
-    known = next((rule for kind, rule in rules.items() if runs_as(module, kind)), None)
+    runners = {nn.LayerNorm: _layer_norm, nn.RMSNorm: _rms_norm, nn.GroupNorm: _group_norm}
+    known = next((runner for kind, runner in runners.items() if runs_as(module, kind)), None)
     return known or _by_structure(module)
 
 
-def _by_structure(module: nn.Module) -> Rule | None:
-    """The rule for a module of another class whose parameters scale and shift normalised inputs.
+def _by_structure(module: nn.Module) -> Runner | None:
+    """The runner for a module of another class whose parameters scale and shift normalised inputs.
 
     It is asked itself: by how much its output changes with its weight must be the input normalised,
     and with its bias one.
@@ -121,7 +121,7 @@ def _norm_by_structure(
     if len(args) != 1 or kwargs or args[0].shape[-1:] != module.weight.shape:
         return call_module(recorder, layer, *args, **kwargs)
     use = _norm_use(layer, features=tuple(module.weight.shape))
-    if not recorder.called(use):
+    if not recorder.count_call(use):
         return layer.forward(*args)
     held = {} if recorder.shadow else {n: p.detach() for n, p in module.named_parameters()}
     with _holding(module, held):
@@ -135,7 +135,7 @@ def _norm_by_structure(
 def _layer_norm(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
     module = layer.module
     use = _norm_use(layer, features=module.normalized_shape)
-    if not recorder.called(use):
+    if not recorder.count_call(use):
         output: Tensor = layer.forward(input)
         return output
     weight, bias = computed_with(recorder, module.weight, module.bias)
@@ -155,7 +155,7 @@ def _layer_norm(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
 def _rms_norm(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
     module = layer.module
     use = _norm_use(layer, features=module.normalized_shape)
-    if not recorder.called(use):
+    if not recorder.count_call(use):
         output: Tensor = layer.forward(input)
         return output
     weight, _ = computed_with(recorder, module.weight, None)
@@ -172,7 +172,7 @@ def _rms_norm(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
 def _group_norm(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
     module = layer.module
     use = _norm_use(layer, features=())
-    if not recorder.called(use):
+    if not recorder.count_call(use):
         output: Tensor = layer.forward(input)
         return output
     weight, bias = computed_with(recorder, module.weight, module.bias)
@@ -224,7 +224,7 @@ class NormUse(LayerUse):
         outputs = self._rows(self.grad)
         asked = {"variance": variance, "inner_products": inner_products}
         if self.weight is None:
-            return bias_moments(wide(outputs).sum(1), **asked)
+            return bias_moments(upcast(outputs).sum(1), **asked)
         inputs, rstd, mean = self._normalised(self.saved)
         bias = self.bias is not None
         kind = torch.promote_types(inputs.dtype, outputs.dtype)
@@ -233,13 +233,13 @@ class NormUse(LayerUse):
 
     def contributions(self, rows: slice) -> list[Tensor]:
         """Sums over positions."""
-        outputs = wide(self._rows(self.grad[rows]))
+        outputs = upcast(self._rows(self.grad[rows]))
         bias = [outputs.sum(1)] if self.bias is not None else []
         if self.weight is None:
             return [row.view(len(row), *self.bias.value.shape) for row in bias] if self.bias else []
         inputs, rstd, mean = self._normalised([tensor[rows] for tensor in self.saved])
         width = inputs.shape[2] // rstd.shape[2]
-        values = wide(inputs)
+        values = upcast(inputs)
         if mean is not None:
             values = values - mean.repeat_interleave(width, 2)
         weight = (outputs * values * rstd.repeat_interleave(width, 2)).sum(1)

@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN: rule and use.
+"""LSTM, GRU and RNN: runner and use.
 
 The layer runs as it is, and autograd computes its gradient. For the samples' contributions its
 recurrence is run again step by step, with zeros added to what goes into the gates: their gradients
@@ -17,14 +17,14 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from adadagrad_kernels.errors import UnsupportedModelError
-from adadagrad_kernels.statistics.layers.registry import Layer, Rule, finder
+from adadagrad_kernels.statistics.layers.registry import Layer, Runner, finder
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
-from adadagrad_kernels.statistics.measuring.samples import without_samples
-from adadagrad_kernels.statistics.measuring.uses import Part, Use, wide
+from adadagrad_kernels.statistics.measuring.samples import no_sample_rows_message
+from adadagrad_kernels.statistics.measuring.uses import Part, Use, upcast
 
 
 @finder
-def find(module: nn.Module) -> Rule | None:
+def find(module: nn.Module) -> Runner | None:
     """For ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``."""
     return _recurrent if type(module) in (nn.LSTM, nn.GRU, nn.RNN) else None
 
@@ -54,18 +54,18 @@ def _recurrent(recorder: Recorder, layer: Layer, input: Any, hx: Any = None) -> 
             "samples; pass a batch, [samples, positions, features] with batch_first=True"
         )
     use = RecurrentUse(layer.name, module=module, own=layer.own)
-    if not recorder.called(use):
+    if not recorder.count_call(use):
         return layer.forward(input, hx)
     output, last = layer.forward(input, hx)
     states = () if hx is None else tuple(hx) if isinstance(hx, tuple) else (hx,)
     rows = input.shape[0 if module.batch_first else 1]
     if recorder.samples_of(use, rows) != rows:
-        raise ValueError(without_samples(layer.name, rows))
+        raise ValueError(no_sample_rows_message(layer.name, rows))
     lasts = last if isinstance(last, tuple) else (last,)
     # What the output hands to the last state inside of the module is no gradient of the state's.
-    apart = [tensor.view_as(tensor) for tensor in (output, *lasts)]
-    recorder.observe(use, apart, [input, *states])
-    return apart[0], tuple(apart[1:]) if isinstance(last, tuple) else apart[1]
+    views = [tensor.view_as(tensor) for tensor in (output, *lasts)]
+    recorder.observe(use, views, [input, *states])
+    return views[0], tuple(views[1:]) if isinstance(last, tuple) else views[1]
 
 
 @dataclass(eq=False)
@@ -113,7 +113,7 @@ class RecurrentUse(Use):
                 steps = _Steps()
                 outputs = self._run(steps)
                 places = sorted(self.grads)
-                given = [wide(self._steps_first(self.grads[place], place)) for place in places]
+                given = [upcast(self._steps_first(self.grads[place], place)) for place in places]
                 taps = [tap for each in steps.taps.values() for tap in each]
                 results = [outputs[place] for place in places]
                 grads = iter(torch.autograd.grad(results, taps, given, materialize_grads=True))
@@ -133,8 +133,8 @@ class RecurrentUse(Use):
     def _run(self, steps: _Steps) -> list[Tensor]:
         """The outputs of the module, steps first."""
         module = self.module
-        x = wide(self._steps_first(self.saved[0].detach(), 0))
-        states = [wide(state.detach()) for state in self.saved[1:]]
+        x = upcast(self._steps_first(self.saved[0].detach(), 0))
+        states = [upcast(state.detach()) for state in self.saved[1:]]
         lasts: list[list[Tensor]] = []
         directions = 2 if module.bidirectional else 1
         for layer in range(module.num_layers):
@@ -157,19 +157,19 @@ class RecurrentUse(Use):
         c = known[1] if len(known) > 1 else x.new_zeros(x.shape[1], module.hidden_size)
         outputs = []
         for step in range(len(x))[:: -1 if backwards else 1]:
-            into = self._product("ih" + suffix, x[step], steps)
-            over = self._product("hh" + suffix, h, steps)
+            into = self._matrix_product("ih" + suffix, x[step], steps)
+            over = self._matrix_product("hh" + suffix, h, steps)
             h, c = _CELLS[module.mode](into, over, h, c)
             if projects:
-                h = self._product("hr" + suffix, h, steps)
+                h = self._matrix_product("hr" + suffix, h, steps)
             outputs.append(h)
         last = [h, c] if isinstance(module, nn.LSTM) else [h]
         return torch.stack(outputs[:: -1 if backwards else 1]), last
 
-    def _product(self, key: str, inputs: Tensor, steps: _Steps) -> Tensor:
-        weight = wide(getattr(self.module, f"weight_{key}").detach())
+    def _matrix_product(self, key: str, inputs: Tensor, steps: _Steps) -> Tensor:
+        weight = upcast(getattr(self.module, f"weight_{key}").detach())
         bias = getattr(self.module, f"bias_{key}", None)
-        output = F.linear(inputs, weight, None if bias is None else wide(bias.detach()))
+        output = F.linear(inputs, weight, None if bias is None else upcast(bias.detach()))
         return steps.tapped(key, inputs, output)
 
 

@@ -1,4 +1,4 @@
-"""Which rule measures a module: one of this package's kinds of layers, or a user's own."""
+"""What measures a module: the runner of a kind of layer, or a formula that a user registers."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class Layer:
 
 
 #: Runs a layer while it is measured: called with recorder, layer and the module's arguments.
-Rule = Callable[..., Any]
+Runner = Callable[..., Any]
 #: Gives the samples' contributions to the gradients of a module's parameters, by their names.
 Contributions = Callable[..., dict[str, Tensor]]
 
-_finders: list[Callable[[nn.Module], Rule | None]] = []
+_finders: list[Callable[[nn.Module], Runner | None]] = []
 _registered: dict[type[nn.Module], Contributions] = {}
 
 
-def finder(find: Callable[[nn.Module], Rule | None]) -> Callable[[nn.Module], Rule | None]:
-    """Have a function asked for the rule of every module; each kind of layer has one."""
+def finder(find: Callable[[nn.Module], Runner | None]) -> Callable[[nn.Module], Runner | None]:
+    """Register a function that returns the runner of the modules it knows; one per kind."""
     _finders.append(find)
     return find
 
@@ -101,16 +101,16 @@ def registered(module: nn.Module) -> Contributions | None:
     return _registered.get(type(module))
 
 
-def find_rule(module: nn.Module) -> Rule | None:
-    """The rule for a module, or None where its forward is not that of a known kind."""
+def find_runner(module: nn.Module) -> Runner | None:
+    """The runner for a module, or None where its forward is not that of a known kind."""
     if registered(module) or has_forward_of_its_own(module):
         return None
     if parametrize.is_parametrized(module) or not _has_plain_parameters(module):
         return None
     for find in _finders:
-        rule = find(module)
-        if rule is not None:
-            return rule
+        runner = find(module)
+        if runner is not None:
+            return runner
     return None
 
 

@@ -75,11 +75,11 @@ class Asked:
         for module in model.modules():
             # Held weakly, settings too, which may know the model: nothing here keeps it alive.
             ref = weakref.ref(module)
-            names = [n for n in vars(module) if n == "training" or not _is_torchs(module)]
+            names = [n for n in vars(module) if n == "training" or not _is_from_torch(module)]
             self._places.append((ref, *_simple_attributes(vars(module), names)))
-            for name in () if _is_torchs(module) else names:
+            for name in () if _is_from_torch(module) else names:
                 value = vars(module)[name]
-                if _is_settings(value) and id(value) not in settings:
+                if _is_configuration(value) and id(value) not in settings:
                     settings.add(id(value))
                     simple = _simple_attributes(vars(value), list(vars(value)))
                     self._places.append((partial(_attribute, ref, name), *simple))
@@ -122,7 +122,7 @@ def _attribute(module: Callable[[], Any], name: str) -> Any:
     return getattr(module(), name, None)
 
 
-def _is_torchs(module: nn.Module) -> bool:
+def _is_from_torch(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.")
 
 
@@ -135,7 +135,7 @@ def _simple_attributes(
     return [name for name in simple if name not in numbers], numbers
 
 
-def _is_settings(value: Any) -> bool:
+def _is_configuration(value: Any) -> bool:
     """An object such as a configuration."""
     plain = hasattr(value, "__dict__") and not callable(value)
     return plain and not isinstance(value, nn.Module | Tensor)

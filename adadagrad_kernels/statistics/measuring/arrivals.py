@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.statistics.measuring.verify import (
     NamedParameters,
-    changed,
-    storage,
+    changed_gradient_message,
+    storage_pointer,
 )
 
 #: Elements that are kept of every gradient: what is written through ``.data`` has no version, and
@@ -43,7 +43,7 @@ class Arrivals:
         """Remember the gradient that a layer gave for a parameter."""
         self._returned[id(parameter)] = (gradient, _version(gradient))
 
-    def take(self, parameter: nn.Parameter, grad: Tensor) -> bool | None:
+    def matches_expected(self, parameter: nn.Parameter, grad: Tensor) -> bool | None:
         """Whether a gradient is the one that was expected; None where none was."""
         returned = self._returned.pop(id(parameter), None)
         if returned is None:
@@ -51,7 +51,7 @@ class Arrivals:
         expected, version = returned
         if _version(expected) != version:
             return False
-        if storage(expected) == storage(grad):
+        if storage_pointer(expected) == storage_pointer(grad):
             return True
         # A hook may give a copy, as what replaces NaN does.
         dense = not expected.is_sparse and not grad.is_sparse
@@ -69,7 +69,7 @@ class Arrivals:
             grads = {id(p): p.grad for p in parameters if p.grad is not None}
             self._after = {key: _mark(grad) for key, grad in grads.items()} | self._marked
             self._marked = {}
-            self._seen = _few(grads)
+            self._seen = _sampled_elements(grads)
 
         engine: Any = torch.autograd.Variable._execution_engine
         engine.queue_callback(note)
@@ -92,10 +92,10 @@ class Arrivals:
             if noted is None or grad is None:
                 continue
             if noted != _mark(grad):
-                raise ValueError(changed(name))
+                raise ValueError(changed_gradient_message(name))
             grads[id(parameter)], names[id(parameter)] = grad, name
         # In the order in which they were seen.
-        now = _few({key: grads[key] for key in self._after if key in grads})
+        now = _sampled_elements({key: grads[key] for key in self._after if key in grads})
         for kind, values in self._seen.items():
             others = now.get(kind)
             if others is None or len(others) != len(values):
@@ -103,7 +103,7 @@ class Arrivals:
             if not torch.equal(values, others):
                 keys = [key for key in self._after if key in grads and _kind(grads[key]) == kind]
                 place = int((values != others).any(1).nonzero()[0])
-                raise ValueError(changed(names[keys[place]]))
+                raise ValueError(changed_gradient_message(names[keys[place]]))
 
 
 def _mark(grad: Tensor) -> tuple[int, int]:
@@ -119,7 +119,7 @@ def _kind(grad: Tensor) -> tuple[torch.device, torch.dtype]:
 
 
 @torch.no_grad()
-def _few(grads: Mapping[int, Tensor]) -> dict[Any, Tensor]:
+def _sampled_elements(grads: Mapping[int, Tensor]) -> dict[Any, Tensor]:
     """Some elements of each, ``[gradients, bytes]`` of every kind, so that NaN equals itself."""
     found = defaultdict(list)
     for grad in grads.values():

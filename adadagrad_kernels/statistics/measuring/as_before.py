@@ -117,7 +117,9 @@ class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def has_hooks_of_users(model: nn.Module) -> bool:
     """Whether hooks of others than torch run in its forward pass."""
-    return any(not _is_torchs(hook) for place in _places(model, _HOOKS) for hook in place.values())
+    return any(
+        not _is_from_torch(hook) for place in _places(model, _HOOKS) for hook in place.values()
+    )
 
 
 def has_backward_hooks(model: nn.Module) -> bool:
@@ -134,14 +136,14 @@ def _places(model: nn.Module, names: Iterable[str]) -> list[dict[int, Any]]:
 def _quieted(model: nn.Module) -> Iterator[tuple[dict[int, Any], dict[int, Any]]]:
     """Dictionaries of hooks, after those of users were taken out, and what was in them."""
     for place in _places(model, _HOOKS):
-        foreign = [key for key, hook in place.items() if not _is_torchs(hook)]
+        foreign = [key for key, hook in place.items() if not _is_from_torch(hook)]
         if foreign:
             yield place, dict(place)
             for key in foreign:
                 del place[key]
 
 
-def _is_torchs(hook: Any) -> bool:
+def _is_from_torch(hook: Any) -> bool:
     hook = getattr(hook, "func", hook)
     home = getattr(hook, "__module__", None) or type(hook).__module__
     return str(home).split(".")[0] in ("torch", "adadagrad_kernels")

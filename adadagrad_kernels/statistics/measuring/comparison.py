@@ -22,9 +22,9 @@ from adadagrad_kernels.statistics.measuring.one_sample import (
     Gradients,
     OneSample,
 )
-from adadagrad_kernels.statistics.measuring.samples import OTHERWISE
+from adadagrad_kernels.statistics.measuring.samples import OTHER_SOURCES
 from adadagrad_kernels.statistics.measuring.uses import Norms, Part
-from adadagrad_kernels.statistics.sums import together
+from adadagrad_kernels.statistics.sums import gathered_on_cpu
 
 #: Calls of a model in one micro-batch that are compared; more are none of a training step.
 _MOST_CALLS = 8
@@ -96,32 +96,32 @@ class Comparison:
             return None
         try:
             for expected in zip(*(call.gradients() for call in calls), strict=True):
-                if _differing(norms, calls, _added(expected)) is None:
+                if _differing(norms, calls, _summed(expected)) is None:
                     return None
             repeated = [call.repeated() for call in calls]
         except CannotCompareError:
             return None
-        every = _added([each.every for each in repeated])
-        if not _is_grad(every, parameters, coarse=calls[0].coarse):
-            if any(call.beside_rows for call in calls):
+        every = _summed([each.every for each in repeated])
+        if not _matches_grad(every, parameters, coarse=calls[0].coarse):
+            if any(call.has_rowless_gradient for call in calls):
                 return None  # where a loss comes from is not known
             return "its layers get gradients by another way than what it returns"
-        layer = _differing(norms, calls, _added([each.alone for each in repeated]))
+        layer = _differing(norms, calls, _summed([each.alone for each in repeated]))
         changes = any(each.changes for each in repeated)
         if layer is not None and not changes:
             # By itself a unit may lie on the other side of a kink; in the same batch it does not.
-            layer = _differing(norms, calls, _added([each.row for each in repeated]))
+            layer = _differing(norms, calls, _summed([each.row for each in repeated]))
         if layer is None:
             return None
         raise UnsupportedModelError(
             f"{layer} has measured another gradient for sample {calls[0].row} of the batch than "
             "follows from that sample's outputs: what the model gives for a sample depends on the "
             "others, or the rows of the layer's input are no samples. Ways out: take the operation "
-            f"across the batch out of the model; or {OTHERWISE}"
+            f"across the batch out of the model; or {OTHER_SOURCES}"
         )
 
 
-def _added(each: Sequence[Gradients]) -> Gradients:
+def _summed(each: Sequence[Gradients]) -> Gradients:
     total: Gradients = {}
     for gradients in each:
         for key, gradient in gradients.items():
@@ -138,7 +138,7 @@ def _differing(
         return None
     both = [each.squared[row].double() for each in norms]
     both += [_squared(each.parts, gradients) for each in norms]
-    values = together(both).sqrt().tolist()
+    values = gathered_on_cpu(both).sqrt().tolist()
     ours, theirs = values[: len(norms)], values[len(norms) :]
     totals = [math.hypot(*values) for values in (ours, theirs)]
     if not all(math.isfinite(total) for total in totals) or not any(totals):
@@ -162,7 +162,7 @@ def _squared(parts: Sequence[Part], gradients: Gradients) -> Tensor:
     return total
 
 
-def _is_grad(every: Gradients, parameters: Iterable[nn.Parameter], *, coarse: bool) -> bool:
+def _matches_grad(every: Gradients, parameters: Iterable[nn.Parameter], *, coarse: bool) -> bool:
     """Whether ``.grad`` is what follows from the gradients of the outputs."""
     far, whole = [], []
     for parameter in parameters:
@@ -174,5 +174,5 @@ def _is_grad(every: Gradients, parameters: Iterable[nn.Parameter], *, coarse: bo
         difference = grad if other is None else grad - other.to_dense().view_as(grad)
         far.append(difference.double().square().sum())
         whole.append(grad.double().square().sum())
-    apart, size = (float(together(squares).sum().sqrt()) for squares in (far, whole))
-    return apart <= (_COARSE if coarse else _FAR) * size
+    distance, size = (float(gathered_on_cpu(squares).sum().sqrt()) for squares in (far, whole))
+    return distance <= (_COARSE if coarse else _FAR) * size

@@ -25,7 +25,11 @@ from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.memory import is_out_of_memory
 from adadagrad_kernels.statistics.contents import Contents
 from adadagrad_kernels.statistics.measuring.answers import Answer, Asked
-from adadagrad_kernels.statistics.measuring.mixing import first_mixing, mixes, require_proportional
+from adadagrad_kernels.statistics.measuring.mixing import (
+    first_mixing,
+    mixing_message,
+    require_proportional,
+)
 from adadagrad_kernels.statistics.measuring.rows import rows_in
 from adadagrad_kernels.statistics.measuring.trial import Question, Trial, Watch
 
@@ -101,12 +105,12 @@ def ask_once(
 
 
 #: Doubts that were told, by model.
-_told: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
+_warned: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 
 
-def tell_doubt(model: nn.Module, answer: Answer) -> None:
+def warn_of_doubt(model: nn.Module, answer: Answer) -> None:
     """Warn, once, of a model that could not be asked."""
-    told = _told.setdefault(model, set())
+    told = _warned.setdefault(model, set())
     if answer.doubt and answer.doubt not in told:
         told.add(answer.doubt)
         warnings.warn(
@@ -143,13 +147,13 @@ def _ask(question: Question) -> Answer:
         return Answer(doubt="a part of it is called alone with a row of indices, maybe positions")
     if question.contents.once:
         return Answer(doubt="an argument can be read but once, and asking would read it")
-    if reader := _reader(question.model):
-        return Answer(doubt=f"{reader} holds an iterator, and asking would read on in it")
+    if module := _module_with_iterator(question.model):
+        return Answer(doubt=f"{module} holds an iterator, and asking would read on in it")
     if not any(tensor.dim() for tensor in tensors):
         return Answer(doubt="none of its arguments holds a tensor with rows")
     failure: Exception | None = None
     doubtful: Answer | None = None
-    likely = _rows_given(question)
+    likely = _output_rows(question)
     for resized, hooks in ((True, False), (True, True), (False, False), (False, True)):
         asked = replace(question, hooks=hooks)
         mixed: UnsupportedModelError | None = None
@@ -157,7 +161,7 @@ def _ask(question: Question) -> Answer:
             if mixed is not None and not masks_alone:
                 continue  # it might leave out what is mixed
             try:
-                answer = _judged(asked, batched, resized)
+                answer = _answer_for(asked, batched, resized)
                 if answer.doubt is None:
                     return answer
                 doubtful = doubtful or answer
@@ -174,7 +178,7 @@ def _ask(question: Question) -> Answer:
     return Answer(doubt=f"it does not run with other samples ({type(failure).__name__}: {failure})")
 
 
-def _reader(model: nn.Module) -> str | None:
+def _module_with_iterator(model: nn.Module) -> str | None:
     """The first module with an attribute that can be read but once."""
     for path, module in model.named_modules():
         for value in vars(module).values():
@@ -184,7 +188,7 @@ def _reader(model: nn.Module) -> str | None:
     return None
 
 
-def _rows_given(question: Question) -> int | None:
+def _output_rows(question: Question) -> int | None:
     """Rows of what it gives for the whole batch, where its arguments have rows of several numbers.
 
     Those of its first output are the likely samples: beside states of layers, or classes that all
@@ -221,7 +225,7 @@ def _hypotheses(
                 yield kept, turn == 1 and length == order[0]
 
 
-def _judged(question: Question, batched: tuple[bool, ...], resized: bool) -> Answer:
+def _answer_for(question: Question, batched: tuple[bool, ...], resized: bool) -> Answer:
     """Where these tensors have samples.
 
     Raises:
@@ -268,7 +272,7 @@ def _judged(question: Question, batched: tuple[bool, ...], resized: bool) -> Ans
                 last = _exchanged(question, rows, [*rows[:-1], rows[0]], batched)
                 mixing = first_mixing(one, last, count, count - 1) if last else None
             if mixing:
-                raise UnsupportedModelError(mixes(mixing, question))
+                raise UnsupportedModelError(mixing_message(mixing, question))
     layers = set(one.calls) | set(two.calls) | set(three.calls if three else ())
     kinds, flags = {}, {}
     for name in layers:

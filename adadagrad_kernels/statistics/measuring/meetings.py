@@ -39,8 +39,8 @@ def meets(
     if isinstance(node, passes) or not node._input_metadata:
         return None
     result, kind = shape_of(node, 0), node.name()
-    if kind.startswith(_PRODUCTS):
-        return _meets_in_product(node, slot, samples, has_samples)
+    if kind.startswith(_MATRIX_PRODUCTS):
+        return _meets_in_matrix_product(node, slot, samples, has_samples)
     padded = (1,) * (len(result) - len(given)) + tuple(given)
     if kind.startswith("RepeatBackward"):
         for dimension, (size, before) in enumerate(zip(result, padded, strict=True)):
@@ -88,17 +88,17 @@ def is_doubtful(node: Node, given: torch.Size, samples: int) -> bool:
         return True
     if kind.startswith("Index") and len(result) == len(given):
         return result[0] == samples
-    known = ("Convolution", "Cat", "Stack", "ConstantPad", "Repeat", *_BROADCAST, *_PRODUCTS)
+    known = ("Convolution", "Cat", "Stack", "ConstantPad", "Repeat", *_BROADCAST, *_MATRIX_PRODUCTS)
     if kind.startswith(known) or len(result) < len(given) or result.numel() <= given.numel():
         return False
     padded = (1,) * (len(result) - len(given)) + tuple(given)
     return _along_samples(result, padded, samples) not in (0, None)
 
 
-_PRODUCTS = ("MmBackward", "AddmmBackward", "BmmBackward", "BaddbmmBackward")
+_MATRIX_PRODUCTS = ("MmBackward", "AddmmBackward", "BmmBackward", "BaddbmmBackward")
 
 
-def _meets_in_product(
+def _meets_in_matrix_product(
     node: Node, slot: int, samples: int, has_samples: Callable[[Node], bool]
 ) -> Place | None:
     """The same of a product of matrices, in whose rows or columns other dimensions may be."""

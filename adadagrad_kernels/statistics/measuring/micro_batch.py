@@ -11,7 +11,7 @@ from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.ops import LayerMoments
 from adadagrad_kernels.statistics.measuring import pending
 from adadagrad_kernels.statistics.measuring.comparison import Comparison
-from adadagrad_kernels.statistics.measuring.samples import OTHERWISE
+from adadagrad_kernels.statistics.measuring.samples import OTHER_SOURCES
 from adadagrad_kernels.statistics.measuring.shared_uses import SharedUses
 from adadagrad_kernels.statistics.measuring.uses import LayerUse, Norms, Part, Use
 
@@ -31,8 +31,8 @@ class MicroBatch:
         rows: those that are read of each parameter, by its identity.
         pending: uses whose parameters others share, or that only listen, until all have arrived.
         norms: of the contributions, by layer.
-        products: inner products by layer.
-        spreads: variances of the contributions to each part.
+        dots_with_sum: <h_i, sum_j h_j> by layer: <g_i, g> / b.
+        variances: of the contributions to each part.
         sums: the contributions to each pending part, added up.
         parts: every part that was measured.
         arrived: gradients that reached parameters by another way than a replaced gradient.
@@ -51,8 +51,8 @@ class MicroBatch:
     rows: dict[int, set[tuple[int, int]]] = field(default_factory=dict)
     pending: list[Use] = field(default_factory=list)
     norms: list[Norms] = field(default_factory=list)
-    products: list[Tensor] = field(default_factory=list)
-    spreads: dict[Key, Tensor] = field(default_factory=dict)
+    dots_with_sum: list[Tensor] = field(default_factory=list)
+    variances: dict[Key, Tensor] = field(default_factory=dict)
     sums: dict[Key, Tensor] = field(default_factory=dict)
     parts: dict[Key, Part] = field(default_factory=dict)
     arrived: dict[int, Tensor] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class MicroBatch:
                 raise UnsupportedModelError(
                     f"{use.layer} reads all of its packed weight in one call and parts of it in "
                     "another, as an attention that is used for one sequence and for two. Ways out: "
-                    f"a module for each; or {OTHERWISE}"
+                    f"a module for each; or {OTHER_SOURCES}"
                 )
             others.add(rows)
             self.calls[part.key] = self.calls.get(part.key, 0) + 1
@@ -98,13 +98,13 @@ class MicroBatch:
         moments = use.moments(self.variance and use.samples > 1, self.inner_products)
         self.norms.append(Norms(use.layer, tuple(use.parts), moments.sq_norms))
         if moments.inner_products is not None:
-            self.products.append(moments.inner_products)
-        spreads = (moments.weight_variance, moments.bias_variance)
-        for part, spread in zip((use.weight, use.bias), spreads, strict=True):
+            self.dots_with_sum.append(moments.inner_products)
+        variances = (moments.weight_variance, moments.bias_variance)
+        for part, variance in zip((use.weight, use.bias), variances, strict=True):
             if part is not None:
                 self.parts[part.key] = part
-                if spread is not None:
-                    self.spreads[part.key] = spread.view(part.value.shape)
+                if variance is not None:
+                    self.variances[part.key] = variance.view(part.value.shape)
         return moments
 
     @torch.no_grad()
@@ -120,8 +120,8 @@ class MicroBatch:
             parts = {part.key: part for use in group for part in use.parts}
             self.norms.append(Norms(layers, tuple(parts.values()), found.sq_norms))
             self.sums.update(found.sums)
-            self.spreads.update(found.spreads)
-            if found.products is not None:
-                self.products.append(found.products)
+            self.variances.update(found.variances)
+            if found.dots_with_sum is not None:
+                self.dots_with_sum.append(found.dots_with_sum)
             for use in group:
                 use.release()

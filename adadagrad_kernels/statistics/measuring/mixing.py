@@ -21,7 +21,7 @@ def first_mixing(one: Trial, two: Trial, count: int, changed: int = 0) -> str | 
     return None
 
 
-def mixes(name: str, question: Question) -> str:
+def mixing_message(name: str, question: Question) -> str:
     """The message for a module that mixes samples, or that has them in the second dimension."""
     if _has_time_first(question):
         return (

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from adadagrad_kernels.statistics.measuring.answers import Answer
-from adadagrad_kernels.statistics.measuring.independence import Reply, ask_once, tell_doubt
+from adadagrad_kernels.statistics.measuring.independence import Reply, ask_once, warn_of_doubt
 from adadagrad_kernels.statistics.measuring.rows import Rows
 from adadagrad_kernels.statistics.measuring.trial import Watch
 from adadagrad_kernels.statistics.measuring.verify import in_backward, trains
@@ -81,16 +81,16 @@ class ModelCall:
         """Keep a doubt that came later, until it is told."""
         self._doubts.append((model, Answer(doubt=doubt)))
 
-    def tell_doubts(self) -> None:
+    def warn_of_doubts(self) -> None:
         """Warn of what could not be asked of the step's calls, once for a model."""
         while self._doubts:
-            tell_doubt(*self._doubts.pop())
+            warn_of_doubt(*self._doubts.pop())
 
     def forget(self) -> None:
         """The call is over."""
         self.samples, self._entered = None, None
 
-    def turn(self, layer: str) -> int | None:
+    def next_call_index(self, layer: str) -> int | None:
         """Count a call of a layer: the how many-th of this forward pass.
 
         None for a checkpoint's second run, which takes the layers in another order.

@@ -19,7 +19,7 @@ from adadagrad_kernels.statistics.randomness import RandomState
 
 #: Elements of the gradient of an output up to which all of it is kept.
 _KEPT = 1 << 24
-#: How far outputs may be apart, relative to the largest of their elements, and in sixteen bits.
+#: How far outputs may differ, relative to their largest element; in 32 bits and in 16.
 _FAR, _COARSE = 1e-2, 1e-1
 
 #: By the identity of a parameter.
@@ -101,7 +101,7 @@ class OneSample:
         halves = (torch.float16, torch.bfloat16)
         self.coarse = self._autocast[2] or any(p.dtype in halves for p in parameters)
         self._versions = _versions(question)
-        self.beside_rows = False
+        self.has_rowless_gradient = False
         self._hooks = False
         self._given: list[Tensor | None] = []
         self._places: list[_Place | None] = []
@@ -127,7 +127,7 @@ class OneSample:
             self._alone, alone = None, [None] * len(outputs)
         pairs = zip(outputs, alone, strict=True)
         self._places = [self._place(output, other) for output, other in pairs]
-        if self._alone is not None and self._has_lost(outputs):
+        if self._alone is not None and self._has_unplaced_outputs(outputs):
             self._alone = None
             self._places = [self._place(output, None) for output in outputs]
         for index, (output, place) in enumerate(zip(outputs, self._places, strict=True)):
@@ -135,7 +135,7 @@ class OneSample:
             if output.grad_fn is not None:
                 output.register_hook(self._listener(index))  # type: ignore[no-untyped-call]
 
-    def _has_lost(self, outputs: Sequence[Tensor]) -> bool:
+    def _has_unplaced_outputs(self, outputs: Sequence[Tensor]) -> bool:
         """Whether one sample gives other shapes than all, as where a batch is cropped."""
         return any(
             place is None and output.dim() > 0 and output.requires_grad
@@ -190,25 +190,25 @@ class OneSample:
         """What its outputs' gradients make of it, by itself if that is known.
 
         Yields:
-            With outputs on the way to others that get the whole gradient there; then with the
-            gradients of all outputs added up, as of a module that keeps them apart.
+            First with each output's recorded gradient as its total, for outputs that others are
+            computed from; then with the gradients of all outputs added up.
 
         Raises:
             CannotCompareError: where these are not the sample's.
         """
         with_rows = [i for i in self._grads if self._places[i] is not None]
-        self.beside_rows = len(with_rows) < len(self._grads)
+        self.has_rowless_gradient = len(with_rows) < len(self._grads)
         self._grads = {i: self._grads[i] for i in with_rows}
         self._whole = {i: grad for i, grad in self._whole.items() if i in with_rows}
         if not with_rows or self._versions != _versions(self._question):
             raise CannotCompareError
         if self._alone is None and not self.thorough:
             raise CannotCompareError
-        outputs, own = self._alone, self._by_itself
+        outputs, own = self._alone, self._gradients_alone
         if outputs is None:
-            outputs, own = self._again(self._question), self._of_row
+            outputs, own = self._rerun(self._question), self._gradients_of_row
         yield own(outputs)
-        yield own(outputs, on_the_way=False)
+        yield own(outputs, grads_are_total=False)
 
     def repeated(self) -> Repeated:
         """The call once more, for all samples: users' hooks, which may change outputs, run too.
@@ -220,26 +220,26 @@ class OneSample:
         if self._hooks or has_backward_hooks(self._question.model):
             raise CannotCompareError
         question = replace(self._question, hooks=has_hooks_of_users(self._question.model))
-        outputs = self._again(question)
+        outputs = self._rerun(question)
         pairs = list(zip(self._places, outputs, strict=True))
-        if not self._alike([o if place is None else place.of(o) for place, o in pairs]):
+        if not self._matches_outputs([o if place is None else place.of(o) for place, o in pairs]):
             raise CannotCompareError
         if self._whole.keys() != self._grads.keys():
             raise CannotCompareError
         every = self._backward(outputs, self._whole)
-        row = self._of_row(outputs)
+        row = self._gradients_of_row(outputs)
         alone = self._run_alone(question) if self._alone is not None else None
         if alone is None:
             return Repeated(every, row, row, changes=False)
-        changes = not self._alike(
+        changes = not self._matches_outputs(
             [
                 o if p is None else p.of_first(self._count).of(o)
                 for p, o in zip(self._places, alone, strict=True)
             ]
         )
-        return Repeated(every, row, self._by_itself(alone), changes=changes)
+        return Repeated(every, row, self._gradients_alone(alone), changes=changes)
 
-    def _alike(self, outputs: Sequence[Tensor]) -> bool:
+    def _matches_outputs(self, outputs: Sequence[Tensor]) -> bool:
         """Whether these are the sample's rows of what the call gave."""
         tolerance = _COARSE if self.coarse else _FAR
         return all(
@@ -247,7 +247,7 @@ class OneSample:
             for output, given in zip(outputs, self._given, strict=True)
         )
 
-    def _again(self, question: Question) -> list[Tensor]:
+    def _rerun(self, question: Question) -> list[Tensor]:
         kind, dtype, enabled = self._autocast
         after = RandomState(self._parameters[0].device)
         try:
@@ -262,13 +262,17 @@ class OneSample:
             raise CannotCompareError
         return outputs
 
-    def _by_itself(self, outputs: list[Tensor], *, on_the_way: bool = True) -> Gradients:
+    def _gradients_alone(self, outputs: list[Tensor], *, grads_are_total: bool = True) -> Gradients:
         places = [place and place.of_first(self._count) for place in self._places]
-        return self._backward(outputs, self._placed(outputs, places), on_the_way=on_the_way)
+        return self._backward(
+            outputs, self._placed(outputs, places), grads_are_total=grads_are_total
+        )
 
-    def _of_row(self, outputs: list[Tensor], *, on_the_way: bool = True) -> Gradients:
+    def _gradients_of_row(
+        self, outputs: list[Tensor], *, grads_are_total: bool = True
+    ) -> Gradients:
         grads = self._placed(outputs, self._places)
-        return self._backward(outputs, grads, on_the_way=on_the_way)
+        return self._backward(outputs, grads, grads_are_total=grads_are_total)
 
     def _placed(self, outputs: list[Tensor], places: Sequence[_Place | None]) -> dict[int, Tensor]:
         placed = {}
@@ -280,19 +284,19 @@ class OneSample:
         return placed
 
     def _backward(
-        self, outputs: list[Tensor], grads: dict[int, Tensor], *, on_the_way: bool = True
+        self, outputs: list[Tensor], grads: dict[int, Tensor], *, grads_are_total: bool = True
     ) -> Gradients:
-        """By autograd; ``on_the_way`` says that outputs have the whole gradient that they get."""
+        """By autograd; total gradients replace what an output receives from later outputs."""
         used = [i for i in grads if outputs[i].grad_fn is not None]
         if not used or _runs_code_of_users([outputs[i] for i in used]):
             raise CannotCompareError
         handles = [
             outputs[i].register_hook(lambda _, grad=grads[i]: grad)  # type: ignore[no-untyped-call]
             for i in used
-            if on_the_way
+            if grads_are_total
         ]
         try:
-            with _without_hooks(self._parameters), self._question.unseen():
+            with _without_hooks(self._parameters), self._question.without_side_effects():
                 found = torch.autograd.grad(
                     [outputs[i] for i in used],
                     self._parameters,

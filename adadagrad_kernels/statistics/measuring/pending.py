@@ -18,7 +18,7 @@ from adadagrad_kernels.checks import ACCUMULATION_DTYPES
 from adadagrad_kernels.memory import is_out_of_memory
 from adadagrad_kernels.ops import accumulate_moments_
 from adadagrad_kernels.statistics.measuring.uses import Part, Use
-from adadagrad_kernels.statistics.sums import row_products
+from adadagrad_kernels.statistics.sums import row_dots
 
 #: Bytes of contributions at a time.
 _CHUNK_BYTES = 32 * 2**20
@@ -33,14 +33,14 @@ class Measured:
     Attributes:
         sq_norms: over all parts, ``[samples]``.
         sums: of the contributions to each part.
-        spreads: their variances, where wanted.
-        products: <h_i, sum>, where wanted.
+        variances: of the contributions, where wanted.
+        dots_with_sum: <h_i, sum_j h_j>, where wanted.
     """
 
     sq_norms: Tensor
     sums: dict[Key, Tensor] = field(default_factory=dict)
-    spreads: dict[Key, Tensor] = field(default_factory=dict)
-    products: Tensor | None = None
+    variances: dict[Key, Tensor] = field(default_factory=dict)
+    dots_with_sum: Tensor | None = None
 
 
 def groups(uses: Iterable[Use]) -> list[list[Use]]:
@@ -74,9 +74,9 @@ def _by_pairs(uses: Sequence[Use], inner_products: bool) -> Measured | None:
         return None
     crossed = []
     for one, other in combinations(uses, 2):
-        cross = one.cross_products(other)
+        cross = one.cross_dots(other)
         if cross is None:
-            cross = other.cross_products(one)
+            cross = other.cross_dots(one)
         if cross is None:
             return None
         crossed.append(cross)
@@ -86,10 +86,10 @@ def _by_pairs(uses: Sequence[Use], inner_products: bool) -> Measured | None:
     measured.sq_norms.clamp_(min=0)
     measured.sums[next(iter(keys))] = total
     if inner_products:
-        along = [use.along(total) for use in uses]
+        along = [use.dots_with(total) for use in uses]
         if any(product is None for product in along):
             return None
-        measured.products = torch.stack([p for p in along if p is not None]).sum(0)
+        measured.dots_with_sum = torch.stack([p for p in along if p is not None]).sum(0)
     return measured
 
 
@@ -111,15 +111,15 @@ def _by_contributions(uses: Sequence[Use], variance: bool, inner_products: bool)
             accumulate_moments_(*state, chunk, samples=rows.start)
             measured.sq_norms[rows] += norms[rows]
     if inner_products:
-        measured.products = torch.zeros_like(measured.sq_norms)
+        measured.dots_with_sum = torch.zeros_like(measured.sq_norms)
         for rows, contributions in _chunks(uses, parts, samples):
             for key, chunk in contributions.items():
-                measured.products[rows] += row_products(chunk, measured.sums[key])
+                measured.dots_with_sum[rows] += row_dots(chunk, measured.sums[key])
     for key, part in parts.items():
         measured.sums[key] = measured.sums[key].view(part.value.shape)
         if variance:
-            spread = squares[key].div_(max(samples - 1, 1)).view(part.value.shape)
-            measured.spreads[key] = spread
+            part_variance = squares[key].div_(max(samples - 1, 1)).view(part.value.shape)
+            measured.variances[key] = part_variance
     return measured
 
 

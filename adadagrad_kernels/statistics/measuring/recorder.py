@@ -15,27 +15,27 @@ from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
 from adadagrad_kernels.statistics.measuring.model_call import ModelCall
 from adadagrad_kernels.statistics.measuring.rows import Rows
 from adadagrad_kernels.statistics.measuring.samples import (
-    no_shares,
+    no_sample_rows_message,
     require_own_rows,
     require_samples,
-    without_samples,
+    unknown_shares_message,
 )
 from adadagrad_kernels.statistics.measuring.turns import Turns
 from adadagrad_kernels.statistics.measuring.uses import LayerUse, Part, Use
 from adadagrad_kernels.statistics.measuring.verify import (
     NamedParameters,
-    changed_in_place,
-    dropped,
+    changed_input_message,
+    dropped_gradient_message,
+    foreign_gradient_message,
     foreign_gradients,
-    hooked,
     in_backward,
-    in_parts,
-    outside,
+    late_hook_message,
+    partial_gradients_message,
     require_clear,
     require_grad_mode,
     require_kept,
     require_known,
-    twice,
+    second_backward_message,
 )
 from adadagrad_kernels.statistics.supported_models import require_per_sample_gradients
 
@@ -92,7 +92,7 @@ class Recorder:
             self.micro_batches[-1].samples = 0
         return not empty
 
-    def called(self, use: Use) -> bool:
+    def count_call(self, use: Use) -> bool:
         """Count a call of a layer; whether it is to be measured."""
         grad_enabled = torch.is_grad_enabled()
         if in_backward():
@@ -135,7 +135,7 @@ class Recorder:
                 f"{use.layer} has an input of shape {tuple(given.shape)} without a dimension "
                 "for the samples; pass a batch, [samples, ...]"
             )
-        rows, kind = len(given), self.call.rows(use.layer, self.call.turn(use.layer))
+        rows, kind = len(given), self.call.rows(use.layer, self.call.next_call_index(use.layer))
         # Indices of positions, which all samples share.
         if kind is Rows.UNKNOWN and given.dim() == 1 and self.call.samples not in (None, rows):
             kind = Rows.SHARED
@@ -145,7 +145,7 @@ class Recorder:
         samples = self.samples_of(use, rows, kind)
         use.shared = kind is Rows.SHARED or rows != samples
         if use.shared and rows != 1 and not use.folds:
-            raise ValueError(without_samples(use.layer, rows))
+            raise ValueError(no_sample_rows_message(use.layer, rows))
         if not self.shadow:
             output = replace_gradient(self._replace, use, output, saved)
         else:
@@ -154,7 +154,7 @@ class Recorder:
             use.micro_batch.shared.add(use, output)
         return output
 
-    def returned(self, result: Any) -> None:
+    def note_result(self, result: Any) -> None:
         """See what the model returned: from there the graph is walked to shared values."""
         if self.micro_batches:
             micro_batch = self.micro_batches[-1]
@@ -171,7 +171,7 @@ class Recorder:
     def _replace(self, use: LayerUse) -> tuple[Tensor | None, Tensor | None]:
         # Of a shared value the whole gradient counts, also what no sample contributed.
         whole = use.as_one().gradients() if use.shared else None
-        if not self._arrives(use):
+        if not self._is_measurable(use):
             return whole or use.gradients()
         micro_batch = use.micro_batch
         if micro_batch.shares(use):
@@ -188,7 +188,7 @@ class Recorder:
         return gradients
 
     def _observe(self, use: Use) -> None:
-        if not self._arrives(use):
+        if not self._is_measurable(use):
             return
         micro_batch = use.micro_batch
         if isinstance(use, LayerUse) and not micro_batch.shares(use):
@@ -201,28 +201,30 @@ class Recorder:
         elif use not in micro_batch.pending:
             micro_batch.pending.append(use)
 
-    def _arrives(self, use: Use) -> bool:
+    def _is_measurable(self, use: Use) -> bool:
         """Whether a gradient that came back can be measured."""
         if use.micro_batch not in self.micro_batches:
             return False  # forgotten by reset()
         use.micro_batch.had_backward = True
         if use.arrivals > 1:
-            self._problem(twice(use.layer))
+            self._keep_problem(second_backward_message(use.layer))
             return False
         if use.changed_in_place:
-            self._problem(changed_in_place(use.layer))
+            self._keep_problem(changed_input_message(use.layer))
             return False
         use.arrange()
-        if use.shared and not use.micro_batch.shared.tell_apart(use, use.micro_batch.samples or 1):
-            self._problem(no_shares(use.layer), UnsupportedModelError)
+        if use.shared and not use.micro_batch.shared.assign_shares(
+            use, use.micro_batch.samples or 1
+        ):
+            self._keep_problem(unknown_shares_message(use.layer), UnsupportedModelError)
             return False
         return True
 
     def _require_first(self, use: Use) -> None:
         if any(part.key in use.micro_batch.parts for part in use.parts):
-            self._problem(in_parts(use.layer))
+            self._keep_problem(partial_gradients_message(use.layer))
 
-    def heard(self, parameter: nn.Parameter, name: str, grad: Tensor) -> None:
+    def note_gradient(self, parameter: nn.Parameter, name: str, grad: Tensor) -> None:
         """See the whole gradient of a parameter on its way into ``.grad``."""
         self.turns.note_backward()
         micro_batch = self.micro_batches[-1] if self.micro_batches else None
@@ -233,15 +235,15 @@ class Recorder:
             micro_batch.reached.add(id(parameter))
             earlier = self.micro_batches[:-1]
             if parameter.grad is None and any(id(parameter) in m.reached for m in earlier):
-                self._problem(dropped(f"'{name}'"))
+                self._keep_problem(dropped_gradient_message(f"'{name}'"))
             self.arrivals.note_at_the_end(self._known.values())
-        as_expected = self.arrivals.take(parameter, grad)
+        as_expected = self.arrivals.matches_expected(parameter, grad)
         if as_expected is None:
             if micro_batch is not None:
                 before = micro_batch.arrived.get(id(parameter))
                 micro_batch.arrived[id(parameter)] = grad if before is None else before + grad
         elif not as_expected:
-            self._problem(outside(name))
+            self._keep_problem(foreign_gradient_message(name))
 
     def _require_clear(self) -> None:
         """As the first gradient arrives: until then those of an earlier step may be set to zero."""
@@ -255,9 +257,9 @@ class Recorder:
     def note_hook(self, name: str) -> None:
         """A hook that was registered after the forward pass sees the gradient last."""
         if self.micro_batches:
-            self._problem(hooked(name))
+            self._keep_problem(late_hook_message(name))
 
-    def _problem(self, message: str, kind: type[Exception] = ValueError) -> None:
+    def _keep_problem(self, message: str, kind: type[Exception] = ValueError) -> None:
         """Keep an error for the end: raised in a backward pass it would leave half a gradient."""
         self.problems.append(kind(message))
 

@@ -29,12 +29,12 @@ def rows_in(
     """What the rows of a layer are in each of its calls, and which tensors have samples."""
     if len({len(each) for each in calls}) != 1:
         sizes = (count, count, fewer)
-        apart = all(
+        have_samples = all(
             call.shapes[0][:1] == (size,)
             for each, size in zip(calls, sizes, strict=False)
             for call in each
         )
-        return (Rows.SAMPLES if apart else Rows.ROUTED,), ()
+        return (Rows.SAMPLES if have_samples else Rows.ROUTED,), ()
     kinds: list[Rows] = []
     flags: list[tuple[bool, ...]] = []
     for together in zip(*calls, strict=True):

@@ -6,13 +6,13 @@ from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.measuring.rows import Rows
 
 #: The way out that is left where the layers cannot measure.
-OTHERWISE = (
+OTHER_SOURCES = (
     "measure with PerSampleGradients, or with MicroBatchGradients where that cannot run the model"
 )
 _WAYS_OUT = (
     "every layer must have the samples in its first dimension, or a single row for all of them. "
     "Ways out: keep the batch first, [samples, ...], and do not merge it with other dimensions; "
-    f"pass what all samples share as [1, ...]; or {OTHERWISE}"
+    f"pass what all samples share as [1, ...]; or {OTHER_SOURCES}"
 )
 
 
@@ -27,7 +27,7 @@ def require_own_rows(layer: str, rows: int, samples: int, kind: Rows) -> None:
             f"{layer} has an input whose number of rows depends on the inputs, as of tokens routed "
             "to experts or picked by a mask, so that a row is not a sample. Ways out: run the "
             "layer on all tokens, [samples, tokens, ...], and weight its output with zeros; or "
-            f"{OTHERWISE}"
+            f"{OTHER_SOURCES}"
         )
     elsewhere = kind is Rows.ELSEWHERE or (kind is Rows.SECOND and rows != samples)
     if elsewhere and samples > 1:
@@ -57,12 +57,12 @@ def require_samples(layer: str, rows: int, samples: int, in_call: int | None) ->
         )
 
 
-def without_samples(layer: str, rows: int) -> str:
+def no_sample_rows_message(layer: str, rows: int) -> str:
     """The message for rows that are no samples, of a layer that knows no other dimensions."""
     return f"{layer} has an input of {rows} rows whatever the number of samples; {_WAYS_OUT}"
 
 
-def no_shares(layer: str) -> str:
+def unknown_shares_message(layer: str) -> str:
     """The message for a shared value whose gradient cannot be told apart."""
     return (
         f"{layer} has an output that all samples share, and what the samples contribute to its "
@@ -71,5 +71,5 @@ def no_shares(layer: str) -> str:
         "as a compiled graph or a reentrant checkpoint; or rows of a table are looked up by an "
         "index as long as the batch. Ways out: give the layer a row for every sample, such as "
         "positions [samples, positions]; look rows up in an nn.Embedding; take the penalty's "
-        f"gradient after statistics(); or {OTHERWISE}"
+        f"gradient after statistics(); or {OTHER_SOURCES}"
     )

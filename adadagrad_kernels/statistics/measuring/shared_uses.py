@@ -14,9 +14,9 @@ from adadagrad_kernels.statistics.measuring.shared_values import SharedValues
 from adadagrad_kernels.statistics.measuring.uses import LayerUse, Use
 
 #: How far contributions may be from the gradient that autograd computed, relative to it.
-CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 #: The same in other types, and under autocast: bfloat16 has eight bits.
-COARSE = 2e-2
+COARSE_TOLERANCE = 2e-2
 
 
 class SharedUses:
@@ -27,7 +27,7 @@ class SharedUses:
         self._listening: set[Any] = set()
         self._values: SharedValues | None = None
         #: Layers, and whether the shares in the gradient of their output do not make it.
-        self.differ: list[tuple[str, Tensor]] = []
+        self.incomplete: list[tuple[str, Tensor]] = []
 
     def add(self, use: Use, output: Tensor) -> None:
         """Have the graph searched for the samples behind an output without any."""
@@ -54,12 +54,12 @@ class SharedUses:
         outputs = [tensor for tensor in Contents.of(result).tensors if tensor.requires_grad]
         self._values.follow(outputs, list(nodes), measured, TAP)
 
-    def tell_apart(self, use: Use, samples: int) -> bool:
+    def assign_shares(self, use: Use, samples: int) -> bool:
         """Give the use the samples' shares in the gradient of its output, where they are known.
 
         Its inputs get a dimension for the samples too.
         """
-        share = None if self._values is None else self._values.take(use.node)
+        share = None if self._values is None else self._values.share_of(use.node)
         if samples == 1:
             share = use.grads[0].unsqueeze(0)
         if share is None:
@@ -81,9 +81,9 @@ class SharedUses:
             return
         error = torch.linalg.vector_norm(share.sum(0, dtype=torch.float64) - whole.double())
         scale = torch.linalg.vector_norm(share.double())
-        coarse = use.micro_batch.autocast or whole.dtype not in CLOSE
-        allowed = COARSE if coarse else CLOSE[whole.dtype]
-        self.differ.append((use.layer, error > allowed * scale))
+        coarse = use.micro_batch.autocast or whole.dtype not in TOLERANCE
+        allowed = COARSE_TOLERANCE if coarse else TOLERANCE[whole.dtype]
+        self.incomplete.append((use.layer, error > allowed * scale))
 
     def forget(self) -> None:
         """Let go of the graph."""

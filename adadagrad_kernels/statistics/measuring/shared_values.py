@@ -44,7 +44,7 @@ class SharedValues:
     # Hooks find their node here: a node that its own hook refers to would never be freed.
     _hooked: list[Node] = field(default_factory=list)
 
-    def take(self, node: Node, output: int = 0) -> Tensor | None:
+    def share_of(self, node: Node, output: int = 0) -> Tensor | None:
         """The shares in the gradient of a node's output, ``[samples, *shape]``, if known."""
         return None if self.doubtful else self.shares.get(node, {}).get(output)
 
@@ -154,11 +154,11 @@ class SharedValues:
         """Where shared values meet the samples: a sample's share is that of its part."""
         for slot, child, output, place in met:
             shape = shape_of(child, output)
-            share = _short_way(node, slot, grads[0], shape, place)
+            share = _closed_form_share(node, slot, grads[0], shape, place)
             if share is None:
                 given = _filled(node, grads)
                 rows = [node(*(place.only(g, i) for g in given)) for i in range(self.samples)]
-                share = torch.stack([_as_handed_on(row, slot, child, output) for row in rows])
+                share = torch.stack([_as_engine_passes(row, slot, child, output) for row in rows])
             self._add(child, output, share)
 
     def _hand_on(
@@ -176,7 +176,7 @@ class SharedValues:
             ]
             rows.append(node(*given))
         for slot, child, output in children:
-            shares = [_as_handed_on(row, slot, child, output) for row in rows]
+            shares = [_as_engine_passes(row, slot, child, output) for row in rows]
             self._add(child, output, torch.stack(shares))
 
     def _pass(
@@ -206,7 +206,7 @@ def _consumers(outputs: Sequence[Tensor]) -> dict[Node, list[tuple[Node, int, in
     return found
 
 
-def _short_way(
+def _closed_form_share(
     node: Node, slot: int, grad: Tensor, shape: torch.Size, place: Place
 ) -> Tensor | None:
     """Shares in the gradient of one input, for the commonest nodes."""
@@ -247,7 +247,7 @@ def _zeros(node: Node, place: int) -> Tensor:
     return torch.zeros(metadata.shape, dtype=metadata.dtype, device=metadata.device)
 
 
-def _as_handed_on(
+def _as_engine_passes(
     gradients: Tensor | tuple[Tensor, ...], slot: int, child: Node, output: int
 ) -> Tensor:
     """What the engine makes of what a node gives: in the shape and type of its input."""

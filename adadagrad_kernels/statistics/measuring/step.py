@@ -14,7 +14,7 @@ from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sums import squared_norm
 
 
-def merged(
+def merge_micro_batches(
     micro_batches: Sequence[MicroBatch],
     named: NamedParameters,
     variance: bool,
@@ -27,7 +27,7 @@ def merged(
     parameters = {n: p for n, p in named if p.requires_grad}
     samples = sum(m.samples or 0 for m in micro_batches)
     factor = (samples / grad_scale) ** 2
-    sq_norms = torch.cat([_added(m.norms, m.samples or 0) for m in micro_batches]) * factor
+    sq_norms = torch.cat([_total_sq_norms(m.norms, m.samples or 0) for m in micro_batches]) * factor
     grads = {n: p.grad.detach() for n, p in parameters.items() if p.grad is not None}
     sums = [squared_norm(grads.values()), sq_norms.sum()]
     mean_sq_norm, sum_sq_norms = torch.stack([value.to(sums[1].device) for value in sums]).tolist()
@@ -45,13 +45,13 @@ def merged(
         variance=_variance(micro_batches, parameters, factor) if variance else None,
         mean_gradient=mean,
     )
-    if len(micro_batches) > 1 or not micro_batches[0].products:
+    if len(micro_batches) > 1 or not micro_batches[0].dots_with_sum:
         return record
-    products = torch.stack(micro_batches[0].products).sum(0) * samples / grad_scale**2
-    return record.with_inner_products(products)
+    inner_products = torch.stack(micro_batches[0].dots_with_sum).sum(0) * samples / grad_scale**2
+    return record.with_inner_products(inner_products)
 
 
-def _added(by_layer: Sequence[Norms], samples: int) -> Tensor:
+def _total_sq_norms(by_layer: Sequence[Norms], samples: int) -> Tensor:
     if not by_layer:
         return torch.zeros(samples, dtype=torch.float64, device="cpu")
     return torch.stack([each.squared for each in by_layer]).sum(0)
@@ -70,7 +70,7 @@ def _variance(
         squares, before, mean = None, None, None
         for micro_batch in micro_batches:
             size = micro_batch.samples or 0
-            own = _spread(micro_batch, parameter)
+            own = _contribution_variance(micro_batch, parameter)
             own = own.mul_(max(size - 1, 0)) if len(micro_batches) > 1 else own
             if len(micro_batches) > 1:
                 after = _gradient(micro_batch, parameter).to(own.dtype)
@@ -100,17 +100,17 @@ def _gradient(micro_batch: MicroBatch, parameter: nn.Parameter) -> Tensor:
     return found.to_dense() if found.is_sparse else found
 
 
-def _spread(micro_batch: MicroBatch, parameter: nn.Parameter) -> Tensor:
+def _contribution_variance(micro_batch: MicroBatch, parameter: nn.Parameter) -> Tensor:
     """The variance of the contributions to a parameter, put together from its parts."""
-    found = {k: v for k, v in micro_batch.spreads.items() if k[0] == id(parameter)}
+    found = {k: v for k, v in micro_batch.variances.items() if k[0] == id(parameter)}
     whole = found.get((id(parameter), 0))
     if whole is not None and whole.shape == parameter.shape:
         return whole
     kind = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-    spread = torch.zeros(parameter.shape, dtype=kind, device=parameter.device)
+    variance = torch.zeros(parameter.shape, dtype=kind, device=parameter.device)
     for (_, start), values in found.items():
-        spread.view(-1)[start : start + values.numel()] = values.flatten()
-    return spread
+        variance.view(-1)[start : start + values.numel()] = values.flatten()
+    return variance
 
 
 def first_nonfinite(micro_batches: Sequence[MicroBatch]) -> str | None:

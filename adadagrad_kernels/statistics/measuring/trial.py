@@ -74,7 +74,7 @@ class Watch:
         tensors = Contents.of(arguments).tensors
         versions = [tensor._version for tensor in tensors]
         if self.now is not None and arguments is not None:
-            inputs = tuple(_kept(t.detach(), self.count) for t in tensors)
+            inputs = tuple(_compact_copy(t.detach(), self.count) for t in tensors)
             self.now.calls[name].append(Call(tuple(t.shape for t in tensors), inputs))
         self._running.append(name)
         try:
@@ -183,13 +183,13 @@ class Question:
             path = paths[module]
             name = f"layer '{path}' ({type(module).__name__})" if path else "the model"
             given = Contents.of(output).tensors
-            short = [_kept(tensor.detach(), len(rows)) for tensor in given]
+            short = [_compact_copy(tensor.detach(), len(rows)) for tensor in given]
             trial.outputs.setdefault(name, []).extend(short)
 
         uses: AbstractContextManager[Any] = (
             _Uses(self.watch) if self.watch.holders else nullcontext()
         )
-        with self.unseen(), torch.no_grad(), _NoHooks():
+        with self.without_side_effects(), torch.no_grad(), _NoHooks():
             handles = [module.register_forward_hook(see) for module in paths]
             self.watch.now, self.watch.count = trial, len(rows)
             try:
@@ -219,7 +219,7 @@ class Question:
             [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in leaves.tensors]
         )
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        with self.unseen(), torch.enable_grad(), _NoHooks() as hooks:
+        with self.without_side_effects(), torch.enable_grad(), _NoHooks() as hooks:
             before = RandomState(device)
             given = distinct_tensors(self.forward(*args, **kwargs))
             draws = before.has_changed()
@@ -228,11 +228,11 @@ class Question:
     def whole(self) -> list[Tensor]:
         """The tensors that the model gives for the call as it is, and nothing else of it."""
         args, kwargs = self._arguments((), [False] * len(self.contents.tensors))
-        with self.unseen(), torch.no_grad(), _NoHooks():
+        with self.without_side_effects(), torch.no_grad(), _NoHooks():
             return Contents.of(self.forward(*args, **kwargs)).tensors
 
     @contextmanager
-    def unseen(self) -> Iterator[None]:
+    def without_side_effects(self) -> Iterator[None]:
         """A context after which nothing shows that the model ran."""
         kept = as_before(self.model, hooks=self.hooks, arguments=self.contents.others)
         with kept, warnings.catch_warnings():
@@ -251,12 +251,12 @@ class Question:
         for tensor, has_samples in zip(self.contents.tensors, batched, strict=True):
             whole = of_numbers is not None and not tensor.is_floating_point()
             index = torch.tensor(of_numbers if whole else rows, device=tensor.device)
-            picked = tensor.index_select(dimension, index) if has_samples else tensor.clone()
-            tensors.append(picked)
+            selected = tensor.index_select(dimension, index) if has_samples else tensor.clone()
+            tensors.append(selected)
         return self.contents.replaced(tensors)
 
 
-def _kept(tensor: Tensor, count: int) -> Tensor:
+def _compact_copy(tensor: Tensor, count: int) -> Tensor:
     """A copy, or of a large one with samples first weighted sums over blocks of each sample."""
     rows = len(tensor) if tensor.dim() else 0
     large = tensor.numel() > _LARGE and tensor.is_floating_point() and rows == count

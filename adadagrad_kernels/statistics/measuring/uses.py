@@ -98,11 +98,11 @@ class Use(ABC):
         """Sum of the contributions to its only part, and their norms; None for no short way."""
         return None
 
-    def cross_products(self, other: Use) -> Tensor | None:
+    def cross_dots(self, other: Use) -> Tensor | None:
         """<h_i, h_i of another use of the same part>, ``[samples]``; None for no short way."""
         return None
 
-    def along(self, gradient: Tensor) -> Tensor | None:
+    def dots_with(self, gradient: Tensor) -> Tensor | None:
         """<h_i, gradient> of its only part, ``[samples]``; None for no short way."""
         return None
 
@@ -211,18 +211,18 @@ def _like(grad: Tensor | None, part: Part | None) -> Tensor | None:
 def bias_moments(rows: Tensor, variance: bool, inner_products: bool) -> LayerMoments:
     """The moments of a bias alone, whose contributions are the rows ``[samples, features]``."""
     moments = batch_moments(rows, variance=variance, inner_products=inner_products)
-    products = moments.inner_products
+    dots = moments.inner_products
     return LayerMoments(
         weight_grad=rows.new_empty(0),
         bias_grad=moments.mean * len(rows),
         sq_norms=moments.sq_norms,
         weight_variance=None,
         bias_variance=moments.variance,
-        inner_products=None if products is None else products * len(rows),
+        inner_products=None if dots is None else dots * len(rows),
     )
 
 
-def wide(tensor: Tensor) -> Tensor:
+def upcast(tensor: Tensor) -> Tensor:
     """In the dtype of sums."""
     return tensor.to(ACCUMULATION_DTYPES[tensor.dtype])
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
-from adadagrad_kernels.statistics.measuring.samples import OTHERWISE, no_shares
-from adadagrad_kernels.statistics.measuring.shared_uses import CLOSE, COARSE
+from adadagrad_kernels.statistics.measuring.samples import OTHER_SOURCES, unknown_shares_message
+from adadagrad_kernels.statistics.measuring.shared_uses import COARSE_TOLERANCE, TOLERANCE
 from adadagrad_kernels.statistics.measuring.uses import Part
-from adadagrad_kernels.statistics.sums import together
+from adadagrad_kernels.statistics.sums import gathered_on_cpu
 
 #: The least gradient that is compared, relative to all that the samples contributed.
 _FLOOR = 1e-3
@@ -29,7 +29,7 @@ def require_clear(parameters: NamedParameters) -> None:
         ValueError: naming its parameter.
     """
     grads = {n: p.grad for n, p in parameters if p.requires_grad and p.grad is not None}
-    left = _not_zero(list(grads.values()))
+    left = _nonzero_flags(list(grads.values()))
     for name, is_left in zip(grads, left, strict=True):
         if is_left:
             raise ValueError(
@@ -72,8 +72,8 @@ def require_kept(
         ValueError: where all of it is zero, but not what the samples contributed.
     """
     grads = [p.grad for _, p in parameters if id(p) in reached and p.grad is not None]
-    if not any(_not_zero(grads)) and any(_not_zero(sq_norms)):
-        raise ValueError(dropped("the parameters"))
+    if not any(_nonzero_flags(grads)) and any(_nonzero_flags(sq_norms)):
+        raise ValueError(dropped_gradient_message("the parameters"))
 
 
 def require_present(parameters: NamedParameters, reached: Container[int]) -> None:
@@ -91,7 +91,7 @@ def require_present(parameters: NamedParameters, reached: Container[int]) -> Non
             )
 
 
-def dropped(name: str) -> str:
+def dropped_gradient_message(name: str) -> str:
     """The message for gradients that are gone while their samples still count."""
     return (
         f"the gradient of {name} was set to zero since an earlier backward pass, whose samples "
@@ -100,7 +100,7 @@ def dropped(name: str) -> str:
     )
 
 
-def outside(name: str) -> str:
+def foreign_gradient_message(name: str) -> str:
     """The message for a gradient that is not what the samples contributed."""
     return (
         f"what the samples contributed to the gradient of '{name}' does not add up to it. It can "
@@ -108,11 +108,11 @@ def outside(name: str) -> str:
         "a use of the parameter outside of its module; an output of the module that was changed in "
         "place; or a module that gives something else when it is run again. Ways out: weight_decay "
         "of the optimizer, or the penalty's gradient added after statistics(); the hook's change "
-        f"made after statistics(); or {OTHERWISE}"
+        f"made after statistics(); or {OTHER_SOURCES}"
     )
 
 
-def changed(name: str) -> str:
+def changed_gradient_message(name: str) -> str:
     """The message for a gradient that is no longer the one that was measured."""
     return (
         f"the gradient of '{name}' was changed between the backward pass and statistics(): "
@@ -121,7 +121,7 @@ def changed(name: str) -> str:
     )
 
 
-def hooked(name: str) -> str:
+def late_hook_message(name: str) -> str:
     """The message for a hook that may change a gradient after it was seen."""
     return (
         f"a hook on '{name}' was registered between the forward and the backward pass, and may "
@@ -129,7 +129,7 @@ def hooked(name: str) -> str:
     )
 
 
-def changed_in_place(layer: str) -> str:
+def changed_input_message(layer: str) -> str:
     """The message for a layer whose inputs are no longer what they were."""
     return (
         f"{layer} has an input that was changed in place since its forward pass, which it would "
@@ -137,7 +137,7 @@ def changed_in_place(layer: str) -> str:
     )
 
 
-def in_parts(layer: str) -> str:
+def partial_gradients_message(layer: str) -> str:
     """The message for a gradient whose parts were measured apart."""
     return (
         f"{layer} got its gradient in several parts, and the norm of their sum is not known: it "
@@ -146,7 +146,7 @@ def in_parts(layer: str) -> str:
     )
 
 
-def twice(layer: str) -> str:
+def second_backward_message(layer: str) -> str:
     """The message for two backward passes of one forward pass."""
     return (
         f"{layer} got a second gradient for the same forward pass: backward ran twice through it. "
@@ -154,10 +154,10 @@ def twice(layer: str) -> str:
     )
 
 
-def _not_zero(tensors: Sequence[Tensor]) -> list[bool]:
+def _nonzero_flags(tensors: Sequence[Tensor]) -> list[bool]:
     """Whether each has an element that is not zero; waits for a device once."""
     flags = [(t.coalesce().values() if t.is_sparse else t).any() for t in tensors]
-    found: list[bool] = together(flags).tolist()
+    found: list[bool] = gathered_on_cpu(flags).tolist()
     return found
 
 
@@ -188,7 +188,7 @@ def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> l
                     "measured: it is used outside of its module's forward, or an output of the "
                     "module was changed in place. Ways out: call the module in place of reading "
                     "its parameter, and the out-of-place form; hold the parameter where it is "
-                    f"used; freeze it; or {OTHERWISE}"
+                    f"used; freeze it; or {OTHER_SOURCES}"
                 )
             )
         elif all(key in micro_batch.sums for key in keys) and len(keys) == 1:
@@ -196,19 +196,23 @@ def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> l
             ours = ours.to_dense() if ours.is_sparse else ours
             scale = torch.linalg.vector_norm(theirs.double())
             error = torch.linalg.vector_norm(ours.double() - theirs.double())
-            allowed = COARSE if micro_batch.autocast else CLOSE.get(grad.dtype, COARSE)
+            allowed = (
+                COARSE_TOLERANCE
+                if micro_batch.autocast
+                else TOLERANCE.get(grad.dtype, COARSE_TOLERANCE)
+            )
             least = torch.maximum(scale, floor.to(scale.device))
             compared.append((name, error > allowed * least))
-    differs = together([far for _, far in compared]).tolist()
-    differ = micro_batch.shared.differ
-    apart = together([flag for _, flag in differ]).tolist()
+    differs = gathered_on_cpu([far for _, far in compared]).tolist()
+    incomplete = micro_batch.shared.incomplete
+    flags = gathered_on_cpu([flag for _, flag in incomplete]).tolist()
     problems += [
-        UnsupportedModelError(no_shares(layer))
-        for (layer, _), is_apart in zip(differ, apart, strict=True)
-        if is_apart
+        UnsupportedModelError(unknown_shares_message(layer))
+        for (layer, _), is_incomplete in zip(incomplete, flags, strict=True)
+        if is_incomplete
     ]
     names = [name for (name, _), far in zip(compared, differs, strict=True) if far]
-    return [*problems, *(ValueError(outside(name)) for name in names)]
+    return [*problems, *(ValueError(foreign_gradient_message(name)) for name in names)]
 
 
 def require_grad_mode(
@@ -235,7 +239,7 @@ def require_grad_mode(
             )
 
 
-def storage(tensor: Tensor) -> int:
+def storage_pointer(tensor: Tensor) -> int:
     """Where the values of a gradient are."""
     return (tensor._values() if tensor.is_sparse else tensor).untyped_storage().data_ptr()
 

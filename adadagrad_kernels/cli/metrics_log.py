@@ -38,7 +38,7 @@ def remove_tables(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-class Recorder:
+class MetricsLog:
     """Writes the lines of a run; a context manager that closes the writers.
 
     The writers begin with the lines that `metrics.jsonl` holds already. So after a resume they
@@ -76,7 +76,7 @@ class Recorder:
         self._metrics.write(line)
         self._pass_on(line)
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, *error: Any) -> None:
