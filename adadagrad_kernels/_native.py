@@ -74,7 +74,7 @@ except ImportError as error:
 
 
 def openmp_runtimes() -> list[str]:
-    """The OpenMP libraries mapped into this process; two of them would fight over the cores."""
+    """The OpenMP libraries mapped into this process, torch's and those of other packages."""
     try:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8")
     except OSError:
@@ -149,9 +149,9 @@ def _initialise() -> None:
             introduce_tensors(module)
     if C is None:
         return
-    for path in openmp_runtimes():
-        if C.use_openmp(path):
-            break
+    # What torch's own calls are bound to. Other packages, such as scikit-learn, bring runtimes too,
+    # and two pools of threads would fight over the cores.
+    C.use_openmp(torch._C.__file__)
     asked = os.environ.get(_VARIABLE)
     if asked:
         try:

@@ -245,9 +245,9 @@ bool isa_supported(Isa isa);
 Isa active_isa();
 void use_isa(Isa isa);
 
-// Shares the OpenMP runtime at `path`, already loaded in this process; false if it is not loaded
-// or lacks the entry points. Without one, kernels run on the calling thread alone.
-bool use_openmp(const char* path);
+// Shares the OpenMP runtime that `library`, already loaded in this process, calls itself; false if
+// it calls none. Without one, kernels run on the calling thread alone.
+bool use_openmp(const char* library);
 
 }  // namespace cpu
 }  // namespace adak

@@ -173,5 +173,5 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("supported_isas", [] { return isas(&cpu::isa_supported); });
   m.def("active_isa", [] { return std::string(cpu::isa_name(cpu::active_isa())); });
   m.def("use_isa", &use_isa);
-  m.def("use_openmp", [](const std::string& path) { return cpu::use_openmp(path.c_str()); });
+  m.def("use_openmp", [](const std::string& library) { return cpu::use_openmp(library.c_str()); });
 }

@@ -30,10 +30,13 @@ void run(void* data) {
 
 }  // namespace
 
-bool use_openmp(const char* path) {
-  void* library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
-  if (library == nullptr) return false;
-  void* symbol = dlsym(library, "GOMP_parallel");
+bool use_openmp(const char* library) {
+  // As the loader binds the library's own calls: what was preloaded comes before what it links.
+  void* symbol = dlsym(RTLD_DEFAULT, "GOMP_parallel");
+  if (symbol == nullptr) {
+    void* loaded = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
+    if (loaded != nullptr) symbol = dlsym(loaded, "GOMP_parallel");
+  }
   if (symbol == nullptr) return false;
   parallel_region = reinterpret_cast<ParallelRegion>(symbol);
   return true;

@@ -6,6 +6,7 @@ import platform
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -124,10 +125,51 @@ torch.set_num_threads(2)
 torch.randn(300, 300) @ torch.randn(300, 300)
 ops.batch_moments(torch.randn(64, 100_000))
 runtimes = _native.openmp_runtimes()
-print(len(runtimes), _native.C.use_openmp(runtimes[0]), _native.C.active_isa())
+print(len(runtimes), _native.C.use_openmp(torch._C.__file__), _native.C.active_isa())
 """
     best = _native.instruction_sets()["supported"][-1]
     assert output(code, **{VARIABLE: ""}) == f"1 True {best}"
+
+
+THREADS_OF_A_KERNEL = """
+import os
+import {first}
+import {second}
+import torch
+torch.set_num_threads(2)
+torch.ones(2_000_000).neg_()
+before = len(os.listdir("/proc/self/task"))
+from adadagrad_kernels import _native, ops
+ops.batch_moments(torch.ones(64, 100_000))
+print(len(_native.openmp_runtimes()), len(os.listdir("/proc/self/task")) - before)
+"""
+#: scikit-learn's compiled modules that bring its OpenMP runtime.
+OTHER = "sklearn.cluster"
+
+
+@pytest.mark.parametrize(("first", "second"), [("torch", OTHER), (OTHER, "torch")])
+@pytest.mark.parametrize("preloaded", [False, True], ids=["", "preloaded"])
+def test_the_threads_are_those_of_torch_whoever_else_brings_some(
+    first: str, second: str, preloaded: bool
+) -> None:
+    """Another runtime would start threads of its own, and the two pools fight over the cores."""
+    pytest.importorskip("sklearn", reason="another package with an OpenMP runtime of its own")
+    if not Path("/proc/self/task").exists():
+        pytest.skip("threads are counted in Linux's /proc")
+    code = THREADS_OF_A_KERNEL.format(first=first, second=second)
+    # Where one is preloaded, torch's own calls are bound to it too.
+    preload = {"LD_PRELOAD": _runtime_of(OTHER)} if preloaded else {}
+    runtimes, started = output(code, **preload).split()
+    assert runtimes == "2", "nothing to confuse"
+    assert started == "0"
+
+
+def _runtime_of(module: str) -> str:
+    """The OpenMP runtime that a module maps where torch is not there."""
+    code = f"import {module}; print(*(line.split()[-1] for line in open('/proc/self/maps')))"
+    found = {path for path in output(code).split() if "/libgomp" in path}
+    assert len(found) == 1
+    return found.pop()
 
 
 def test_another_thread_runs_while_a_kernel_does() -> None:
