@@ -1,4 +1,4 @@
-"""Checks of settings and saved states, the same wherever an object has some."""
+"""Checks of settings and saved states, shared by all objects that have them."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def require_keys(owner: str, state: Mapping[str, Any], keys: Iterable[str]) -> N
     missing = sorted(set(keys) - set(state))
     if missing:
         raise ValueError(
-            f"not a state of {owner}: it lacks {', '.join(missing)}; "
-            f"it has {', '.join(sorted(state)) or 'no keys'}"
+            f"not a state of {owner}: it lacks {', '.join(missing)}; it has "
+            f"{', '.join(sorted(state)) or 'no keys'}; load what its state_dict() returned"
         )
 
 
@@ -63,12 +63,13 @@ def require_entries(owner: str, state: Mapping[str, Any] | None, names: set[str]
     """The entries of a saved state.
 
     Raises:
-        ValueError: where it has not those that ``owner`` writes.
+        ValueError: if they are not those that ``owner`` writes.
     """
     found = set(state or {})
     if state is None or found != names:
         raise ValueError(
-            f"not a state of {owner}: accepted are the entries {sorted(names)}, got {sorted(found)}"
+            f"not a state of {owner}: accepted are the entries {sorted(names)}, got "
+            f"{sorted(found)}; load what its state_dict() returned"
         )
     return dict(state)
 
@@ -77,12 +78,15 @@ def require_numbers(owner: str, state: Mapping[str, Any] | None, names: set[str]
     """The entries of a saved state that holds numbers alone.
 
     Raises:
-        ValueError: where it has not those that ``owner`` writes, or another type among them.
+        ValueError: if they are not those that ``owner`` writes, or not all are numbers.
     """
     entries = require_entries(owner, state, names)
     for name, value in entries.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"the state of {owner} has {name}={value!r}; accepted are numbers")
+            raise ValueError(
+                f"the state of {owner} has {name}={value!r}; accepted are numbers: load what its "
+                "state_dict() returned"
+            )
     return entries
 
 
@@ -100,7 +104,7 @@ def require_equal(owner: str, name: str, saved: object, here: object) -> None:
 
 
 def check_step_numbers(*, grad_scale: float = 1.0, **numbers: float) -> None:
-    """Refuse numbers with which a step would climb, or write NaN.
+    """Refuse numbers with which a step would climb or write NaN.
 
     Args:
         grad_scale: the factor of the gradients, by which they are divided.

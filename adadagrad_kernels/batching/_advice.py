@@ -1,4 +1,4 @@
-"""The knobs that findings name: which way, what they are now, in the words of whoever reads it."""
+"""The knobs that findings name: the direction to turn, the value now, in the reader's words."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 def constants(now: Snapshot, words: Mapping[str, str], *, larger: bool) -> str:
     """The change of the criterion's constants that makes batches larger, or smaller.
 
-    The criterion says which way its constants go (``larger_batches``); of one that does not, the
-    direction is left to its reader.
+    The criterion says which way its constants go (``larger_batches``); if it does not, the
+    direction is left to the reader.
     """
     criterion: Any = now.criterion
     ways: Mapping[str, str] = getattr(criterion, "larger_batches", {})
@@ -38,13 +38,13 @@ def brakes(now: Snapshot, words: Mapping[str, str]) -> str:
 
 
 def knob(name: str, value: object, words: Mapping[str, str]) -> str:
-    """A knob by its name there, and what it is now."""
+    """A knob by the reader's name for it, and its value now."""
     now = f"{value:,}" if isinstance(value, int) else value
     return f"{words.get(name, name)} (now {'none' if now is None else now})"
 
 
 def _value(criterion: Any, name: str) -> object:
-    """The constant, where it is: some criteria stand around another one."""
+    """The constant, which may belong to a criterion inside another one."""
     while not hasattr(criterion, name) and hasattr(criterion, "criterion"):
         criterion = criterion.criterion
     return getattr(criterion, name, "unknown")

@@ -14,7 +14,7 @@ def require_multiple(name: str, value: object, of: int) -> int:
     """Returns ``value`` as an int.
 
     Raises:
-        ValueError: if it is no positive multiple of ``of``, naming the nearest ones.
+        ValueError: unless it is a positive multiple of ``of``, naming the nearest ones.
     """
     size = require_int(name, value, at_least=1)
     below = size - size % of
@@ -25,7 +25,7 @@ def require_multiple(name: str, value: object, of: int) -> int:
 
 
 def round_up(size: float, to: int) -> int:
-    """The least multiple that is not below a size, but for the rounding of the size itself."""
+    """The smallest multiple that is not below a size, up to the rounding of the size itself."""
     return -(-math.ceil(size - _ROUNDING * size) // to) * to
 
 

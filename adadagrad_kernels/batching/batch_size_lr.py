@@ -22,13 +22,13 @@ _FOLLOWING: WeakSet[Optimizer] = WeakSet()
 
 
 class BatchSizeLR:
-    """Multiplies an optimizer's learning rates by what a rule says of the batch size.
+    """Multiplies an optimizer's learning rates by a gain that follows the batch size.
 
-    The gain is there during ``optimizer.step`` alone: before it, a hook multiplies the rate of
-    every parameter group, after it another puts the very value back. So any scheduler of torch goes
-    on as if nothing happened, whether it computes rates anew or from those before, and checkpoints
-    hold the rates without gain. Tensors as rates (``capturable``) are changed in place. After a
-    step that raised, ``update`` and the next step put the rates back.
+    The gain applies during ``optimizer.step`` alone: a hook before the step multiplies the rate of
+    every parameter group, and a hook after it puts the same value back. So torch's schedulers run
+    undisturbed, whether they compute rates anew or from the last ones, and checkpoints hold the
+    rates without the gain. Tensor rates (``capturable``) are changed in place. After a step that
+    raised, ``update`` and the next step put the rates back.
 
     Args:
         optimizer: any torch optimizer. Its rates are those for ``batch_size``.
@@ -60,14 +60,17 @@ class BatchSizeLR:
         named = {"linear": PowerRule(1.0), "sqrt": PowerRule(0.5)}
         if isinstance(rule, str):
             if rule not in named:
-                raise ValueError(f"rule must be one of {', '.join(named)} or a rule, got {rule!r}")
+                raise ValueError(
+                    f"rule must be one of {', '.join(named)}, or a LearningRateRule such as "
+                    f"per_doubling(0.75), got {rule!r}"
+                )
             rule = named[rule]
         self.optimizer, self.rule = optimizer, rule
         self.batch_size = require_int("batch_size", batch_size, at_least=1)
         if optimizer in _FOLLOWING:
             raise ValueError(
-                "the optimizer's rates follow the batch size already, and two gains would undo "
-                "each other: call remove() on the first BatchSizeLR"
+                "this optimizer already has a BatchSizeLR, and two gains would undo each other: "
+                "call remove() on the first one"
             )
         self.gain = 1.0
         # Of each group, the rate that it had before the step.
@@ -105,7 +108,7 @@ class BatchSizeLR:
         self.gain = self.rule.gain(batch_size / self.batch_size)
 
     def remove(self) -> None:
-        """Leave the optimizer alone from here on."""
+        """Detach from the optimizer."""
         self._restore()
         _FOLLOWING.discard(self.optimizer)
         while self._handles:

@@ -36,36 +36,36 @@ class BatchController:
 
     rounded up to a multiple of ``round_to`` (AdAdaGrad, arXiv 2402.11215, Algorithm 1). Sizes are
     global: over all ranks and micro-batches of one step. The decision is a function of the
-    statistics alone, so ranks that share statistics share decisions. What keeps the size:
+    statistics alone, so ranks that share statistics share decisions. These keep the size:
 
     * statistics that hold NaN or infinity, or whose T is NaN: counted in ``nonfinite_steps``, and
       reported once through ``logging.getLogger("adadagrad_kernels")``;
     * a batch of one, which has no variance (start with at least 2 samples);
     * a step that is not a test step, and every step at the cap;
-    * a T that is the very number of samples measured, as of criteria that do not decide yet.
+    * a T equal to the number of samples measured, as from criteria that do not decide yet.
 
-    An infinite T of finite statistics means the largest batch allowed. A schedule
-    (``BatchSizeSchedule``) in the place of the criterion needs no statistics: ``step`` alone moves
+    An infinite T from finite statistics means the largest batch allowed. A schedule
+    (``BatchSizeSchedule``) instead of the criterion needs no statistics: ``step`` alone moves
     it on, and T is its size at ``samples_seen``.
 
     Args:
         criterion: the batch-size test or a schedule, or None for a fixed size.
-        batch_size: samples in the first step. With ``allow_shrink`` also the floor. A schedule says
-            it itself.
+        batch_size: samples in the first step; with ``allow_shrink`` also the floor. Leave it out
+            with a schedule, which has its own first size.
         max_batch_size: the cap b_max.
         round_to: every size is a multiple of it, say micro-batch times ranks. ``batch_size`` and
             ``max_batch_size`` must be multiples too, so that the cap holds exactly.
-        test_interval: tests at every n-th step only.
+        test_interval: test only at every n-th step.
         growth_cap: the largest factor by which one decision may enlarge the batch (None: no
             bound). One more multiple of ``round_to`` is always allowed, or small sizes would stick.
         allow_shrink: lets a T below the current size make the batch smaller again.
-        hysteresis: the size changes only where T is beyond it by more than this factor, at least 1;
-            not for schedules.
+        hysteresis: the size changes only if T differs from it by more than this factor, at least
+            1; not for schedules.
         cooldown: steps after a change in which nothing is tested.
-        smoothing: weight of the past in a running average of the statistics, of which the criterion
-            gets the averages (``SmoothedStatistics``); 0: none. Not for criteria that read the
-            variance of every coordinate.
-        signatures: what watches for failures; None: a ``FailureSignatures()``.
+        smoothing: weight of the past in running averages of the statistics, which the criterion
+            then reads (``SmoothedStatistics``); 0: none. Not for criteria that read the variance of
+            every coordinate.
+        signatures: watches for failures; None: a ``FailureSignatures()``.
 
     Attributes:
         batch_size: samples of the next step.
@@ -177,8 +177,8 @@ class BatchController:
         micro-batches and ranks.
 
         Args:
-            statistics: of the step's gradients, taken before the parameters moved; None of a step
-                that was not measured counts ``samples`` as ``step`` does.
+            statistics: of the step's gradients, taken before the parameters moved; None for a step
+                that was not measured, which counts ``samples`` as ``step`` does.
             samples: samples in the step, where not ``statistics.batch_size``.
             loss: mean loss of the batch, a number or a tensor with one element, for ``signatures``;
                 None takes that of the statistics.
@@ -189,8 +189,8 @@ class BatchController:
         if statistics is None:
             if samples is None:
                 raise ValueError(
-                    "there are no statistics: the step was not measured; count it with "
-                    "step(samples), or pass its samples too"
+                    "got no statistics, since the step was not measured, and no samples; count the "
+                    "step with step(samples), or pass update(None, samples)"
                 )
             return self.step(samples, loss=loss)
         samples = require_int(
@@ -312,12 +312,12 @@ class BatchController:
         self._changed = saved.changed
 
     def _require_averages(self, criterion: Any) -> None:
-        """Refuse a criterion that reads what is not averaged, where averages are asked for."""
+        """Refuse smoothing for a criterion that reads what is not averaged."""
         for attribute, what in (("needs_variance", "coordinate"), ("layerwise", "parameter")):
             if self.smoothing.beta and getattr(criterion, attribute, False):
                 raise ValueError(
-                    f"smoothing does not average the statistics of every {what}, which "
-                    f"{criterion.name} reads: use smoothing=0"
+                    f"smoothing={self.smoothing.beta} does not average the statistics of every "
+                    f"{what}, which {criterion.name} reads: use smoothing=0"
                 )
 
     def _size_within_limits(self, suggestion: float) -> int:

@@ -1,4 +1,4 @@
-"""What a controller has counted and decided, as it is saved and loaded."""
+"""What a controller has counted and decided, for saving and loading."""
 
 from __future__ import annotations
 
@@ -61,7 +61,10 @@ class ControllerState:
         try:
             decision = None if decision is None else Decision(**decision)
         except TypeError as error:
-            raise ValueError(f"saved last_decision is not a Decision: {decision!r}") from error
+            raise ValueError(
+                f"saved last_decision is {decision!r}; accepted are the fields of a Decision: load "
+                "what state_dict() returned"
+            ) from error
         gradient = {str(name): float(value) for name, value in saved["gradient"].items()}
         if changed is not None:
             changed = require_int("saved changed", changed, at_least=1)
@@ -74,7 +77,7 @@ def load_all(parts: list[tuple[Any, Any]]) -> None:
     """Load every part's state, or none.
 
     Args:
-        parts: what has ``state_dict`` and ``load_state_dict``, each with its saved state.
+        parts: objects with ``state_dict`` and ``load_state_dict``, each with its saved state.
     """
     before = [part.state_dict() for part, _ in parts]
     try:

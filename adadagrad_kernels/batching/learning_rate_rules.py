@@ -1,4 +1,4 @@
-"""By what the learning rate changes when the batch does."""
+"""How the learning rate changes with the batch size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class LearningRateRule(Protocol):
-    """By what a learning rate tuned for one batch size is multiplied at another."""
+    """The factor for a learning rate that was tuned at another batch size."""
 
     def gain(self, growth: float) -> float:
         """The factor for a batch that is ``growth`` times the first one."""
@@ -75,7 +75,7 @@ def per_doubling(factor: float) -> PowerRule:
 
 
 class AdaScale:
-    r"""AdaScale's gain (Johnson, Agrawal, Gu, Guestrin 2020): what a larger batch is worth.
+    r"""AdaScale's gain (Johnson, Agrawal, Gu, Guestrin 2020): how much a larger batch is worth.
 
     With :math:`\sigma^2` the trace of the covariance of the first batch's mean gradient,
     :math:`\mu^2` the squared norm of the true gradient, and a batch S times the first,
@@ -85,8 +85,8 @@ class AdaScale:
     S where noise dominates, 1 where there is none. Both are running averages of unbiased
     estimates, :math:`\sigma^2 = V_{\mathrm{norm}} / b_0` and
     :math:`\mu^2 = N - V_{\mathrm{norm}} / b`, the first at least 1e-6 and the second at least 0.
-    ``progress`` adds up the gains: schedules of the first batch's training go by it in place of
-    the number of steps.
+    ``progress`` adds up the gains: a schedule made for the first batch size counts it instead of
+    steps.
 
     Args:
         batch_size: :math:`b_0`, for which the learning rate was tuned.
@@ -126,7 +126,7 @@ class AdaScale:
         return math.sqrt(ratio) if self.square_root else ratio
 
     def observe(self, statistics: GradientStatistics) -> None:
-        """Average a step's statistics in; those that are not finite, or of one sample, are not."""
+        """Average a step's statistics in, unless they are not finite or of one sample."""
         samples = statistics.batch_size
         if samples >= 2 and statistics.is_finite:
             variance = statistics.variance_norm

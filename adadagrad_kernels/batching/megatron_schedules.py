@@ -43,7 +43,8 @@ def megatron_schedule(text: str, *, tokens_per_sample: int = 1) -> MilestoneSche
         start = -(-round(float(match[1]) * _UNITS[match[2]]) // tokens_per_sample)
         if milestones and start <= max(milestones):
             raise ValueError(
-                f"step {step!r} of the schedule {text!r} does not begin after the one before it"
+                f"step {step!r} of the schedule {text!r} does not begin after the one before it: "
+                "list the steps in rising order"
             )
         size = require_int(f"the size of step {step!r}", int(match[3]), at_least=1)
         if milestones and size < max(milestones.values()):
@@ -81,7 +82,9 @@ def megatron_rampup(start: int, increment: int, samples: int, target: int) -> Mi
     if not steps:
         return MilestoneSchedule({0: start})
     if samples < steps:
-        raise ValueError(f"{steps} increments do not fit into samples={samples}")
+        raise ValueError(
+            f"{steps} increments do not fit into samples={samples}; accepted are at least {steps}"
+        )
     return MilestoneSchedule(
         {-(-samples * step // steps): start + increment * step for step in range(steps + 1)}
     )

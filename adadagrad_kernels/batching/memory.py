@@ -33,8 +33,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 class PeakMemory(TorchDispatchMode):
     """Counts the bytes of tensors that are made inside it, and the most alive at once.
 
-    Works on every device and inside torch.func transforms, because it sees each operation after
-    they have been resolved. It sees tensors, not the scratch space inside one operation.
+    It works on every device and inside torch.func transforms, because it sees each operation after
+    these are resolved. It sees tensors, not the scratch space inside one operation.
 
     Attributes:
         live_bytes: of storages made inside and still alive.
@@ -135,7 +135,7 @@ def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
 
 
 def release_memory() -> None:
-    """Frees what is only waiting to be freed, after a failed allocation."""
+    """Frees cached and unreachable memory after a failed allocation."""
     gc.collect()
     torch.cuda.empty_cache()  # does nothing where CUDA was never used
 

@@ -1,4 +1,4 @@
-"""How a batch is cut to fit the memory, and what happens when it does not fit."""
+"""Cuts a batch into micro-batches that fit the memory, and smaller ones when memory runs out."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ class ChunkedSource(Protocol):
 
 
 class MicroBatchPlanner:
-    """Cuts batches into micro-batches that fit, and is the memory manager of a step.
+    """Cuts batches into micro-batches that fit the memory, and repeats steps that ran out of it.
 
     The micro-batch size stays the same while the batch grows (torch.compile and CUDA graphs see
-    two shapes at most, the last one being short), and only ever shrinks:
+    at most two shapes, because the last one is short), and only ever shrinks:
 
     * ``max_samples`` bounds it from the start;
-    * ``max_bytes`` bounds what a step may hold beyond what is there before it: activations,
-      gradients, per-sample gradients. The planner measures steps of growing size (``probe``),
-      fits fixed + per_sample * m, and takes the largest m below the bound;
-    * if a step runs out of memory, what it did is taken back (gradients, buffers, random states),
-      the micro-batch is halved, and the same step is run again: nothing is lost or counted twice.
+    * ``max_bytes`` bounds what a step may allocate: activations, gradients, per-sample gradients.
+      The planner measures steps of growing size (``probe``), fits fixed + per_sample * m, and
+      takes the largest m below the bound;
+    * if a step runs out of memory, its gradients, buffers and random states are put back, the
+      micro-batch is halved, and the same step runs again: nothing is lost or counted twice.
 
-    So a step may be called several times: it changes nothing but gradients and buffers of the
-    model, and keeps its sums to itself until it returns them. The optimizer's step, the
-    controller's update and other counts come after it.
+    A step may therefore run several times. It must change nothing but gradients and buffers of the
+    model, and keep its sums to itself until it returns them. Take the optimizer's step, the
+    controller's update and other counts after it.
 
     Args:
         max_samples: the largest micro-batch, or None.
@@ -99,7 +99,7 @@ class MicroBatchPlanner:
     def plan(self, batch_size: int) -> list[int]:
         """Returns the micro-batch sizes of a batch, in order; they add up to ``batch_size``.
 
-        All are ``micro_batch_size`` but for a short last one.
+        All have ``micro_batch_size``, except for a short last one.
         """
         size = self._largest(batch_size)
         full, tail = divmod(batch_size, size)
@@ -117,17 +117,17 @@ class MicroBatchPlanner:
         *,
         source: ChunkedSource | None = None,
     ) -> Result:
-        """Runs a step over the micro-batches of a batch, smaller ones where memory runs out.
+        """Runs a step over the micro-batches of a batch, smaller ones if memory runs out.
 
         With ``max_bytes`` it probes first, and again when the batch has outgrown the last probe.
 
         Args:
-            step: gets the slices of the batch, one per micro-batch, and runs forward and
-                backward of each; its result is handed through.
+            step: receives the slices of the batch, one per micro-batch, and runs forward and
+                backward for each; its result is returned.
             batch_size: samples in the batch.
             model: whose gradients and buffers the step changes.
-            source: has its ``chunk_size`` set before every try, and cuts by itself: the step then
-                gets one slice, of the samples for ``source.backward``.
+            source: cuts the batch by itself: its ``chunk_size`` is set before every try, and the
+                step gets one slice, of the samples for ``source.backward``.
 
         Raises:
             MemoryError: if not even ``min_samples`` fit; gradients, buffers and random states are
@@ -181,8 +181,9 @@ class MicroBatchPlanner:
         largest = self._largest(batch_size)
         if largest <= self.min_samples:
             raise ValueError(
-                f"a probe needs more than min_samples={self.min_samples}, got batch_size="
-                f"{batch_size} and micro_batch_size={self.micro_batch_size}"
+                f"a probe needs micro-batches above min_samples={self.min_samples}, got batch_size="
+                f"{batch_size} and micro_batch_size={self.micro_batch_size}: probe a larger batch, "
+                "or lower min_samples"
             )
         size = self.min_samples
         if self.memory is not None and self.memory.measured_samples < largest:
@@ -238,7 +239,10 @@ class MicroBatchPlanner:
         events = require_int("saved events", state["out_of_memory_events"], at_least=0)
         if memory is not None:
             if len(memory) != 3:
-                raise ValueError(f"saved memory must be the 3 numbers of a fit, got {memory!r}")
+                raise ValueError(
+                    f"saved memory must be the 3 numbers of a fit, got {memory!r}; load what "
+                    "state_dict() returned"
+                )
             memory = MemoryModel(*memory)
         self.micro_batch_size = size or self.micro_batch_size
         self.memory, self.out_of_memory_events = memory, events
@@ -273,7 +277,7 @@ class MicroBatchPlanner:
                 raise
         finally:
             before.restore()
-        # The bound is above what the machine has: for the fit it was passed by far.
+        # The bound is above what the machine has; for the fit, count it as far exceeded.
         self.out_of_memory_events += 1
         release_memory()
         return 2 * self.max_bytes

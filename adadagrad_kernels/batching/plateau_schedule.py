@@ -1,4 +1,4 @@
-"""A batch that grows where a metric stops improving."""
+"""A batch that grows when a metric stops improving."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _LARGEST = 2.0**53
 class PlateauSchedule(BatchSizeSchedule):
     """Multiplies the size when a metric has stopped improving.
 
-    Tell it the metric by ``observe``, after each evaluation; the size changes at the next step. Its
+    Pass the metric to ``observe`` after each evaluation; the size changes at the next step. The
     arguments and their defaults are those of ``torch.optim.lr_scheduler.ReduceLROnPlateau``, with
-    ``factor`` above 1. A metric that is NaN is no improvement.
+    ``factor`` above 1. NaN does not count as an improvement.
 
     Args:
         initial: the size at first.
         factor: by which a plateau multiplies the size, greater than 1.
         mode: ``"min"`` for a metric that should fall, ``"max"`` for one that should rise.
-        patience: evaluations without improvement that are borne; the next one multiplies.
+        patience: evaluations without improvement that are tolerated; the next one multiplies.
         threshold: by how much a metric must be better to count.
         threshold_mode: ``"rel"``: that share of the best so far; ``"abs"``: that difference.
         cooldown: evaluations after a growth in which no bad one is counted.
@@ -99,7 +99,7 @@ class PlateauSchedule(BatchSizeSchedule):
             self.bad, self.cooling = 0, self.cooldown
 
     def hold(self, largest: int) -> None:
-        """Go no further than a size, the controller's cap: plateaus there change nothing."""
+        """Do not exceed the controller's cap, at which plateaus change nothing."""
         self.size = min(self.size, float(largest))
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a step may change before its optimizer moves: kept, so that it can be taken back."""
+"""Keeps what a step may change before its optimizer moves, so that it can be put back."""
 
 from __future__ import annotations
 

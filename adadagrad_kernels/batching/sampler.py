@@ -39,25 +39,25 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
     in it is a count of samples. So no sample is repeated or dropped when the size changes, and a
     run resumes exactly with another batch size, number of workers or number of ranks.
 
-    One iteration is one epoch with a short last batch, and the next iteration is the next epoch;
-    an iteration that was broken off continues where it stood. With ``total_samples``, one
-    iteration runs over as many epochs as needed, batches cross epoch borders (every permutation
-    is used up before the next one starts), and exactly ``total_samples`` indices are drawn.
+    One iteration is one epoch with a short last batch; the next iteration is the next epoch. An
+    iteration that broke off continues where it stopped. With ``total_samples``, one iteration
+    runs over as many epochs as needed, batches cross epoch borders (every permutation is used up
+    before the next one starts), and exactly ``total_samples`` indices are drawn.
 
     Ranks: all draw the same global batch, and rank r takes ids[r::world_size], so their shares
-    differ by one sample at most (weigh by samples, not by ranks) and all have equally many
-    batches. For this a tail too short to give every rank ``min_samples`` joins the batch before it.
+    differ by at most one sample (weigh by samples, not by ranks) and all have equally many
+    batches. A tail too short to give every rank ``min_samples`` joins the batch before it.
     There is no attribute ``batch_size``, by which Accelerate would shard a second time.
 
     Workers: a DataLoader with workers draws ``prefetch_factor * num_workers`` batches ahead, so
-    exactly that many batches after a change keep the old size, those at the start of a run among
-    them, and the sampler stands that far ahead of training. For an exact checkpoint say what was
-    trained on, ``state_dict(consumed=controller.samples_seen)``: it holds the sizes of the batches
-    in flight too, and the resumed run cuts the very same ones. A loop that was broken off lost
-    those: ``rewind`` gives them back. torchdata's StatefulDataLoader takes its own snapshots, exact
-    in the samples; it has what was in flight cut afresh, by the size when it resumes.
+    exactly that many batches after a change keep the old size, also at the start of a run, and the
+    sampler stands that far ahead of training. For an exact checkpoint say what was trained on,
+    ``state_dict(consumed=controller.samples_seen)``: it then holds the sizes of the batches in
+    flight, and the resumed run cuts the same ones. A loop that broke off has lost those batches;
+    ``rewind`` gives them back. torchdata's StatefulDataLoader takes its own snapshots, exact in the
+    samples; after a resume it cuts what was in flight afresh, by the size at that time.
     To resume bit for bit, give the loader a ``generator`` of its own: each of its iterators draws
-    a number, by default from torch's global generator, and with it shifts dropout.
+    a number, by default from torch's global generator, which would shift dropout.
 
     Args:
         dataset_or_size: anything with a length, or the length.
@@ -66,12 +66,12 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
         seed: with the epoch, the key of the permutation; 0 to 2**64 - 1.
         shuffle: False draws in the order of the dataset.
         drop_last: leaves out the short last batch of an iteration, and no other: a batch size
-            above that of the whole iteration counts as the latter.
+            above the whole iteration counts as the whole iteration.
         total_samples: the sample budget over all epochs and ranks, or None.
         rank: of this process.
         world_size: number of ranks.
-        min_samples: fewest samples of a rank in a batch; 2 spares BatchNorm and variances a tail
-            of one.
+        min_samples: fewest samples of a rank in a batch; with 2, BatchNorm and variances never see
+            a tail of one.
 
     Attributes:
         epoch: the epoch of the next sample; it counts on by itself.
@@ -147,7 +147,7 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
         return len(self._pending) + full + (tail > 0 and not joins)
 
     def set_epoch(self, epoch: int) -> None:
-        """Goes to the start of ``epoch``; within that epoch already, stays where it is.
+        """Goes to the start of ``epoch``; if already in that epoch, stays where it is.
 
         Only needed to repeat or skip epochs, and harmless at the top of every epoch, also of a
         resumed one. With ``total_samples`` epochs follow each other and the call changes nothing.
@@ -195,9 +195,9 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
         }
 
     def rewind(self, consumed: int) -> None:
-        """Draws again, and first, what was drawn beyond ``consumed`` samples.
+        """Draws again what was drawn beyond ``consumed`` samples, before anything new.
 
-        For a loop over a DataLoader with workers that was broken off.
+        For a loop over a DataLoader with workers that broke off.
 
         Raises:
             ValueError: as ``state_dict``.
@@ -222,7 +222,10 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
             for name in ("epoch", "position", "drawn")
         )
         if position > self.size:
-            raise ValueError(f"saved position {position} is beyond the dataset's {self.size}")
+            raise ValueError(
+                f"saved position {position} is beyond the dataset's {self.size} samples: resume "
+                "with the dataset of the saved run"
+            )
         if self.total_samples is not None and drawn > self.total_samples:
             raise ValueError(
                 f"the saved run had drawn {drawn} samples, more than total_samples "
@@ -293,7 +296,7 @@ def _length(dataset_or_size: Sized | int) -> int:
     except TypeError:
         return require_int("dataset_or_size, where it has no length,", dataset_or_size, at_least=1)
     if size == 0:
-        raise ValueError("the dataset is empty: at least one sample is needed")
+        raise ValueError("the dataset has 0 samples; accepted is at least one: check how it loads")
     return size
 
 

@@ -26,10 +26,10 @@ class SamplesLR:
     batch size what it would do with a batch fixed at ``samples_per_step``. Schedules of AdAdaGrad
     are functions of the samples seen (its code's ``warmup_samples`` and ``lr_decay_samples``).
 
-    Call ``step`` after the optimizer's step, as torch asks. A unit that a batch only begins is kept
-    for the next call. ReduceLROnPlateau gets the metric and at most one step per call, however
+    Call ``step`` after the optimizer's step, as torch asks. Samples short of a whole unit carry
+    over to the next call. ReduceLROnPlateau gets the metric and at most one step per call, however
     many units have passed: one observation must not count as several bad ones. OneCycleLR keeps
-    its last rate from the end of its cycle on, which the last batch may cross.
+    its last rate after the end of its cycle, which the last batch may cross.
 
     Args:
         scheduler: built on the optimizer, with all its times in units of ``samples_per_step``.
@@ -83,9 +83,11 @@ class SamplesLR:
         samples = require_int("samples", samples, at_least=1)
         needs_metric = isinstance(self.scheduler, ReduceLROnPlateau)
         if needs_metric != (metric is not None):
+            name = type(self.scheduler).__name__
             raise ValueError(
-                f"{type(self.scheduler).__name__} "
-                + ("needs step(samples, metric)" if needs_metric else "takes no metric")
+                f"{name} reads a metric, got none: call step(samples, metric)"
+                if needs_metric
+                else f"{name} takes no metric, got {metric}: call step(samples)"
             )
         seen = self.samples_seen + samples
         units = seen // self.samples_per_step

@@ -12,7 +12,7 @@ from adadagrad_kernels.settings import require_factor, require_int
 
 @dataclass(frozen=True)
 class StepSchedule(BatchSizeSchedule):
-    r"""Multiplies the size after every so many samples, as torch's StepLR the learning rate.
+    r"""Multiplies the size every ``step_size`` samples, as torch's StepLR does the learning rate.
 
     .. math::
         b(n) = \min(\lfloor b_0 \gamma^{\lfloor n / \text{step\_size} \rfloor} \rfloor, b_{\max})

@@ -14,8 +14,8 @@ from adadagrad_kernels.settings import require_int
 class BatchSizeSchedule(ABC):
     """A batch size for every number of samples seen.
 
-    ``BatchController`` takes a schedule in the place of a criterion. Then it never wants
-    statistics: after every ``step`` the size is the schedule's, within the controller's bounds.
+    ``BatchController`` takes a schedule instead of a criterion. It then never wants statistics:
+    after every ``step`` the size is the schedule's, within the controller's bounds.
 
     Example:
         >>> from adadagrad_kernels.batching import BatchController, StepSchedule
@@ -35,9 +35,9 @@ class BatchSizeSchedule(ABC):
         """The size of the batch that comes after so many samples: a real number at least 1."""
 
     def sizes(self) -> Mapping[int, int] | None:
-        """Every size that is meant exactly, by the samples from which on it holds.
+        """The sizes that hold exactly, by the number of samples at which each begins.
 
-        None where sizes are real numbers, which are rounded up.
+        None if sizes are real numbers, which are rounded up.
         """
         return None
 
@@ -112,8 +112,8 @@ class MilestoneSchedule(BatchSizeSchedule):
         ordered = dict(sorted(self.milestones.items()))
         if 0 not in ordered:
             raise ValueError(
-                "milestones must say the size at 0 samples; the first is "
-                f"{next(iter(ordered), None)}"
+                "milestones must give the size at 0 samples, and the first is at "
+                f"{next(iter(ordered), None)}: add 0: SIZE"
             )
         before = 0
         for samples, size in ordered.items():

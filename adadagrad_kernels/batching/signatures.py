@@ -62,20 +62,20 @@ class FailureSignatures:
                     and the size does not grow                    what else holds growth back
     ==============  ============================================  ==================================
 
-    Noise dominates where the average gradient noise scale is more than three batches. The loss
-    stands still where its average has not improved by a thousandth within ``patience`` steps; the
-    size, where the criterion has decided since, and kept it. What needs the loss is silent without:
-    pass it to ``BatchController.update``, unless the statistics have it. Which way a constant goes
-    is the criterion's to say (``larger_batches``).
-    Reports are warnings of ``logging.getLogger("adadagrad_kernels")``.
+    Noise dominates if the average gradient noise scale is more than three batches. The loss stands
+    still if its average has not improved by a thousandth within ``patience`` steps; the size does
+    if the criterion has decided since, and kept it. Findings that need the loss stay silent without
+    it: pass it to ``BatchController.update``, unless the statistics have it. The criterion says
+    which way its constants go (``larger_batches``). Reports are warnings of
+    ``logging.getLogger("adadagrad_kernels")``.
 
     Args:
-        patience: steps of standing still that are no failure yet.
+        patience: steps of standing still that are not yet a failure.
         early: steps within which the largest size comes too soon.
-        factor: how far above its best average and its beginning the loss diverges, if it stays
-            there for a tenth of ``patience``.
-        words: what the knobs are called where reports are read, such as ``{"eta": "--eta"}`` for a
-            command; by default they have the names of the arguments in Python.
+        factor: the loss diverges if it stays this many times above its best average and its
+            beginning for a tenth of ``patience``.
+        words: names of the knobs for the reader of the reports, such as ``{"eta": "--eta"}`` for a
+            command; by default they are the names of the arguments in Python.
 
     Attributes:
         findings: what was seen so far.
@@ -155,8 +155,9 @@ class FailureSignatures:
             self._report(
                 now,
                 "cap_at_once",
-                f"the largest size, {size:,}, after {steps} steps, which at this noise the "
-                f"constants ask for. Knobs: {fewer}, or {cap}, which bounds each growth",
+                f"the batch has its largest size, {size:,}, after {steps} steps, because the "
+                f"constants ask for it at this noise. Knobs: {fewer}, or {cap}, which bounds each "
+                "growth",
             )
         wanted, largest = decision.batch_size, self.words.get("max_batch_size", "max_batch_size")
         if steps >= self.patience and 2 * self._at_cap > steps and wanted > now.batch_size:
@@ -241,7 +242,10 @@ class FailureSignatures:
         try:
             findings = [Finding(**finding) for finding in state["findings"]]
         except TypeError as error:
-            raise ValueError(f"saved findings are no findings: {state['findings']!r}") from error
+            raise ValueError(
+                f"saved findings are {state['findings']!r}; accepted are the fields of a Finding: "
+                "load what state_dict() returned"
+            ) from error
         loss, weight, first, best = state["loss"]
         improved, grown, at_cap, far, decided = state["steps"]
         self._smoothed.load_state_dict(state["smoothed"])

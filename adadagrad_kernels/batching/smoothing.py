@@ -1,4 +1,4 @@
-"""Running averages of a batch's statistics, for tests that shall not follow every outlier."""
+"""Running averages of a batch's statistics, for tests that should not follow every outlier."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 class SmoothedStatistics:
     r"""Averages what the tests read, over steps whose batches may differ in size.
 
-    Averaged, exponentially and with the correction of the first steps' bias, are
+    The exponential averages, corrected for the bias of the first steps, are of
 
     .. math::
         V_{\mathrm{norm}}, \qquad |G|^2 = N - \frac{V_{\mathrm{norm}}}{b}, \qquad
         \frac{V_{\mathrm{ip}}}{N},
 
-    whose expectations do not depend on the batch size b; N does, as its noise falls with b. The
-    record of a step then holds :math:`N = |G|^2 + V_{\mathrm{norm}} / b` for its own b, with the
-    averages in the place of its own values (an average :math:`|G|^2` below 0 counts as 0), and is
+    whose expectations do not depend on the batch size b; that of N does, as its noise falls with b.
+    The record of a step then holds :math:`N = |G|^2 + V_{\mathrm{norm}} / b` for its own b, with
+    the averages instead of its own values (an average :math:`|G|^2` below 0 counts as 0), and is
     as consistent as a measured one. Its mean gradient and loss stay its own; the values of single
     samples, coordinates, parameters and halves are left out.
 

@@ -1,4 +1,4 @@
-"""A controller as it is after a step, for what watches it."""
+"""A controller's settings and state after a step, for its watchers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from adadagrad_kernels.criteria import Decision
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a watcher may know of a controller.
+    """What a watcher sees of a controller.
 
     Attributes:
         criterion: what the controller decides by; None for a fixed size.

@@ -1,4 +1,4 @@
-"""Batch-size criteria: from the statistics of a batch to the size that the next one needs."""
+"""Batch-size criteria: from the statistics of a batch to the size of the next one."""
 
 from adadagrad_kernels.criteria.cabs import CABS
 from adadagrad_kernels.criteria.coordinate_norm_test import CoordinateNormTest

@@ -40,7 +40,7 @@ class Weights:
         unknown = sorted(set(names) - set(self._parameters))
         if unknown:
             raise ValueError(
-                f"the statistics are of parameters that were not given: {unknown}; pass "
+                f"the statistics cover parameters that this test was not given: {unknown}; pass "
                 "parameters=model.named_parameters() of the module that is measured"
             )
         self._groups = {

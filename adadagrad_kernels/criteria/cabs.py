@@ -24,17 +24,17 @@ class CABS:
             = \frac{b - 1}{b} V_{\mathrm{norm}}, \qquad
         T = c \, \alpha \, \frac{\bar\xi}{\bar F + \epsilon}
 
-    with the learning rate :math:`\alpha`, the variance without Bessel's correction as in the
-    authors' code, and the moving averages of the variance (from 0) and of the loss (from 1) that
-    it has, neither corrected for its start. It is made for SGD without momentum and for losses
+    with the learning rate :math:`\alpha`. As in the authors' code, the variance has no Bessel's
+    correction, and the moving averages of the variance (from 0) and of the loss (from 1) are not
+    corrected for their start. CABS is made for SGD without momentum and for losses
     whose smallest value is about zero. The authors let the batch shrink, between 16 and 2048
     samples: the controller's ``allow_shrink``, ``batch_size`` and ``max_batch_size``. They round
-    T, where the controller rounds up.
+    T; the controller rounds up.
 
     Attributes:
-        lr: the learning rate, finite and greater than 0, or the optimizer: the rate of its first
-            group is read at every decision, and may be 0 then. The gain of a ``BatchSizeLR`` is
-            not in it.
+        lr: the learning rate, finite and greater than 0; or the optimizer, the rate of whose first
+            group is then read at every decision and may be 0. It does not include the gain of a
+            ``BatchSizeLR``.
         c: finite and greater than 0. A larger one makes larger batches.
         beta: factor of both averages, from 0 (none) up, below 1.
         eps: finite and greater than 0.
@@ -81,14 +81,14 @@ class CABS:
         loss = statistics.loss
         if loss is None:
             raise MissingStatisticError(
-                "CABS needs the mean loss of the batch, which this record does not have: "
-                "PerSampleGradients and backward_with_statistics keep it; to the record of any "
+                "CABS needs the mean loss of the batch, and this record has none: "
+                "PerSampleGradients and backward_with_statistics keep it; for the record of any "
                 "other source add it with dataclasses.replace(statistics, loss=loss.item())"
             )
         if loss < 0.0:
             raise ValueError(
-                f"CABS takes the loss for its distance from the smallest one, 0, and got {loss}; "
-                "accepted are losses from 0 up: add a constant to the record's loss"
+                f"CABS takes the loss as its distance from the smallest possible one, 0, and got "
+                f"{loss}; accepted are losses from 0 up: add a constant to the record's loss"
             )
         size = statistics.batch_size
         variance = statistics.variance_norm * (size - 1) / size

@@ -1,4 +1,4 @@
-"""The norm test of every coordinate, as AdaGrad scales each by itself."""
+"""The norm test of every coordinate by itself, because AdaGrad scales each by itself."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ class CoordinateNormTest:
         T = \max_j \frac{\mathrm{Var}_i(g_{ij})}{\eta^2 \bar g_j^2}
 
     (Lau, Liu, Kolar, arXiv 2402.11215, where it gives coordinate-wise expected strong growth).
-    Coordinates whose mean is almost zero ask for batches without bound: those with
-    :math:`|\bar g_j| \le` ``threshold`` are left out, and ``quantile`` takes the place of the
-    maximum, so that the test holds for that share of the others. Where none is left the size is
-    kept: T = b.
+    Coordinates whose mean is almost zero ask for batches without bound. So those with
+    :math:`|\bar g_j| \le` ``threshold`` are left out, and ``quantile`` replaces the maximum: the
+    test need only hold for that share of the others. If none is left, the size is kept: T = b.
 
     Attributes:
         eta: finite and greater than 0, usually below 1. A smaller one makes larger batches.

@@ -1,4 +1,4 @@
-"""What a batch-size test is, and what it decides."""
+"""The protocol of batch-size tests, and their decisions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from adadagrad_kernels.statistics import GradientStatistics
 
-#: Squared norm of the mean gradient below which it tells nothing about the batch size.
+#: Squared norm of the mean gradient below which it says nothing about the batch size.
 NEGLIGIBLE_SQ_NORM = 1e-12
 
 
@@ -23,9 +23,9 @@ class Decision:
             variance: a real number, before rounding; infinite or NaN where the statistics are.
         passed: whether the test holds, T <= b. False for NaN.
         smallest_constants: for each constant of the test, the smallest value with which it would
-            still hold on this batch: worth a plot beside the batch size.
-        decided: False where the criterion does not decide at this step, as within an epoch or a
-            window of steps that it takes together; T is the size of the batch then.
+            still hold on this batch; plot it beside the batch size.
+        decided: False if the criterion does not decide at this step, as within an epoch or a
+            window of steps that it takes together; T is then the size of the batch.
 
     Example:
         >>> from adadagrad_kernels.criteria import Decision
@@ -49,7 +49,7 @@ class BatchSizeCriterion(Protocol):
         needs_inner_products: whether it reads the inner products with the mean gradient.
 
     One more is optional: ``larger_batches``, a mapping from each of its constants to the change
-    that makes batches larger, ``"smaller"`` or ``"larger"``. What advises to turn them reads it.
+    that makes batches larger, ``"smaller"`` or ``"larger"``. ``FailureSignatures`` reads it.
 
     Example:
         >>> from adadagrad_kernels.criteria import BatchSizeCriterion, NormTest
@@ -78,9 +78,9 @@ class BatchSizeCriterion(Protocol):
 class BatchSizeRule(BatchSizeCriterion, Protocol):
     """A criterion that remembers earlier steps: a window, an average, an epoch.
 
-    Its decisions depend on the order of the steps, so it is told of every one of them: by a call
-    where the step was measured, by ``count`` where it was not. ``state_dict`` holds all that it
-    remembers, as plain JSON types and tensors.
+    Its decisions depend on the order of the steps, so it is told of every step: by a call if the
+    step was measured, by ``count`` if not. ``state_dict`` holds everything it remembers, as plain
+    JSON types and tensors.
 
     Example:
         >>> from adadagrad_kernels.criteria import BatchSizeRule, NormTest
@@ -112,7 +112,7 @@ def check_constant(name: str, value: float) -> None:
 
 
 def keep_size(criterion: str, statistics: GradientStatistics, *constants: str) -> Decision:
-    """The decision where the mean gradient vanishes: the test holds, whatever its constants."""
+    """The decision if the mean gradient vanishes: the test holds, whatever its constants."""
     return Decision(
         criterion, float(statistics.batch_size), True, {constant: 0.0 for constant in constants}
     )
@@ -121,7 +121,7 @@ def keep_size(criterion: str, statistics: GradientStatistics, *constants: str) -
 def not_yet(
     criterion: str, statistics: GradientStatistics, constants: Mapping[str, float] | None = None
 ) -> Decision:
-    """What a criterion says that takes several steps together, before the last of them."""
+    """The decision of a criterion that takes several steps together, before the last of them."""
     size = float(statistics.batch_size)
     return Decision(criterion, size, True, dict(constants or {}), decided=False)
 

@@ -18,7 +18,7 @@ from adadagrad_kernels.statistics.sums import squared_norm
 
 @dataclass(eq=False)
 class GradientDiversity:
-    r"""Asks for a share of the gradient diversity that an epoch has shown (DiveBatch).
+    r"""Asks for a multiple of the gradient diversity of a whole epoch (DiveBatch).
 
     .. math::
         \Delta = \frac{\sum_i \lVert g_i \rVert^2}{\bigl\lVert \sum_i g_i \bigr\rVert^2}, \qquad
@@ -26,18 +26,18 @@ class GradientDiversity:
 
     over the n samples of an epoch, while the parameters move (Chen, Wang, Sundaram,
     arXiv 2509.16173; the diversity is that of Yin et al. 2018). It decides once in
-    ``epochs_between`` epochs, at the end of the last of them, and only in this one it wants
-    statistics and adds up gradients: their sum takes the memory of one more ``.grad``, in float32
+    ``epochs_between`` epochs, at the end of the last one. Only in that epoch it wants
+    statistics and adds up gradients; their sum takes the memory of one more ``.grad``, in float32
     or wider. In all other steps the size is kept: T = b.
 
-    An epoch is ``dataset_size`` samples, counted over the steps; one that reaches into the next
-    epoch belongs to where it begins. Where steps of the epoch are not measured, n in T is the
-    number of samples that were, and where the last one is not, the next measured step is added
+    An epoch is ``dataset_size`` samples, counted over the steps; a step that reaches into the next
+    epoch belongs to the one where it begins. If some steps of the epoch are not measured, n in T is
+    the number of samples that were; if the last one is not, the next measured step is added
     and decides. A diversity that is not finite asks for the largest batch, as in the authors'
-    code: T is infinite. The controller does not pass on steps with NaN or infinity, so these are
-    among those not measured.
+    code: T is infinite. The controller does not pass on steps with NaN or infinity, which count as
+    not measured.
 
-    Their rescaled learning rate, multiplied as the batch is, is not part of it.
+    The criterion does not rescale the learning rate with the batch, as the authors do.
 
     Attributes:
         delta: finite and greater than 0; theirs are 0.1 for CIFAR-10 and 0.01 for CIFAR-100. A
@@ -127,7 +127,10 @@ class GradientDiversity:
         gradient = saved["gradient"]
         if gradient is not None:
             if not all(isinstance(value, Tensor) for value in dict(gradient).values()):
-                raise ValueError("the state of GradientDiversity has a gradient without tensors")
+                raise ValueError(
+                    "the gradient in the state of GradientDiversity holds no tensors; accepted are "
+                    "tensors by parameter name: load what state_dict() returned"
+                )
             gradient = {name: value.clone() for name, value in gradient.items()}
         self._position, self._due = saved["position"], bool(saved["due"])
         self._samples, self._sum_sq_norms = saved["samples"], saved["sum_sq_norms"]
@@ -141,7 +144,8 @@ class GradientDiversity:
         if {n: g.shape for n, g in total.items()} != {n: g.shape for n, g in mean.items()}:
             raise ValueError(
                 "the gradients of an epoch add up only for the same parameters; those of this "
-                f"batch are {sorted(mean)}, before they were {sorted(total)}"
+                f"batch are {sorted(mean)}, before they were {sorted(total)}: use one "
+                "GradientDiversity per model, and change its parameters between epochs"
             )
         for name, gradient in mean.items():
             total[name].add_(gradient.to(total[name].device), alpha=statistics.batch_size)

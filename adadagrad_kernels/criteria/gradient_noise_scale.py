@@ -1,4 +1,4 @@
-"""The gradient noise scale: the batch at which noise and gradient weigh the same."""
+"""The gradient noise scale, an estimate of the critical batch size."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from adadagrad_kernels.statistics import GradientStatistics
 
 @dataclass(eq=False)
 class GradientNoiseScale:
-    r"""Asks for a multiple of the simple noise scale (McCandlish et al. 2018, arXiv 1812.06162).
+    r"""Asks for a multiple of the gradient noise scale (McCandlish et al. 2018, arXiv 1812.06162).
+
+    The simple noise scale estimates the critical batch size, beyond which larger batches stop
+    saving steps in proportion:
 
     .. math::
         S = V_{\mathrm{norm}}, \qquad |G|^2 = N - V_{\mathrm{norm}} / b, \qquad
         T = \mathrm{scale} \cdot \frac{\max(\bar S, \epsilon)}{\max(\overline{|G|^2}, \epsilon)},
 
-    both unbiased, and the bars exponential moving averages over the measured steps, kept apart
-    because a ratio of averages varies less than an average of ratios:
-    :math:`\bar S_k = \beta \bar S_{k-1} + (1 - \beta) S_k`, divided by :math:`1 - \beta^k`.
-    A single batch may well estimate :math:`|G|^2` as negative; T is then as good as infinite.
-    ``MicroBatchGradients`` fills the record with the estimate from two batch sizes, for which
-    :func:`two_batch_noise_scale` has the formula.
+    Both are unbiased. The bars are exponential moving averages over the measured steps,
+    :math:`\bar S_k = \beta \bar S_{k-1} + (1 - \beta) S_k`, divided by :math:`1 - \beta^k`. They
+    are kept separately, because a ratio of averages varies less than an average of ratios.
+    A single batch may well estimate :math:`|G|^2` as negative; T is then effectively infinite.
+    ``MicroBatchGradients`` fills the record with the estimate from two batch sizes, whose formula
+    is that of :func:`two_batch_noise_scale`.
 
-    The norm test with a bias-free N asks for the same with ``scale`` = 1 / eta².
+    The norm test with an unbiased N asks for the same with ``scale`` = 1 / eta².
 
     Attributes:
         scale: finite and greater than 0. A larger one makes larger batches.

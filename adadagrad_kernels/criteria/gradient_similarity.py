@@ -1,4 +1,4 @@
-"""SimiGrad: how much the gradients of two halves of the batch point the same way."""
+"""SimiGrad: the cosine between the gradients of two halves of the batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from adadagrad_kernels.statistics import GradientStatistics
 
 @dataclass(frozen=True)
 class GradientSimilarity:
-    r"""Holds where the mean gradients of two halves of the batch are similar enough (SimiGrad).
+    r"""Holds if the mean gradients of two halves of the batch are similar enough (SimiGrad).
 
     .. math::
         c = \cos(\bar g_A, \bar g_B), \qquad
@@ -29,15 +29,15 @@ class GradientSimilarity:
 
     c is the record's ``halves_cosine``: that of two equally large ``MicroBatchGradients``, or of
     the last ``merge`` of two equally large records. With ``averaged`` every record will do:
-    numerator and denominator are then averaged over all ways to halve the batch, which takes the
-    chance of a single one out,
+    numerator and denominator are then averaged over all ways to halve the batch, so c does not
+    depend on a single halving,
 
     .. math::
         c = \frac{\operatorname{mean} \langle \bar g_A, \bar g_B \rangle}
                  {\operatorname{mean} \tfrac12 (|\bar g_A|^2 + |\bar g_B|^2)}
           = \frac{N - V_{\mathrm{norm}} / b}{N + V_{\mathrm{norm}} / b}.
 
-    Where the gradients vanish, c is not defined and the size is kept: T = b.
+    If the gradients vanish, c is not defined and the size is kept: T = b.
 
     Attributes:
         target: greater than -1 and below 1; theirs for CIFAR is 0.2. A larger one makes larger

@@ -18,7 +18,7 @@ from adadagrad_kernels.statistics import GradientStatistics
 
 @dataclass(frozen=True)
 class InnerProductTest:
-    r"""Holds when the gradients' component along their mean varies little.
+    r"""Holds when the per-sample gradients' component along their mean varies little.
 
     .. math::
         \frac{V_{\mathrm{ip}}}{b} \le \vartheta^2 N^2, \qquad
@@ -30,9 +30,9 @@ class InnerProductTest:
 
     Attributes:
         theta: finite and greater than 0, usually below 1. A smaller one makes larger batches.
-        layerwise: take V_ip of every parameter for itself, and their sum, as the code of Lau, Liu,
-            Kolar does. How the parameters' inner products vary together is then left out, which
-            can make T larger or smaller. For comparisons with that code.
+        layerwise: sum the V_ip of every single parameter, as the code of Lau, Liu, Kolar does.
+            This ignores how the parameters' inner products vary together, which can make T larger
+            or smaller. For comparisons with that code.
 
     Raises:
         ValueError: for another theta; when called, for a batch of one.
@@ -84,10 +84,10 @@ class AugmentedInnerProductTest:
     Attributes:
         theta: finite and greater than 0, usually below 1. A smaller one makes larger batches.
         nu: finite and greater than 0. A smaller one makes larger batches.
-        layerwise: take V_ip and V_orth of every parameter for itself, and their sums, as the code
-            of Lau, Liu, Kolar does. The sum of V_ip can be larger or smaller than V_ip, that of
-            V_orth is at most V_orth: more directions count as along the mean. For comparisons
-            with that code.
+        layerwise: sum the V_ip and V_orth of every single parameter, as the code of Lau, Liu,
+            Kolar does. The sum of V_ip can be larger or smaller than V_ip; that of V_orth is at
+            most V_orth, because more directions count as along the mean. For comparisons with
+            that code.
 
     Raises:
         ValueError: for another theta or nu; when called, for a batch of one.

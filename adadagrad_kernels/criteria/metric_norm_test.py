@@ -26,21 +26,21 @@ from adadagrad_kernels.statistics import GradientStatistics
 class MetricNormTest:
     r"""Holds when the mean gradient varies little, measured as the optimizer measures gradients.
 
-    The metrics of AdaGrad and Adam are this package's own definition; the one of sign descent gives
-    the l1 noise scale of arXiv 2602.03001. An optimizer with the update
-    :math:`-\alpha D \bar g`, D diagonal, takes the steepest descent for steps of bounded
-    :math:`\sum_j x_j^2 / D_j`, and what such a step gains is measured by the dual norm
-    :math:`\lVert g \rVert_D^2 = \sum_j D_j g_j^2`. So the condition of the norm test,
-    :math:`\mathbb{E} \lVert \bar g - \nabla F \rVert^2 \le \eta^2 \lVert \nabla F \rVert^2`, is
-    asked for in this norm, with estimates in place of the expectation and of the true gradient:
+    This package defines the metrics of AdaGrad and Adam; that of sign descent gives the l1 noise
+    scale of arXiv 2602.03001. An optimizer with the update :math:`-\alpha D \bar g`, D diagonal,
+    takes the steepest descent among steps of bounded :math:`\sum_j x_j^2 / D_j`. The dual norm
+    :math:`\lVert g \rVert_D^2 = \sum_j D_j g_j^2` measures what such a step gains. So the test
+    uses this norm in the condition of the norm test,
+    :math:`\mathbb{E} \lVert \bar g - \nabla F \rVert^2 \le \eta^2 \lVert \nabla F \rVert^2`,
+    with estimates for the expectation and for the true gradient:
 
     .. math::
         T = \frac{\sum_j D_j \mathrm{Var}_j}{\eta^2 \sum_j D_j \bar g_j^2}, \qquad
         D_j = \frac{1}{\sqrt{v_j} + \epsilon}
 
-    with v the sum of squared gradients of AdaGrad (``"adagrad"``), or Adam's average of them, for
-    its start corrected (``"adam"``), and the optimizer's epsilon. D = 1 gives ``NormTest``. Sign
-    descent (``"sign"``) is the steepest descent for steps of bounded largest element, whose dual
+    with v AdaGrad's sum of squared gradients (``"adagrad"``) or Adam's bias-corrected average of
+    them (``"adam"``), and the optimizer's epsilon. D = 1 gives ``NormTest``. Sign
+    descent (``"sign"``) is the steepest descent among steps of bounded largest element, whose dual
     norm is the sum of absolute values; with :math:`\mathbb{E} |\bar g_j - \nabla_j F| \le
     \sqrt{\mathrm{Var}_j / b}`,
 
@@ -49,10 +49,10 @@ class MetricNormTest:
                  {\eta^2 \bigl( \sum_j |\bar g_j| \bigr)^2}.
 
     The state is read when the test is called: after ``optimizer.step()``, D is that of the step
-    just taken. While no parameter has state, as before the first step of Adam, D is 1; later
-    those without are left out, for they do not move. A factor that all D have in common, such as
-    1 / eps while AdaGrad's sums are zero, makes no difference. Where the mean gradient vanishes
-    (N below 1e-12, or the denominator 0) the size is kept: T = b.
+    just taken. While no parameter has state, as before the first step of Adam, D is 1; later,
+    parameters without state are left out, because they do not move. A factor that all D have in
+    common, such as 1 / eps while AdaGrad's sums are zero, makes no difference. If the mean gradient
+    vanishes (N below 1e-12, or the denominator 0), the size is kept: T = b.
 
     Attributes:
         eta: finite and greater than 0, usually below 1. A smaller one makes larger batches.

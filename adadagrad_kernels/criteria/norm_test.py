@@ -25,8 +25,8 @@ class NormTest:
         T = \frac{V_{\mathrm{norm}}}{\eta^2 N}
 
     (Byrd, Chin, Nocedal, Wu 2012, eq. 3.9; for AdaGrad: Lau, Liu, Kolar, arXiv 2402.11215). With
-    N below 1e-12 the size is kept: T = b. Where noise dominates, N is about V_norm / b, so that
-    one decision multiplies the batch by at most about 1 / eta².
+    N below 1e-12 the size is kept: T = b. Where noise dominates, N is about V_norm / b, so one
+    decision multiplies the batch by at most about 1 / eta².
 
     Attributes:
         eta: finite and greater than 0, usually below 1. A smaller one makes larger batches.

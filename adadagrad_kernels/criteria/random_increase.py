@@ -1,4 +1,4 @@
-"""Batches that grow by chance: what a test has to be better than."""
+"""Batches that grow by chance: the baseline that a test must beat."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class RandomIncrease:
     """Enlarges the batch a little, now and then, whatever the gradients are.
 
     T = factor b with the given probability in a step, else T = b (the alternative to its test in
-    a port of the code of AdaBatchGrad, Ostroukhov et al., arXiv 2402.05264). No statistic is
-    read. Equal seeds draw alike, in every process, so that ranks decide the same.
+    a port of the code of AdaBatchGrad, Ostroukhov et al., arXiv 2402.05264). It reads no
+    statistics. Equal seeds draw alike in every process, so all ranks decide the same.
 
     Attributes:
         probability: from 0 to 1.

@@ -1,4 +1,4 @@
-"""A filter that lets no single batch decide alone."""
+"""A filter, so that no single batch decides alone."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class SmallestOf:
     """Takes the smallest of the suggestions of several steps in a row (AdaBatchGrad).
 
     T = min(T_1, ..., T_k) at every k-th tested step; the others keep the size, T = b. So a batch
-    that asks for too much does not enlarge those that follow, and growth comes k steps at a time
-    (Ostroukhov et al., arXiv 2402.05264; the filter is that of a port of their code, k = 5). Their
-    method is this filter around ``AugmentedInnerProductTest(0.9, 5.84)``, with the optimizer
+    that asks for too much does not enlarge those that follow, and the size can grow only every k
+    steps (Ostroukhov et al., arXiv 2402.05264; the filter is that of a port of their code, k = 5).
+    Their method is this filter around ``AugmentedInnerProductTest(0.9, 5.84)``, with the optimizer
     ``DelayedAdagradNorm``.
 
-    Steps that were not tested do not count, nor do suggestions of NaN.
+    Steps without a test and suggestions of NaN do not count.
 
     Attributes:
-        criterion: any criterion, one that remembers included.
+        criterion: any criterion, also one that remembers earlier steps.
         steps: k, at least 1.
 
     Raises:
@@ -54,7 +54,7 @@ class SmallestOf:
         self.steps = require_int("steps", self.steps, at_least=1)
 
     def __repr__(self) -> str:
-        """The settings, without an address, which would be another in every run."""
+        """The settings, without an address, which would differ in every run."""
         inner = repr(self.criterion) if is_dataclass(self.criterion) else self.criterion.name
         return f"SmallestOf({inner}, steps={self.steps})"
 

@@ -23,13 +23,13 @@ class StatisticsAccumulator:
     Memory: the mean gradient, and the variance where it is measured; one number for each sample.
 
     Args:
-        law_of_total_variance: give V_norm and the coordinate-wise variance as the code of Lau, Liu,
-            Kolar (arXiv 2402.11215) does, as the mean of the C micro-batches' variances and the
+        law_of_total_variance: compute V_norm and the coordinate-wise variance as the code of Lau,
+            Liu, Kolar (arXiv 2402.11215) does: the mean of the C micro-batches' variances plus the
             variance of their means, with equal weights. Its expectation is 1 + (C - 1) / b times
-            the variance, so that tests ask for larger batches: by 37.5 % for 4 micro-batches of 2
-            samples, by 4.7 % for 4 of 16. For comparisons with that code: the result is exact
-            without it. Micro-batches must be of one size, of two samples or more, and the result
-            has no single norms. Inner products stay those of the samples.
+            the variance, so tests ask for larger batches: by 37.5 % for 4 micro-batches of 2
+            samples, by 4.7 % for 4 of 16. Use it for comparisons with that code; without it the
+            result is exact. Micro-batches must have one size, of two samples or more, and the
+            result has no single norms. Inner products stay those of the samples.
 
     Example:
         >>> import torch
@@ -80,7 +80,7 @@ class StatisticsAccumulator:
         Args:
             inner_products: given the mean gradient by parameter name, returns <g_i, mean> of all
                 samples, ``[batch_size]``, in the order in which they were added. It is called
-                once, unless a single record was added that has its inner products already.
+                once, unless the only record added already has its inner products.
 
         Raises:
             ValueError: where nothing was added, or the callable returns another number of inner

@@ -1,4 +1,4 @@
-"""A user's own model measured, and compared with one sample at a time: the first thing to run."""
+"""Compares what ``layer_statistics`` measures on a user's model with one sample at a time."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ def check_statistics(
 ) -> StatisticsCheck:
     r"""Compare a record of ``layer_statistics`` with samples alone, and its step with a plain one.
 
-    A plain step and a measured one run on copies of the model, every sample alone on a copy in
-    float64 (or in the model's own type, where it has none). Loss, outputs, ``.grad``, buffers and
-    random numbers must be those of the plain step; norms, inner products and variances those of
-    the samples' own gradients :math:`g_i`, whose mean is ``.grad``. The model stays as it was.
+    A plain step and a measured one run on copies of the model, then every sample alone on a copy
+    in float64 (or in the model's own type, if it cannot run in float64). Loss, outputs, ``.grad``,
+    buffers and random numbers must be those of the plain step. Norms, inner products and variances
+    must be those of the per-sample gradients :math:`g_i`, whose mean is ``.grad``. The model stays
+    as it was.
 
     Args:
         model: the module in training; layers that draw random numbers, such as dropout, in ``eval``
@@ -50,16 +51,16 @@ def check_statistics(
         loss: ``loss(model, inputs)``, the mean over the samples as a scalar; or their shares
             ``[samples]``, whose sum is the loss.
         sample: ``sample(inputs, i)``, the inputs of sample i alone; by default row i of every
-            tensor with as many rows as the first one. For inputs that are not so, such as a mask of
+            tensor with as many rows as the first one. Pass it if that is wrong, as for a mask with
             as many positions as there are samples.
-        samples: how many there are; by default the rows of the first tensor.
+        samples: number of samples; by default the rows of the first tensor.
         shadow: as for ``layer_statistics``.
         rtol: largest error that counts as rounding, relative to the largest value; by default
             1e-7 in float64, 1e-3 in float32 and 0.1 in narrower types.
         show: print the table.
 
     Returns:
-        The comparison; ``.ok`` says whether all is right.
+        The comparison; ``.ok`` says whether every quantity is right.
 
     Raises:
         UnsupportedModelError: as ``layer_statistics``, naming the layer.
@@ -78,12 +79,16 @@ def check_statistics(
     rows = (len(tensor) for tensor in Contents.of(inputs).tensors if tensor.dim())
     samples = next(rows, 0) if samples is None else samples
     if samples < 1:
-        raise ValueError("inputs must hold a tensor [samples, ...] with a sample at least")
+        raise ValueError(
+            f"inputs hold {samples} samples; accepted are tensors [samples, ...] with at least "
+            "one: pass samples= if no tensor has rows for them"
+        )
     plain = _Step(model, inputs, loss)
     if plain.draws:
         raise ValueError(
-            "the model draws random numbers, so that a sample alone is another than in the batch; "
-            "call .eval() on the layers that do, such as dropout, or set their probability to 0"
+            "the model draws random numbers, so a sample alone gives something else than in the "
+            "batch; call .eval() on the layers that draw, such as dropout, or set their "
+            "probability to 0"
         )
     expected = _one_at_a_time(model, inputs, loss, sample or _row_of(samples), samples)
     # Under autocast outputs are narrower than parameters.
@@ -185,7 +190,7 @@ def _one_at_a_time(
     try:
         return _alone(copy.deepcopy(model).double(), _widened(inputs), loss, sample, samples)
     except (RuntimeError, TypeError):
-        # What holds to a type of its own has no float64.
+        # A model may insist on its own type.
         return _alone(copy.deepcopy(model), inputs, loss, sample, samples)
 
 
@@ -227,8 +232,8 @@ def _require_sum(whole: Tensor, expected: _Samples, allowed: float, is_mean: boo
         raise ValueError(
             f"loss gives {float(whole):.6g} for the batch, and {kind} is {float(own.sum()):.6g}. "
             "Ways out: return the samples' shares [samples], whose sum is the loss; pass sample= "
-            "where a tensor with as many rows as the batch has none of its own; a model that mixes "
-            "samples has no gradients of theirs"
+            "if a tensor has as many rows as the batch, but no row per sample; keep the model from "
+            "mixing samples, which leaves them no gradients of their own"
         )
 
 

@@ -1,4 +1,4 @@
-"""What ``check_statistics`` has found, as a table."""
+"""The result of ``check_statistics``, as a table."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Compared:
 
     @property
     def ok(self) -> bool:
-        """Whether the difference is rounding; NaN is none."""
+        """Whether the difference is rounding; NaN is not."""
         return self.error <= self.allowed
 
 
 @dataclass(frozen=True)
 class StatisticsCheck:
-    """What ``check_statistics`` has found; as a string it is a table.
+    """The result of ``check_statistics``; ``str()`` makes a table of it.
 
     Attributes:
         model: the model's class.

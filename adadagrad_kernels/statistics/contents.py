@@ -1,4 +1,4 @@
-"""The tensors inside of any value: containers, mappings, dataclasses, objects of any class."""
+"""The tensors inside any value: containers, mappings, dataclasses, objects of any class."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-#: How deep objects may lie inside of one another.
+#: How deep objects may be nested.
 _DEPTH = 5
-#: Stands for what can be read but once.
+#: Stands for something that can be read only once.
 _ONCE = "an iterator"
 #: What holds no tensors of a batch, or must not be copied.
 _CLOSED = (
@@ -32,12 +32,12 @@ class Contents:
     """A value taken apart.
 
     Attributes:
-        tensors: inside of the value, in its order.
+        tensors: inside the value, in its order.
         constants: simple values beside them: flags, names and None.
         numbers: numbers beside them.
         others: objects without tensors, which are passed on as they are.
-        once: whether something inside can be read but once, such as a generator.
-        replaced: makes the value again with other tensors in their places; objects are copied.
+        once: whether something inside can be read only once, such as a generator.
+        replaced: rebuilds the value with other tensors in their places; objects are copied.
     """
 
     tensors: list[Tensor]
@@ -63,7 +63,7 @@ class Contents:
 
 
 def distinct_tensors(value: Any) -> list[Tensor]:
-    """Tensors inside of any value, each once."""
+    """The tensors inside any value, each once."""
     return list({id(tensor): tensor for tensor in Contents.of(value).tensors}.values())
 
 
@@ -104,7 +104,7 @@ def _leaf(leaf: Any, found: _Found, depth: int) -> Build:
 
 
 def _object(leaf: Any, found: _Found, depth: int) -> Build:
-    """Of a class that pytrees do not know: what it maps or lists, and its attributes."""
+    """An object whose class pytrees do not know: its items, and its attributes."""
     items = _items(leaf)
     builds = {k: _take_apart(v, found, depth) for k, v in items.items()}
     attributes = {

@@ -1,4 +1,4 @@
-"""The context that measures a model in training: forward and backward as ever, then a record."""
+"""The context that measures a model in training: forward and backward as usual, then a record."""
 
 from __future__ import annotations
 
@@ -24,36 +24,38 @@ from adadagrad_kernels.statistics.record import GradientStatistics
 class layer_statistics:  # noqa: N801 (a context manager, named as torch names its own)
     r"""Exact statistics of the model in training, measured by its layers in the backward pass.
 
-    Inside the context forward and backward run as ever, and ``.grad`` is what a plain backward
-    pass leaves, to rounding. Each layer computes its parameters' gradient and what the samples
-    contribute to it in one pass over its inputs and output gradients; the matrix of per-sample
-    gradients is never built. ``statistics`` then gives the record of the samples since its last
-    call, of one micro-batch or of several whose gradients have added up.
+    Inside the context forward and backward run as usual, and ``.grad`` is what a plain backward
+    pass leaves, to rounding. Each layer computes its parameters' gradient and the samples'
+    contributions to it in one pass over its inputs and output gradients. The matrix of per-sample
+    (per-example) gradients is never built: norms of layers with few positions come from Gram
+    products (ghost norms), others from chunks of contributions. ``statistics`` then returns the
+    record of the samples since its last call, of one micro-batch or of several whose gradients
+    have added up.
 
-    A sample is a row of the batch, the first dimension of every layer's input. With :math:`h_i`
-    what sample i adds to ``.grad`` and b samples,
+    A sample is a row of the batch, the first dimension of every layer's input. Let :math:`h_i` be
+    what sample i adds to ``.grad``. With b samples,
 
     .. math:: g_i = b\, h_i, \qquad \frac{1}{b} \sum_i g_i = \texttt{.grad},
 
-    which for a mean over the samples is the gradient of the sample's own loss, and for any other
-    loss (a sum, weighted tokens) b times that of its share.
+    If the loss is a mean over the samples, g_i is the gradient of the sample's own loss; for any
+    other loss (a sum, weighted tokens) it is b times the gradient of the sample's share.
 
     Measured by kernels: Linear, Conv1d, Conv2d and Conv3d, LayerNorm, RMSNorm, GroupNorm,
     Embedding, MultiheadAttention, and Conv1D of Transformers. Other modules with parameters of
-    their own are run again for every sample with ``torch.func.vmap``, chunk by chunk, and so are
-    the contributions to parameters that several layers share or a layer used twice. In a compiled
-    model measured layers run between the compiled graphs.
+    their own run again for every sample with ``torch.func.vmap``, chunk by chunk. Contributions to
+    parameters that several layers share, or to a layer used twice, are also built chunk by chunk.
+    In a compiled model measured layers run between the compiled graphs.
 
     Args:
         model: the module in training, compiled or not. DistributedDataParallel: its ``.module``.
         inner_products: measure :math:`\langle g_i, g \rangle`, for the inner-product tests.
         variance: measure the variance of every coordinate.
-        shadow: change nothing: autograd computes the gradients and the layers only listen, at the
-            price of computing the weights' gradients twice.
+        shadow: change nothing: autograd computes the gradients and the layers only listen. The
+            weights' gradients are then computed twice.
         interval: measure the last of every so many steps, as ``BatchController(test_interval=...)``
             tests; in the others the layers run as they are.
         when: measure only the steps for which it returns True, asked at the first forward pass of
-            each: ``when=controller.wants_test`` spares what decides nothing.
+            each: ``when=controller.wants_test`` skips the steps that decide nothing.
         on_other: ``"vmap"``, or ``"raise"`` for modules without a kernel.
         on_nonfinite: ``"raise"``, or ``"record"`` to get records with NaN and infinity, with which
             ``BatchController`` keeps the size.
@@ -101,7 +103,10 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                 "forward pass before layer_statistics(model)"
             )
         if not any(p.requires_grad and p.numel() for p in model.parameters()):
-            raise ValueError("the model has no parameter that requires grad; nothing to measure")
+            raise ValueError(
+                "the model has no parameter that requires grad, so there is nothing to measure; "
+                "call requires_grad_() on the parameters to train"
+            )
         self.model = model
         self.inner_products = inner_products
         self.variance = variance
@@ -131,7 +136,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
     def measures(self) -> bool:
         """Whether the coming ``statistics`` has a record.
 
-        Settled by the step's first forward pass, or by whoever asks first.
+        The step's first forward pass settles it, or the first read of this property.
         """
         return self._recorder.turns.measured
 
@@ -155,8 +160,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         Call it after the backward pass of a step and before gradients are clipped, unscaled or
         used: it reads ``.grad``. ``mean_gradient`` of the record is ``.grad`` itself, not a copy.
 
-        Inner products come out of the layers' own pass where the step is a single micro-batch.
-        Those of several refer to a mean that none of them knew: pass ``losses`` then.
+        Inner products come out of the layers' own pass if the step is a single micro-batch. With
+        several they refer to a mean that none of them knew: pass ``losses`` then.
 
         Args:
             losses: runs the model on all samples of the step, in their order, and returns their own
@@ -202,7 +207,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         micro_batches = [m for m in micro_batches if m.samples != 0]
         if not micro_batches:
             raise ValueError(
-                "the batch is empty: no sample has reached the layers since the last statistics()"
+                "the batch is empty: no sample has reached the layers since the last statistics(); "
+                "run at least one, or call reset() instead"
             )
         with torch.no_grad():
             record = merge_micro_batches(micro_batches, parameters, self.variance, grad_scale)

@@ -22,7 +22,7 @@ LOSSES = ("logistic", "squares", "hinge")
 
 
 class LinearGradients(NamedTuple):
-    """What a batch says of a linear model.
+    """Losses and per-sample gradients of a linear model on a batch.
 
     Attributes:
         gradients: the gradient of each sample's own loss by the weight, with the data's entries.

@@ -1,4 +1,4 @@
-"""The variance estimated from the gradients of micro-batches, for any model at hardly any cost."""
+"""Estimates the variance from the gradients of micro-batches, for any model at almost no cost."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ class MicroBatchGradients:
         \hat V_{\mathrm{norm}} = \frac{1}{C-1} \sum_c m_c \lVert g_c - \bar g \rVert^2
             = \frac{1}{C-1} \Bigl( \sum_c m_c \lVert g_c \rVert^2 - b N \Bigr),
 
-    whose expectation is that of :math:`V_{\mathrm{norm}}` for any sizes; for equal ones it is
+    whose expectation is that of :math:`V_{\mathrm{norm}}` for any sizes. For equal sizes it is
     :math:`\frac{b}{C} \mathrm{Var}_C`, the estimator of DDP-Norm (Lau, Li, Xu, Liu, Kolar,
     arXiv 2412.21124) and of the gradient noise scale (McCandlish et al. 2018, appendix A.1).
 
-    What is exact: ``batch_size``, ``mean_sq_norm`` and the gradient in ``.grad``. What is
-    estimated: ``sum_sq_norms``, given as :math:`(b-1) \hat V_{\mathrm{norm}} + b N`, which is
-    unbiased for :math:`\sum_i \lVert g_i \rVert^2`, so that ``variance_norm`` of the record is the
-    estimate. With C - 1 degrees of freedom it is much noisier than the variance over samples: use
-    four micro-batches or more. Inner products, coordinate-wise variance and single norms are not
-    measured. Two micro-batches of one size also give the exact ``halves_cosine``; more do not,
-    whose halves' gradients would have to be kept.
+    ``batch_size``, ``mean_sq_norm`` and the gradient in ``.grad`` are exact. ``sum_sq_norms`` is
+    estimated as :math:`(b-1) \hat V_{\mathrm{norm}} + b N`, which is unbiased for
+    :math:`\sum_i \lVert g_i \rVert^2`, so the record's ``variance_norm`` is the estimate. With
+    C - 1 degrees of freedom it is much noisier than the variance over samples: use four
+    micro-batches or more. Inner products, coordinate-wise variance and single norms are not
+    measured. Two micro-batches of one size also give the exact ``halves_cosine``; more would have
+    to keep the gradients of the halves, and do not.
 
-    It works for every model, BatchNorm, recurrent and attention layers included: the gradients
-    are those of training itself. Its cost is one dot product of each micro-batch's gradient with
-    itself, seen by a hook on its way into ``.grad``, and one of ``.grad`` at the end. No gradient
-    is kept. Under data parallelism the hooks see the rank's own gradient, before it is averaged.
+    It works for every model, BatchNorm, recurrent and attention layers included, because the
+    gradients are those of training itself. It costs one dot product of each micro-batch's gradient
+    with itself, seen by a hook on its way into ``.grad``, and one of ``.grad`` at the end. It keeps
+    no gradient. Under data parallelism the hooks see the rank's own gradient, before averaging.
 
-    Scale each loss by the micro-batch's share, so that ``.grad`` becomes the mean gradient, as
-    gradient accumulation does anyway. All parameters that require grad when ``micro_batch`` is
-    entered are observed; gradients that reach them otherwise are not.
+    Scale each loss by the micro-batch's share of the samples, as gradient accumulation does
+    anyway, so that ``.grad`` becomes the mean gradient. All parameters that require grad when
+    ``micro_batch`` is entered are observed; gradients that reach them elsewhere are not.
 
     Args:
         model: the module in training.
@@ -69,8 +69,7 @@ class MicroBatchGradients:
     def micro_batch(self, samples: int) -> Iterator[None]:
         """Observe the backward pass of one micro-batch, run inside this context.
 
-        Nothing is recorded where the body raises: the micro-batch can be repeated once the
-        gradients are as they were before it.
+        If the body raises, nothing is recorded: restore the gradients and repeat the micro-batch.
 
         Args:
             samples: number of samples of the micro-batch.

@@ -27,30 +27,30 @@ _CHUNK_SAMPLES = 16
 
 
 class PerSampleGradients:
-    r"""A backward pass that measures every sample's gradient on the way, in bounded memory.
+    r"""A backward pass that measures every per-sample (per-example) gradient, in bounded memory.
 
-    ``backward`` takes the place of ``loss_fn(model(inputs), targets).backward()``: it adds the
-    mean gradient to ``.grad``, and returns the batch's exact ``GradientStatistics``. Per-sample
-    gradients come from ``torch.func.vmap(grad)``, a chunk of samples at a time, and go straight
-    into ``ops.batch_moments``; each chunk is a micro-batch, and the matrix of all samples'
-    gradients is never built.
+    ``backward`` replaces ``loss_fn(model(inputs), targets).backward()``: it adds the mean gradient
+    to ``.grad`` and returns the batch's exact ``GradientStatistics``. Per-sample gradients come
+    from ``torch.func.vmap(grad)``, a chunk of samples at a time, and go straight into
+    ``ops.batch_moments``. Each chunk is a micro-batch; the matrix of all per-sample gradients is
+    never built.
 
     ``loss_fn`` must be a mean over the samples: the gradient of sample i is that of
-    ``loss_fn(model(inputs[i:i+1]), targets[i:i+1])``. A loss that normalises otherwise (a sum,
-    class weights, a mean over the tokens of all samples) is not the mean of these losses, and is
-    refused: in every step the loss of a chunk's samples is compared with the mean of their own.
+    ``loss_fn(model(inputs[i:i+1]), targets[i:i+1])``. A loss with another normalisation (a sum,
+    class weights, a mean over the tokens of all samples) is not the mean of these losses and is
+    refused: every step compares the loss of a chunk's samples with the mean of their own.
 
-    Inner products with the mean gradient come out of the same pass where all samples fit into one
-    chunk. Where they do not, the mean is known only after the last chunk and a second pass
-    follows: a forward-mode derivative (JVP) of the samples' losses along the mean gradient, which
-    costs two to three forward passes (0.85 of a plain step for a small CNN) and makes no
-    per-sample gradients. Where a layer has no forward-mode derivative (fused attention, LSTM), and
-    in bfloat16, float16 or under autocast, where forward mode is too coarse, the second pass
-    computes the per-sample gradients again (1.1 of a plain step). Either way the inner products
-    are exact, random layers repeating their draws.
+    If all samples fit into one chunk, inner products with the mean gradient come out of the same
+    pass. Otherwise the mean is known only after the last chunk, and a second pass follows: a
+    forward-mode derivative (JVP) of the samples' losses along the mean gradient, which costs two
+    to three forward passes (0.85 of a plain step for a small CNN) and makes no per-sample
+    gradients. If a layer has no forward-mode derivative (fused attention, LSTM), and in bfloat16,
+    float16 or under autocast, where forward mode is too coarse, the second pass computes the
+    per-sample gradients again (1.1 of a plain step). Either way the inner products are exact,
+    because random layers repeat their draws.
 
-    Dropout and other random layers draw for every sample, as in training, though not the numbers
-    that the plain backward pass would. Tied parameters count once, under their first name;
+    Dropout and other random layers draw for every sample, as in training, but not the numbers
+    that the plain backward pass would draw. Tied parameters count once, under their first name;
     parameters that do not require grad are left out. Hooks on parameters do not run, so pass the
     module itself rather than its DistributedDataParallel wrapper. The record of a batch of one has
     its gradient, but raises ValueError when asked for a variance.
@@ -60,8 +60,8 @@ class PerSampleGradients:
         loss_fn: called as ``loss_fn(output, targets)``; the mean over the samples, a scalar.
         inner_products: measure <g_i, g>, for the inner-product tests.
         variance: measure the variance of every coordinate, for the coordinate-wise norm test.
-        max_bytes: most bytes of per-sample gradients at a time. A single sample's, which take as
-            much as ``.grad``, always may exist.
+        max_bytes: most bytes of per-sample gradients at a time. One sample's gradient, as large as
+            ``.grad``, may always exist.
 
     Attributes:
         chunk_size: samples per chunk, or None (the default) to choose within ``max_bytes``.
@@ -202,7 +202,10 @@ class PerSampleGradients:
     def _parameters(self) -> dict[str, nn.Parameter]:
         parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if not any(parameter.numel() for parameter in parameters.values()):
-            raise ValueError("the model has no parameter that requires grad; nothing to measure")
+            raise ValueError(
+                "the model has no parameter that requires grad, so there is nothing to measure; "
+                "call requires_grad_() on the parameters to train"
+            )
         return parameters
 
     def _measure(
@@ -236,9 +239,9 @@ def backward_with_statistics(
     variance: bool = False,
     max_bytes: int = _MAX_BYTES,
 ) -> GradientStatistics:
-    """``PerSampleGradients(...).backward(inputs, targets)`` in one call; see there.
+    """``PerSampleGradients(...).backward(inputs, targets)`` in one call.
 
-    A training loop saves some set-up per step by keeping a ``PerSampleGradients``.
+    A training loop that keeps a ``PerSampleGradients`` saves some set-up in every step.
 
     Args:
         model: module, called as ``model(inputs)``.

@@ -1,4 +1,4 @@
-"""Random draws that a second pass over the same samples has to repeat."""
+"""The states of random generators, so that a second pass can repeat the draws of the first."""
 
 from __future__ import annotations
 
@@ -51,5 +51,5 @@ class RandomState:
 
 
 def _numpy_random() -> Any:
-    """``numpy.random`` where somebody has loaded it: who has not draws nothing from it."""
+    """``numpy.random`` if it is loaded; a program that has not loaded it draws nothing from it."""
     return sys.modules.get("numpy.random")

@@ -1,4 +1,4 @@
-"""The record of a batch from which every batch-size test can be computed."""
+"""The record of a batch, from which every batch-size test can be computed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from adadagrad_kernels.statistics.sums import cosine_of_parts, squared_norm
 
 @dataclass(frozen=True, eq=False)
 class GradientStatistics:
-    r"""What the per-sample gradients :math:`g_1, \dots, g_b` of a batch say.
+    r"""Statistics of the per-sample (per-example) gradients :math:`g_1, \dots, g_b` of a batch.
 
-    The gradients are those of the samples' own losses, so that their mean :math:`\bar g` is the
+    The gradients are those of the samples' own losses, so their mean :math:`\bar g` is the
     gradient of the mean loss. With :math:`N = \lVert \bar g \rVert^2`,
     :math:`s_i = \lVert g_i \rVert^2` and :math:`p_i = \langle g_i, \bar g \rangle`,
 
@@ -28,7 +28,7 @@ class GradientStatistics:
         V_{\mathrm{orth}} = \frac{\sum_i s_i - \sum_i p_i^2 / N}{b - 1},
 
     all with Bessel's correction, and :math:`V_{\mathrm{norm}} = V_{\mathrm{orth}} +
-    V_{\mathrm{ip}} / N`. A variance that rounding makes negative is given as zero.
+    V_{\mathrm{ip}} / N`. If rounding makes a variance negative, it is given as zero.
 
     Attributes:
         batch_size: number of samples b, at least one.
@@ -37,16 +37,16 @@ class GradientStatistics:
         sq_norms: :math:`s_i`, ``[batch_size]`` float64, or None.
         inner_products: :math:`p_i`, ``[batch_size]`` float64, or None.
         sum_sq_inner_products: :math:`\sum_i p_i^2`, or None.
-        variance: variance of every coordinate by parameter name, or None. Of a batch of one, which
-            has no variance, zeros: its deviations from its own mean, which is what merging needs.
-        mean_gradient: :math:`\bar g` by parameter name; what makes two records mergeable.
+        variance: variance of every coordinate by parameter name, or None. A batch of one has no
+            variance and holds zeros, its deviations from its own mean, which merging needs.
+        mean_gradient: :math:`\bar g` by parameter name; two records need it to merge.
         loss: mean loss of the batch, or None.
         halves_cosine: cosine of the mean gradients of the batch's two halves, or None. ``merge`` of
-            two equally large records gives it, and ``MicroBatchGradients`` of two equally large
-            micro-batches. NaN where one of the two is zero.
-        by_parameter: the scalars of every parameter by name, or None; ``from_moments`` gives it
-            where the inner products were measured, as does ``PerSampleGradients`` for a batch in
-            one chunk. No tensors are in it.
+            two equally large records gives it, and so does ``MicroBatchGradients`` for two equally
+            large micro-batches. NaN where one of the two is zero.
+        by_parameter: the scalars of every parameter by name, or None; ``from_moments`` gives it if
+            the inner products were measured, and so does ``PerSampleGradients`` for a batch in
+            one chunk. It holds no tensors.
 
     Raises:
         ValueError: for a batch size below one.
@@ -208,10 +208,10 @@ class GradientStatistics:
             (n-1) \mathrm{Var} = (n_a-1) \mathrm{Var}_a + (n_b-1) \mathrm{Var}_b
             + \tfrac{n_a n_b}{n} \delta^2
 
-        (Chan, Golub, LeVeque 1979, eq. 2.1). What only one of the two has measured is None in
-        the result. So are the inner products: they refer to the merged mean, which neither knew.
-        ``StatisticsAccumulator`` measures them in a second pass. Two equally large records are
-        the halves of ``halves_cosine``; it refers to the last merge, and is None otherwise.
+        (Chan, Golub, LeVeque 1979, eq. 2.1). What only one of the two records measured is None in
+        the result. So are the inner products: they refer to the merged mean, which neither record
+        knew. ``StatisticsAccumulator`` measures them in a second pass. Two equally large records
+        are the halves of ``halves_cosine``, which refers to the last merge and is None otherwise.
 
         Raises:
             MissingStatisticError: where a record has no mean gradient.
@@ -227,9 +227,9 @@ class GradientStatistics:
         """
         if self.mean_gradient is None:
             raise MissingStatisticError(
-                "this record has no mean_gradient, without which it can neither be merged nor "
-                "tested coordinate by coordinate; PerSampleGradients and "
-                "GradientStatistics.from_moments give it"
+                "this record has no mean_gradient, which a merge and a test of every coordinate "
+                "need; take the record from layer_statistics, PerSampleGradients or "
+                "GradientStatistics.from_moments"
             )
         return self.mean_gradient
 
@@ -244,7 +244,7 @@ class GradientStatistics:
         if self.variance is None:
             raise MissingStatisticError(
                 "the coordinate-wise variance was not measured; ask the source for it with "
-                "PerSampleGradients(..., variance=True)"
+                "layer_statistics(..., variance=True) or PerSampleGradients(..., variance=True)"
             )
         return self.variance
 
@@ -265,8 +265,8 @@ class GradientStatistics:
     def _require_two_samples(self) -> None:
         if self.batch_size < 2:
             raise ValueError(
-                "a variance needs at least two samples, and this record is of a batch of one; "
-                "keep the batch size, or test with batches of two or more"
+                "a variance needs at least two samples, and this record has one; keep the batch "
+                "size, or test with batches of two or more"
             )
 
     def _bessel(self, deviations: float) -> float:
@@ -277,9 +277,9 @@ class GradientStatistics:
     def _require_sum_sq_inner_products(self) -> float:
         if self.sum_sq_inner_products is None:
             raise MissingStatisticError(
-                "inner products were not measured; ask the source for them with "
-                "PerSampleGradients(..., inner_products=True), or for merged records with "
-                "StatisticsAccumulator.result(inner_products=...)"
+                "inner products were not measured; ask the source for them with layer_statistics("
+                "..., inner_products=True) or PerSampleGradients(..., inner_products=True), or for "
+                "merged records with StatisticsAccumulator.result(inner_products=...)"
             )
         return self.sum_sq_inner_products
 
@@ -304,8 +304,8 @@ def _pooled(first: GradientStatistics, second: GradientStatistics) -> GradientSt
     ours, theirs = first.require_mean_gradient(), second.require_mean_gradient()
     if ours.keys() != theirs.keys():
         raise ValueError(
-            "only records of the same parameters merge; one of the two lacks "
-            f"{sorted(ours.keys() ^ theirs.keys())}"
+            "only records of the same parameters merge, and only one of the two has "
+            f"{sorted(ours.keys() ^ theirs.keys())}; merge records of one model, measured alike"
         )
     samples = first.batch_size + second.batch_size
     weight = second.batch_size / samples

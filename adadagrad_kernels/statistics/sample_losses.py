@@ -23,9 +23,9 @@ from adadagrad_kernels.statistics.sums import row_dots
 #: Samples whose gradients are compared.
 _FEW = 4
 _NO_MEAN = (
-    "it is a sum, weights classes, leaves targets out, compares samples or reads parameters, and "
-    "would train on another gradient than loss.backward(). Ways out: a mean over the samples, such "
-    "as reduction='none' and .mean(); or layer_statistics, which takes any loss as it is"
+    "it is a sum, weights classes, leaves targets out, compares samples or reads parameters, so "
+    "training would follow another gradient than that of loss.backward(). Ways out: a mean over "
+    "the samples, such as reduction='none' and .mean(); or layer_statistics, which takes any loss"
 )
 
 _FULL_PRECISION = (torch.float32, torch.float64)
@@ -74,9 +74,9 @@ class SampleLosses:
     def _require_same_gradient(
         self, parameters: dict[str, Tensor], chunk: list[Tensor], samples: Samples
     ) -> None:
-        """Compare a plain gradient of a few samples with the mean of their own, once for a form.
+        """Compare a plain gradient of a few samples with the mean of their own, once per form.
 
-        Two losses of one value may have two gradients, and a loss may read the parameters itself.
+        Two losses may have the same value and different gradients, and a loss may read parameters.
         """
         form = (self._model.training, *((t.shape[1:], t.dtype) for t in chunk))
         few = [tensor[:_FEW] for tensor in chunk]
@@ -92,8 +92,9 @@ class SampleLosses:
                 break
         else:
             warnings.warn(
-                "the loss draws random numbers, so that its gradient for a few samples together "
-                "could not be compared with the mean of their own",
+                "the loss draws random numbers, so its gradient for a few samples together could "
+                "not be compared with the mean of their own; use a loss that draws none, or "
+                "check that it is a mean over the samples",
                 UserWarning,
                 stacklevel=4,
             )
@@ -112,7 +113,7 @@ class SampleLosses:
     def _both_gradients(
         self, parameters: dict[str, Tensor], few: list[Tensor], samples: Samples
     ) -> list[tuple[Tensor, Tensor]] | None:
-        """Of a plain pass and of every sample, by parameter; None for a loss that draws."""
+        """Plain and per-sample gradients by parameter; None if the loss draws random numbers."""
         state = RandomState(few[0].device)
         named = {n: p for n, p in self._model.named_parameters() if n in parameters}
         inputs, targets = samples.restore(few)
@@ -132,7 +133,7 @@ class SampleLosses:
     def _require_mean(
         self, losses: Tensor, outputs: list[Tensor], chunk: list[Tensor], samples: Samples
     ) -> None:
-        """Refuse a loss that is, for several samples together, another than their mean."""
+        """Refuse a loss whose value for several samples is not the mean of their own."""
         if any(t.dim() < 2 or t.shape[1] != 1 for t in outputs):
             return  # the model gives the loss itself
         outputs = [tensor.detach() for tensor in outputs]
@@ -163,7 +164,7 @@ class SampleLosses:
             )
 
     def _explain(self, error: Exception, chunk: list[Tensor], samples: Samples) -> None:
-        """Raise what the user can do something about, where this is not the error itself.
+        """Raise an error that the user can act on, where torch's own is not one.
 
         Raises:
             UnsupportedModelError: where the model runs, but not for single samples at once.
@@ -191,9 +192,9 @@ class SampleLosses:
     ) -> Tensor:
         """<g_i, direction> of every sample, float64 ``[samples]``.
 
-        By one JVP a chunk where ``forward_mode`` holds and the arithmetic is not of low precision,
-        in which the JVP would round away what distinguishes the samples; else, or where the JVP
-        fails, from per-sample gradients computed again.
+        Takes one JVP per chunk if ``forward_mode`` holds and the precision is full; in low
+        precision a JVP would round away what distinguishes the samples. Otherwise, or if the JVP
+        fails, per-sample gradients are computed again.
         """
         device = samples.tensors[0].device
         precise = all(p.dtype in _FULL_PRECISION for p in parameters.values())
@@ -214,9 +215,9 @@ class SampleLosses:
         )
 
     def not_reached(self, parameters: Mapping[str, Tensor], samples: Samples) -> set[str]:
-        """Which of some parameters the loss does not reach, whose ``.grad`` backward leaves alone.
+        """The parameters that the loss does not reach, whose ``.grad`` backward leaves alone.
 
-        Their gradients are zero, as those of others may be, so a sample is asked.
+        Their gradients are zero, but so may others be; one sample's backward pass tells.
         """
         inputs, targets = samples.restore([tensor[:1] for tensor in samples.tensors])
         with as_before(self._model), torch.enable_grad():
@@ -279,7 +280,7 @@ class SampleLosses:
 def _allowed(
     kinds: set[torch.dtype], device: torch.device, errors: tuple[float, float, float]
 ) -> float:
-    """What counts as rounding in float64, in float32 too, and in narrower types."""
+    """The error that counts as rounding in float64, with float32, and in narrower types."""
     if not kinds <= set(_FULL_PRECISION) or torch.is_autocast_enabled(device.type):
         return errors[2]
     return errors[0] if kinds == {torch.float64} else errors[1]
@@ -287,7 +288,7 @@ def _allowed(
 
 @cache
 def _load_forward_mode() -> None:
-    """Let torch script its formulas on the first use of forward mode, without its own warning."""
+    """Let torch script its formulas on its first use of forward mode, without the warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         jvp(torch.neg, (torch.zeros((), device="cpu"),), (torch.zeros((), device="cpu"),))

@@ -18,13 +18,13 @@ Chunk = tuple[Tensor, list[Tensor], list[Tensor]]
 class Samples:
     """Tensors, or tuples, lists and dictionaries of tensors, whose first dimension is the sample.
 
-    What is not a tensor belongs to every sample.
+    Anything that is not a tensor belongs to every sample.
 
     Attributes:
         tensors: the tensors, each ``[samples, ...]``.
         constants: the leaves in order, with None in the place of each tensor.
         is_tensor: which leaves are tensors.
-        structure: how the leaves make inputs and targets.
+        structure: rebuilds inputs and targets from the leaves.
     """
 
     tensors: list[Tensor]
@@ -50,7 +50,9 @@ class Samples:
                 f"samples, or tuples, lists or dictionaries of them; got the shapes {shapes}"
             )
         if shapes[0][0] == 0:
-            raise ValueError(f"the batch has no samples: the shapes are {shapes}")
+            raise ValueError(
+                f"the batch has no samples, its tensors have the shapes {shapes}; pass at least one"
+            )
         constants = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         return cls(tensors, constants, is_tensor, structure)
 

@@ -1,4 +1,4 @@
-"""Sums over gradients in float64, whatever the gradients' own type, without a float64 copy.
+"""Sums over gradients in float64, for any type of gradient, without a float64 copy.
 
 Blocks are converted one at a time, small enough to stay in cache.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from adadagrad_kernels.ops.batch_moments import batch_moments
 
 _BLOCK_ELEMENTS = 2**18
-#: Elements from which on a kernel's call pays, and the rows in which it takes them.
+#: Elements above which calling a kernel pays, and the rows in which it takes them.
 _LONG = 2**16
 _ROWS = 64
 
@@ -22,7 +22,7 @@ _ROWS = 64
 def squared_norm(tensors: Iterable[Tensor]) -> Tensor:
     """The sum of all squared elements, as a 0-dim float64 tensor on the tensors' device.
 
-    Sparse gradients are coalesced first: elements of one index add up before the square.
+    Sparse gradients are coalesced first, so elements of one index add up before the square.
     """
     total = torch.zeros((), dtype=torch.float64, device="cpu")
     for tensor in tensors:
@@ -61,7 +61,7 @@ def cosine_of_parts(whole: float, first: float, second: float) -> float:
 
 
 def gathered_on_cpu(scalars: Sequence[Tensor]) -> Tensor:
-    """In one tensor on the CPU, each device asked once."""
+    """One tensor on the CPU with all scalars; waits for each device once."""
     by_device: dict[torch.device, list[int]] = {}
     for place, scalar in enumerate(scalars):
         by_device.setdefault(scalar.device, []).append(place)

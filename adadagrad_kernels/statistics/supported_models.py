@@ -1,4 +1,4 @@
-"""Layers for which a sample has no gradient of its own, or none that vmap can compute."""
+"""Layers in which a sample has no gradient of its own, or none that vmap can compute."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from adadagrad_kernels.errors import UnsupportedModelError
 
 
 def require_per_sample_gradients(model: nn.Module, *, by_layers: bool = False) -> None:
-    """Refuse models whose samples influence one another, or with gradients that have no rows.
+    """Refuse models whose samples influence one another.
 
     Args:
         model: the module in training.
-        by_layers: whether the model runs as it is, and not for single samples by vmap, which takes
-            neither sparse gradients nor running statistics.
+        by_layers: whether the model runs as it is instead of sample by sample under vmap, which
+            takes neither sparse gradients nor running statistics.
 
     Raises:
         UnsupportedModelError: naming the layer and the ways out.
@@ -35,8 +35,8 @@ def _problem(module: nn.Module, by_layers: bool) -> str | None:
             else "let it track running statistics and freeze them with .eval()"
         )
         return (
-            "normalises each sample by the whole batch, so that a sample has no gradient of its "
-            f"own. Ways out: replace it with GroupNorm; {way_out}; or estimate the variance from "
+            "normalises each sample by the whole batch, so a sample has no gradient of its own. "
+            f"Ways out: replace it with GroupNorm; {way_out}; or estimate the variance from "
             "micro-batches with MicroBatchGradients"
         )
     tracks = isinstance(module, _InstanceNorm) and module.track_running_stats
@@ -48,7 +48,7 @@ def _problem(module: nn.Module, by_layers: bool) -> str | None:
     tables = nn.Embedding | nn.EmbeddingBag
     if isinstance(module, tables) and module.scale_grad_by_freq:
         return (
-            "scales the gradient of a row by how often the whole batch has it, so that a sample "
+            "scales the gradient of a row by how often it occurs in the whole batch, so a sample "
             "has no gradient of its own. Ways out: scale_grad_by_freq=False; or estimate the "
             "variance from micro-batches with MicroBatchGradients"
         )

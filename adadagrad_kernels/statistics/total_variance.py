@@ -18,7 +18,7 @@ class TotalVariance:
         \mathrm{Var} = \frac{1}{C} \sum_c v_c + \frac{1}{C} \sum_c (g_c - \bar g)^2
             = \frac{1}{b} \Bigl( (b - 1) V + \sum_c v_c \Bigr)
 
-    with V the pooled variance of all b samples, which has no bias: the expectation of this one is
+    with V the pooled variance of all b samples. V is unbiased; the expectation of Var is
     :math:`1 + (C - 1) / b` times the variance.
     """
 
@@ -36,9 +36,8 @@ class TotalVariance:
         """
         if self._count and record.batch_size != self._size:
             raise ValueError(
-                f"law_of_total_variance weights all micro-batches alike and takes those of equal "
-                f"size; got {record.batch_size} samples after {self._size}: split the batch "
-                "evenly, or leave the option off"
+                f"law_of_total_variance takes micro-batches of equal size, got {record.batch_size} "
+                f"samples after {self._size}: split the batch evenly, or leave the option off"
             )
         norm = record.variance_norm
         variances = record.variance
@@ -51,9 +50,9 @@ class TotalVariance:
         self._norms += norm
 
     def of(self, pooled: GradientStatistics) -> GradientStatistics:
-        """The pooled record with the biased variance; its single norms, which disagree, left out.
+        """The pooled record with the biased variance, without single norms, which would disagree.
 
-        Where a single record was added it is that record.
+        If a single record was added, the result is that record.
         """
         if self._count == 1:
             return pooled

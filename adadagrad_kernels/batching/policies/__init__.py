@@ -27,9 +27,9 @@ def policy_of(given: Any) -> BatchSizePolicy:
         if kind.takes(given):
             return kind(given)
     raise ValueError(
-        f"a BatchController cannot decide by {given!r}; accepted are a criterion, which is called "
-        "with statistics and has name, needs_variance and needs_inner_products; a "
-        "BatchSizeSchedule; or None for a fixed size"
+        f"a BatchController cannot decide by {given!r}; accepted are a criterion (a callable of "
+        "statistics with name, needs_variance and needs_inner_products), a BatchSizeSchedule, or "
+        "None for a fixed size"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a controller asks of whatever decides on its sizes."""
+"""The protocol between a controller and what decides on its sizes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class BatchSizePolicy(ABC):
     """Suggests sizes, from the statistics of a step or from the samples so far.
 
     Attributes:
-        given: what it goes by.
-        reads_statistics: whether it suggests anything from them.
-        says_every_size: whether a suggestion is a size that is meant, not a bound from below:
-            hysteresis does not hold it back, and where it may shrink it has no floor.
+        given: what the controller was given: a criterion, a rule, a schedule or None.
+        reads_statistics: whether it suggests sizes from statistics.
+        says_every_size: whether a suggestion is the size itself, not a bound from below:
+            hysteresis does not hold it back, and if it may shrink it has no floor.
     """
 
     reads_statistics: ClassVar[bool] = False
@@ -51,7 +51,10 @@ class BatchSizePolicy(ABC):
             ValueError: where the user's, or the policy's own, does not fit.
         """
         if batch_size is None:
-            raise ValueError("batch_size is missing: only a schedule says its first size")
+            raise ValueError(
+                "batch_size is missing, and only a schedule has a first size of its own: pass "
+                "batch_size="
+            )
         return require_multiple("batch_size", batch_size, round_to)
 
     def wants(self, samples: int) -> bool:
@@ -70,12 +73,12 @@ class BatchSizePolicy(ABC):
         raise NotImplementedError
 
     def count(self, samples: int) -> None:
-        """Take note of a step whose statistics it has not got."""
+        """Take note of a step without statistics."""
 
     def scheduled(
         self, samples_seen: int, *, least: int, largest: int, round_to: int
     ) -> float | None:
-        """The size after so many samples, of any step; None where these say nothing.
+        """The size after so many samples; None if it does not depend on them.
 
         Args:
             samples_seen: the step's among them.

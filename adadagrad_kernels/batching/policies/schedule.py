@@ -1,4 +1,4 @@
-"""Sizes that the samples so far say, without any statistics."""
+"""Sizes by the samples so far, without any statistics."""
 
 from __future__ import annotations
 

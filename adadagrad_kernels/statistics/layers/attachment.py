@@ -1,7 +1,7 @@
 """Puts a recorder into a model's forward passes, and takes it out again.
 
-Modules keep their class, their parameters and their hooks: what changes is the attribute
-``forward`` of the instance.
+Modules keep their class, their parameters and their hooks; only the attribute ``forward`` of the
+instance changes.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ Forward = Callable[..., Any]
 
 
 class _MeasuredForward(functools.partial[Any]):
-    """What is put on a module in the place of its forward; copies of the module are plain ones.
+    """Replaces a module's forward; copies of the module are plain again.
 
-    A partial has no Python frame of its own for the compiler to look at.
+    A partial has no Python frame of its own for the compiler to trace.
     """
 
     _module: nn.Module
@@ -91,7 +91,7 @@ class Attachment:
         self._replaced: list[tuple[nn.Module, _MeasuredForward]] = []
 
     def attach(self) -> None:
-        """Replace the forwards; where this fails the model is as it was."""
+        """Replace the forwards; if this fails, the model is as it was."""
         _require_unmeasured(self._recorder.model)
         try:
             for layer in self._layers:
@@ -105,7 +105,7 @@ class Attachment:
             # The model's own forward may be compiled; what surrounds it is not.
             begin, end = (_outside_of_graphs(f, inner=True) for f in (self._begin, self._end))
             returned = _outside_of_graphs(self._recorder.note_result, inner=True)
-            # Who calls the parts of a model alone is asked about these.
+            # A loop that calls parts of the model alone has those parts asked.
             for module in (*_parts(model), model):
                 call = _call_of_a_model(module, module.forward, begin, returned, end)
                 self._replace(module, _outside_of_graphs(call, inner=False))
@@ -167,7 +167,7 @@ class Attachment:
         return not hooks or next(reversed(hooks)) == self._handles[name].id
 
     def _hear_last(self) -> None:
-        """Hooks run in their order, and what others make of a gradient must be heard too."""
+        """Hook in last again: hooks run in order, and later ones may change the gradient."""
         for name, parameter in self._heard.items():
             if not self._is_last(name, parameter):
                 self._handles.pop(name).remove()
@@ -190,12 +190,12 @@ class Attachment:
         versions[:] = [parameter._version]
 
     def _require_unmoved(self, name: str, versions: list[int], parameter: Tensor) -> None:
-        """Refuse an optimizer in the backward pass, which has not come to the inputs yet."""
+        """Refuse an optimizer in the backward pass, which has not reached the inputs yet."""
         if versions != [parameter._version] and not self._recorder.shadow:
             raise ValueError(
-                f"a hook has changed the parameter '{name}' in the backward pass, as an optimizer "
-                "there does, and the layer needs it for the gradient of its inputs. Ways out: call "
-                "the optimizer after statistics(); or a plain step outside of the context"
+                f"a hook, such as an optimizer in the backward pass, has changed the parameter "
+                f"'{name}', which the layer still needs for the gradient of its inputs. Ways out: "
+                "call the optimizer after statistics(); or take a plain step outside of the context"
             )
 
 
@@ -205,15 +205,15 @@ def _require_unmeasured(model: nn.Module) -> None:
             where = f"layer '{path}'" if path else "the model"
             raise ValueError(
                 f"{where} ({type(module).__name__}) is measured by another layer_statistics, whose "
-                "context is still open. Way out: leave that context first; one context around the "
-                "whole model measures all of its layers"
+                "context is still open. Way out: leave that context first, since one context "
+                "around the whole model measures all of its layers"
             )
 
 
 def _outside_of_graphs(forward: Forward, *, inner: bool) -> Forward:
-    """Keep ``torch.compile`` from tracing a forward, and where ``inner`` what it calls too.
+    """Keep ``torch.compile`` from tracing a forward and, if ``inner``, what it calls.
 
-    A program that has compiled nothing is spared the import of the compiler, which takes seconds.
+    A program that has compiled nothing does not import the compiler, which takes seconds.
     """
     if "torch._dynamo" not in sys.modules:
         return forward
@@ -225,7 +225,7 @@ def _outside_of_graphs(forward: Forward, *, inner: bool) -> Forward:
 def _call_of_a_model(
     module: nn.Module, forward: Forward, begin: Forward, returned: Forward, end: Forward
 ) -> Forward:
-    """A function, since torch before 2.8 keeps no other callable out of its graphs."""
+    """A plain function, because torch before 2.8 keeps no other callable out of its graphs."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if not begin(module, forward, args, kwargs):
@@ -292,15 +292,15 @@ def _layers(model: nn.Module, on_other: str) -> Iterator[Layer]:
             )
         if runner is None and isinstance(module, nn.RNNBase) and not registered(module):
             raise UnsupportedModelError(
-                f"{name} keeps samples in another dimension than the first of its states, and has "
-                "another forward or other parameters than its class. Ways out: nn.LSTM, nn.GRU "
-                "or nn.RNN as they are; or measure with MicroBatchGradients"
+                f"{name} is a recurrent layer with another forward or other parameters than its "
+                "class, and its states do not have the samples in the first dimension. Ways out: "
+                "nn.LSTM, nn.GRU or nn.RNN as they are; or measure with MicroBatchGradients"
             )
         yield Layer(name, module, module.forward, own, held)
 
 
 def _units(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
-    """Modules with their paths, and whether the modules inside have no calls of their own."""
+    """Modules with their paths, and whether the module is measured as a whole with its children."""
     inside: set[nn.Module] = set()
     for path, module in model.named_modules():
         if module in inside or not _has_forward(module):
@@ -312,12 +312,12 @@ def _units(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
 
 
 def _has_forward(module: nn.Module) -> bool:
-    """Not so for lists and dictionaries of modules or parameters, which whoever has them uses."""
+    """False for lists and dictionaries of modules or parameters, which their owner uses."""
     return type(module).forward is not nn.Module.forward or "forward" in module.__dict__
 
 
 def _own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Those of a module, and of what has no forward of its own inside of it."""
+    """The parameters of a module, and those of children without a forward of their own."""
     yield from module.named_parameters(recurse=False)
     for name, child in module.named_children():
         if not _has_forward(child):
@@ -325,7 +325,7 @@ def _own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _parts(model: nn.Module) -> Iterator[nn.Module]:
-    """The modules of a model that can be called in its place."""
+    """The parts of a model that can be called alone."""
     for child in model.children():
         if _has_forward(child):
             yield child

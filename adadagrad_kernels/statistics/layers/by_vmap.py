@@ -1,9 +1,9 @@
 """Modules of other kinds that have parameters of their own: their contributions by vmap.
 
-The module's forward is run again for some samples at a time, with a parameter's gradient for each
-of them. Only the module's own parameters are differentiated; its children have uses of their own.
-What torch.func cannot transform, such as checkpoints, autograd functions of an older kind and
-control flow that depends on values, is run sample by sample.
+The module's forward runs again for some samples at a time, and gives each of them a gradient of
+every parameter. Only the module's own parameters are differentiated; its children have uses of
+their own. What torch.func cannot transform, such as checkpoints, autograd functions of an older
+kind and control flow that depends on values, runs sample by sample.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
     """Run a module and listen to the gradients of its outputs.
 
     Raises:
-        UnsupportedModelError: where it draws random numbers, which cannot be drawn again for a
-            sample alone, or has outputs without samples.
+        UnsupportedModelError: if it draws random numbers, which a sample alone cannot draw again,
+            or has outputs without samples.
     """
     held = set() if recorder.call.uses(layer.name) else layer.held
     own = {n: value for n, value in layer.own.items() if value.requires_grad and n not in held}
@@ -64,7 +64,7 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
     if before.has_changed():
         raise UnsupportedModelError(
             f"{layer.name} has parameters of its own ({', '.join(own)}) and draws random "
-            "numbers, which it would draw anew when it is run again for every sample. Ways out: "
+            "numbers; run again for every sample, it would draw others. Ways out: "
             f"move the dropout, or the parameters, into a module of their own; or {OTHER_SOURCES}"
         )
     given = Contents.of(result)
@@ -81,7 +81,7 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
             f"{OTHER_SOURCES}"
         )
     if len(use.outputs) > 1:
-        # What one output gives to another inside of the module is no gradient of its own.
+        # What one output passes to another inside the module is not a gradient of its own.
         places = set(use.outputs)
         views = [t.view_as(t) if i in places else t for i, t in enumerate(given.tensors)]
         result, given = given.replaced(views), replace(given, tensors=views)
@@ -161,10 +161,10 @@ class ModuleUse(Use):
         return self.batch_size
 
     def contributions(self, rows: slice) -> list[Tensor]:
-        """By one vector-Jacobian product for each sample, all at once where torch.func can.
+        """One vector-Jacobian product for each sample, all at once if torch.func can.
 
         Raises:
-            UnsupportedModelError: where the module cannot be run again for a sample.
+            UnsupportedModelError: if the module cannot run again for a sample.
         """
         assert self.plain is not None
         batched = self.batched
@@ -200,15 +200,15 @@ class ModuleUse(Use):
     def _by_formula(
         self, formula: Contributions, tensors: list[Tensor], grads: list[Tensor]
     ) -> list[Tensor]:
-        """By what a user has registered for this kind of layer.
+        """The contributions by the formula that a user registered for this kind of layer.
 
         Raises:
-            ValueError: where it gives something else than the samples' contributions.
+            ValueError: if it returns something else than the samples' contributions.
         """
         if len(grads) != 1:
             raise ValueError(
                 f"{self.layer} has {len(grads)} outputs with gradients; register_layer takes "
-                "layers with one"
+                "layers with one: split the module, or leave it unregistered and measured by vmap"
             )
         args, kwargs = self._arguments(tensors)
         with torch.no_grad():

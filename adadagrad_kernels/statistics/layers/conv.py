@@ -68,7 +68,7 @@ def _conv(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class ConvUse(LayerUse):
-    """A convolution of the saved inputs, which are padded already where zeros do not do.
+    """A convolution of the saved inputs, which are padded already unless zeros suffice.
 
     Attributes:
         kernel_size: one number for each spatial dimension, as the others.

@@ -102,7 +102,7 @@ class EmbeddingUse(LayerUse):
         return moments.weight_grad.to(self.weight.value.dtype), None
 
     def contributions(self, rows: slice) -> list[Tensor]:
-        """Zeros but in the rows that a sample looked up."""
+        """Zeros except in the rows that a sample looked up."""
         assert self.weight is not None
         outputs = as_sequences(upcast(self.grad[rows]))
         samples, _, features = outputs.shape
@@ -125,7 +125,7 @@ class EmbeddingUse(LayerUse):
         before.scatter_add_(1, places, outputs)
 
     def cross_dots(self, other: Use) -> Tensor | None:
-        """With a product: sum over s, t of g_s . x_t times y_t at the index of s."""
+        """With a linear layer: sum over s, t of g_s . x_t times y_t at the index of s."""
         indices, outputs = self._looked_up(slice(None))
         if isinstance(other, EmbeddingUse):
             theirs, others = other._looked_up(slice(None))

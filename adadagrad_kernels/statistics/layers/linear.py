@@ -111,7 +111,7 @@ class LinearUse(LayerUse):
         return [torch.bmm(pair[0].mT, pair[1]), *bias]
 
     def cross_dots(self, other: Use) -> Tensor | None:
-        """Of two products: sum over t, s of (x_t . x'_s) (y_t . y'_s)."""
+        """Between two linear layers (a ghost inner product): sum of (x_t . x'_s) (y_t . y'_s)."""
         if not isinstance(other, LinearUse) or self.transposed != other.transposed:
             return None
         pairs = torch.bmm(self._inputs, other._inputs.mT)

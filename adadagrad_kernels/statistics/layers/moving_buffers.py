@@ -23,7 +23,7 @@ def note_buffers(module: nn.Module, args: Any) -> None:
 class MovingBuffers:
     """Buffers of a module that its forward pass writes to, such as those of ``spectral_norm``.
 
-    All are kept at its first call, later those alone that have moved.
+    The first call keeps all buffers, later calls only those that have changed before.
     """
 
     def __init__(self, module: nn.Module) -> None:

@@ -28,9 +28,9 @@ from adadagrad_kernels.statistics.measuring.uses import LayerUse, bias_moments, 
 
 @finder
 def find(module: nn.Module) -> Runner | None:
-    """For ``nn.LayerNorm``, ``nn.RMSNorm``, ``nn.GroupNorm``, and what computes as the first two.
+    """For ``nn.LayerNorm``, ``nn.RMSNorm``, ``nn.GroupNorm`` and classes that compute as they do.
 
-    The last are classes of other libraries, such as the RMSNorms of Transformers.
+    The last are those of other libraries that match the first two, such as Transformers' RMSNorms.
     """
     runners = {nn.LayerNorm: _layer_norm, nn.RMSNorm: _rms_norm, nn.GroupNorm: _group_norm}
     known = next((runner for kind, runner in runners.items() if runs_as(module, kind)), None)
@@ -40,8 +40,8 @@ def find(module: nn.Module) -> Runner | None:
 def _by_structure(module: nn.Module) -> Runner | None:
     """The runner for a module of another class whose parameters scale and shift normalised inputs.
 
-    It is asked itself: by how much its output changes with its weight must be the input normalised,
-    and with its bias one.
+    The module itself is asked: adding one to the weight must change the output by the normalised
+    input, adding one to the bias by one.
     """
     parameters: dict[str, Any] = dict(module.named_parameters())
     eps = _eps_of(module)
@@ -79,7 +79,7 @@ def _eps_of(module: nn.Module) -> float | None:
 
 @torch.no_grad()
 def _changes(module: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """What one is to the output when it is added to a parameter, which is put back."""
+    """The change of the output when one is added to each parameter, which is then put back."""
     device = inputs.device.type
     changes = {}
     with torch.autocast(device, enabled=False):
@@ -210,7 +210,7 @@ def _dense(inputs: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class NormUse(LayerUse):
-    """LayerNorm, RMSNorm or GroupNorm; saved are inputs, rstd and, but for RMSNorm, mean.
+    """LayerNorm, RMSNorm or GroupNorm; saved are inputs, rstd and, except for RMSNorm, mean.
 
     Attributes:
         features: elements of the weight, the trailing dimensions of the inputs; 0 where channels

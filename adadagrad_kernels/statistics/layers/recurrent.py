@@ -39,14 +39,14 @@ def _recurrent(recorder: Recorder, layer: Layer, input: Any, hx: Any = None) -> 
     module = layer.module
     if isinstance(input, PackedSequence):
         raise UnsupportedModelError(
-            f"{layer.name} has a packed sequence, which has no rows for the samples. Way out: "
+            f"{layer.name} got a packed sequence, which has no rows for the samples. Way out: "
             "pass padded sequences [samples, positions, features] and take each sample's last "
             "output by its length; the loss must leave the padding out"
         )
     if module.training and module.dropout and module.num_layers > 1:
         raise UnsupportedModelError(
-            f"{layer.name} drops out between its layers, which cannot be drawn again for a sample "
-            "alone. Way out: a module for each layer, with nn.Dropout between them"
+            f"{layer.name} has dropout between its layers, which a sample alone cannot draw again. "
+            "Way out: a module for each layer, with nn.Dropout between them"
         )
     if input.dim() != 3:
         raise ValueError(
@@ -62,7 +62,7 @@ def _recurrent(recorder: Recorder, layer: Layer, input: Any, hx: Any = None) -> 
     if recorder.samples_of(use, rows) != rows:
         raise ValueError(no_sample_rows_message(layer.name, rows))
     lasts = last if isinstance(last, tuple) else (last,)
-    # What the output hands to the last state inside of the module is no gradient of the state's.
+    # What the output passes to the last state inside the module is not the state's own gradient.
     views = [tensor.view_as(tensor) for tensor in (output, *lasts)]
     recorder.observe(use, views, [input, *states])
     return views[0], tuple(views[1:]) if isinstance(last, tuple) else views[1]
@@ -107,7 +107,7 @@ class RecurrentUse(Use):
         self._found = None
 
     def _steps(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """By weight: gradients of its products and their inputs, ``[samples, steps, features]``."""
+        """By weight: gradients and inputs of its matrix products, [samples, steps, features]."""
         if self._found is None:
             with torch.enable_grad():
                 steps = _Steps()
@@ -174,7 +174,7 @@ class RecurrentUse(Use):
 
 
 class _Steps:
-    """What goes into every product, by its weight's name, and zeros added to what comes out."""
+    """Inputs of every matrix product, by its weight's name, and zeros added to its output."""
 
     def __init__(self) -> None:
         self.inputs: dict[str, list[Tensor]] = {}

@@ -50,22 +50,22 @@ def finder(find: Callable[[nn.Module], Runner | None]) -> Callable[[nn.Module], 
 
 
 def register_layer(*kinds: type[nn.Module]) -> Callable[[Contributions], Contributions]:
-    r"""Measure a kind of layer by a formula of your own, in place of ``torch.func.vmap``.
+    r"""Measure a kind of layer by a formula of your own, instead of ``torch.func.vmap``.
 
-    The module runs as it is and autograd computes its gradient. In the backward pass the function
+    The module runs as it is, and autograd computes its gradient. In the backward pass the function
     is called for some samples at a time, with the module, the arguments of its forward and the
-    gradient of its output, all of these samples alone, and returns what each of them adds to the
-    gradient of every parameter of the module's own that requires grad: :math:`h_i` with
+    gradient of its output, for these samples alone. It returns what each of them adds to the
+    gradient of every one of the module's own parameters that requires grad: :math:`h_i` with
     :math:`\sum_i h_i = \texttt{.grad}`, which ``layer_statistics`` checks.
 
     Args:
-        kinds: classes of modules; subclasses are others, and have to be named too.
+        kinds: classes of modules; name subclasses too, which count as other classes.
 
     Returns:
         A decorator for ``function(module, *args, grad_output) -> {name: [samples, *shape]}``.
 
     Raises:
-        TypeError: for what is no class of modules.
+        TypeError: for anything but a class of modules.
 
     Example:
         >>> import torch
@@ -87,7 +87,10 @@ def register_layer(*kinds: type[nn.Module]) -> Callable[[Contributions], Contrib
     """
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-            raise TypeError(f"register_layer takes classes of torch.nn.Module, got {kind!r}")
+            raise TypeError(
+                f"register_layer takes classes of torch.nn.Module, got {kind!r}; pass the class "
+                "itself, @register_layer(MyLayer)"
+            )
 
     def decorate(function: Contributions) -> Contributions:
         _registered.update(dict.fromkeys(kinds, function))
@@ -120,13 +123,13 @@ def runs_as(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def has_forward_of_its_own(module: nn.Module) -> bool:
-    """Whether somebody put another forward on the instance than that of its class."""
+    """Whether the instance has another forward than its class."""
     forward = module.__dict__.get("forward")
     return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
 
 
 def _has_plain_parameters(module: nn.Module) -> bool:
-    """Not so where a hook computes them from others: pruning, older kinds of weight_norm."""
+    """False if a hook computes them from others: pruning, older kinds of weight_norm."""
     values = (getattr(module, name, None) for name in ("weight", "bias"))
     return all(not isinstance(v, Tensor) or isinstance(v, nn.Parameter) for v in values)
 
@@ -140,7 +143,7 @@ def part_of(value: Tensor | None) -> Part | None:
     base = value._base
     if not isinstance(base, nn.Parameter):
         raise UnsupportedModelError(
-            "a layer runs with tensors in the place of its parameters, such as from "
+            "a layer runs with tensors in place of its parameters, as under "
             "torch.func.functional_call. Ways out: call the model itself; or leave the context "
             "for such calls"
         )
@@ -148,7 +151,7 @@ def part_of(value: Tensor | None) -> Part | None:
 
 
 def computed_with(recorder: Recorder, weight: Any, bias: Any) -> tuple[Any, Any]:
-    """What the layer computes with: apart from the graph, but where autograd does the work."""
+    """The tensors that the layer computes with: detached, unless autograd does the work."""
     if recorder.shadow:
         return weight, bias
     return (

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.statistics.measuring.rows import Rows
 
-#: Of flags and names with tensors of the same kinds, for each of which a model is asked anew.
+#: Most forms of flags and names, for tensors of the same kinds, that a model is asked about.
 _MOST_FORMS = 32
 
 
@@ -30,7 +30,7 @@ class Answer:
         writers: layers that change their inputs in place.
         doubt: why it could not be asked, or None.
         resized: whether it runs with other numbers of samples.
-        moves: whether it gave something else when it was run again as it was.
+        moves: whether it returned something else when it ran again.
     """
 
     has_samples: tuple[bool, ...] = ()
@@ -100,7 +100,7 @@ class Asked:
         return key
 
     def form(self, tensors: Any, flags: Any) -> Any:
-        """A key for a form of arguments; what changes with every step, as a name, is no new one."""
+        """A key for a form of arguments; a flag that changes in every step makes no new one."""
         forms = self._forms[tensors]
         if (tensors, flags) not in self.answers and len(forms) >= _MOST_FORMS:
             return forms[-1]
@@ -109,9 +109,9 @@ class Asked:
         return tensors, flags
 
     def is_due(self, form: Any) -> bool:
-        """Whether a form is asked anew: at its 16th call, its 64th, its 256th and so on.
+        """Whether a form is asked again: at its 16th call, its 64th, its 256th and so on.
 
-        What a buffer counts, or who knows what, may have changed how the model computes.
+        A buffer that counts, for example, may have changed how the model computes.
         """
         self.calls[form] += 1
         calls = self.calls[form]

@@ -1,4 +1,4 @@
-"""Gradients on their way into ``.grad``: that they get there as they were measured, and stay so."""
+"""Checks that gradients arrive in ``.grad`` as they were measured, and stay so."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from adadagrad_kernels.statistics.measuring.verify import (
     storage_pointer,
 )
 
-#: Elements that are kept of every gradient: what is written through ``.data`` has no version, and
-#: mostly scales all of it.
+#: Elements kept of every gradient: writes through ``.data`` leave no version, and usually scale it
+#: as a whole.
 _FEW = 16
 
 

@@ -1,8 +1,8 @@
-"""A model that is run once more than its user knows, and shows nothing of it.
+"""Runs a model once more than its user asked for, and leaves no trace of it.
 
 Buffers, attributes of modules and of their classes, counters, the contents of lists and
-dictionaries on them, random generators and hooks are afterwards what they were. Hooks that are not
-torch's own are left out meanwhile: what they count or keep lies where nobody can put it back.
+dictionaries on them, random generators and hooks are put back afterwards. Hooks that are not
+torch's own do not run meanwhile: what they count or keep lies where nobody can put it back.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def as_before(
     parameters: bool = True,
     arguments: Iterable[Any] = (),
 ) -> Iterator[None]:
-    """A context after which the model, the generators and its hooks are as they were.
+    """A context that restores the model, the generators and its hooks afterwards.
 
     Args:
         model: which runs inside.
         hooks: whether all hooks run, or those of torch alone.
-        parameters: whether the forward pass may write to these, which takes a look at every call
-            of torch's.
+        parameters: whether the forward pass may write to these; then every call of torch is
+            watched.
         arguments: objects that it is called with, which are kept too.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -67,9 +67,9 @@ def as_before(
 
 
 class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Parameters that a forward pass writes to, as an average of others: kept before the write.
+    """Keeps a parameter that a forward pass writes to, such as a running average, before the write.
 
-    All are as good as never written to, and none is copied that is not.
+    Hardly any is ever written to, and only those that are get copied.
     """
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:

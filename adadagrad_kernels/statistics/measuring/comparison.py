@@ -1,10 +1,10 @@
-"""Whether the record is that of its samples: one of them, run by itself, must have its norms.
+"""Checks the record against one of its samples: run by itself, the sample must have its norms.
 
 What a model says of a few samples before its forward pass (see ``independence``) cannot show all
-that it does with a batch. So where it was asked, the norms that each layer has measured for one of
-the samples are compared with those of its gradient by itself. Where one differs, the whole batch is
-run again, to tell a model that mixes samples from one whose layers get gradients by another way
-than what it returns, and from rounding that a kink such as ReLU's has made large.
+that it does with a batch. So whenever the model was asked, the norms that each layer measured for
+one sample are compared with those of its gradient by itself. If one differs, the whole batch runs
+again. That tells apart a model that mixes samples, one whose layers get gradients by another way
+than through what it returns, and rounding that a kink such as ReLU's has made large.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from adadagrad_kernels.statistics.measuring.samples import OTHER_SOURCES
 from adadagrad_kernels.statistics.measuring.uses import Norms, Part
 from adadagrad_kernels.statistics.sums import gathered_on_cpu
 
-#: Calls of a model in one micro-batch that are compared; more are none of a training step.
+#: Calls of a model in one micro-batch that are compared; a training step has no more.
 _MOST_CALLS = 8
-#: How far norms may be apart, relative to them, and in types of sixteen bits.
+#: How far norms may differ, relative to them: in wider types, and in types of sixteen bits.
 _FAR, _COARSE = 2e-2, 1.5e-1
-#: The least difference that counts, relative to the norm over all layers.
+#: The smallest difference that counts, relative to the norm over all layers.
 _FLOOR, _COARSE_FLOOR = 1e-3, 3e-2
 
 
@@ -68,11 +68,11 @@ class Comparison:
             self._calls[-1].note(result)
 
     def judge(self, norms: Sequence[Norms], parameters: Iterable[nn.Parameter]) -> str | None:
-        """Hold what the layers have measured against the sample's gradient, once.
+        """Compare what the layers measured with the sample's own gradient, once.
 
         Args:
             norms: of the micro-batch, whose backward pass is over.
-            parameters: that have its gradient in ``.grad``.
+            parameters: with its gradient in ``.grad``.
 
         Returns:
             Why a difference says nothing of the samples, or None.
@@ -115,9 +115,9 @@ class Comparison:
             return None
         raise UnsupportedModelError(
             f"{layer} has measured another gradient for sample {calls[0].row} of the batch than "
-            "follows from that sample's outputs: what the model gives for a sample depends on the "
-            "others, or the rows of the layer's input are no samples. Ways out: take the operation "
-            f"across the batch out of the model; or {OTHER_SOURCES}"
+            "follows from that sample's outputs: the model's output for a sample depends on the "
+            "others, or the layer's input has rows that are not samples. Ways out: take the "
+            f"operation across the batch out of the model; or {OTHER_SOURCES}"
         )
 
 

@@ -1,4 +1,4 @@
-"""<g_i, direction> of samples' losses that a closure computes, along a change of the parameters."""
+"""<g_i, direction> from a closure that computes the samples' losses: directional derivatives."""
 
 from __future__ import annotations
 

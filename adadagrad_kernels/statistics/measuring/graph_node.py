@@ -1,7 +1,7 @@
-"""Where a use hears of its backward pass: a node of its own in the graph, or a hook.
+"""How a use takes part in the backward pass: by a node of its own in the graph, or by a hook.
 
-The node computes the parameters' gradient in place of autograd's own, whose layer runs on detached
-parameters: statistics and gradient come out of one pass, and nothing is computed twice. The hook
+The node computes the parameters' gradient instead of autograd, for which the layer runs on detached
+parameters. Statistics and gradient come out of one pass, and nothing is computed twice. The hook
 only listens.
 """
 
@@ -55,8 +55,8 @@ class _Tap(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise UnsupportedModelError(
                 f"{use.layer} was asked for a gradient that can be differentiated again "
-                "(create_graph=True), such as for a gradient penalty, whose gradient is that of "
-                "no sample. Way out: compute the penalty, forward and backward pass, outside of "
+                "(create_graph=True), as for a gradient penalty, whose gradient belongs to no "
+                "sample. Way out: compute the penalty, forward and backward pass, outside of "
                 "the context, after statistics(); it adds up in .grad"
             )
         try:
@@ -78,7 +78,7 @@ TAP: type = _Tap._backward_cls
 def listen(
     arrival: Observation, use: Use, outputs: Sequence[Tensor], saved: Sequence[Tensor]
 ) -> None:
-    """Have the use hear of the gradients of its outputs; the graph stays as it is."""
+    """Report the gradients of its outputs to the use; the graph stays as it is."""
     kept = [tensor.detach() for tensor in saved]
     versions = [tensor._version for tensor in saved]
     heard = [0] * len(outputs)

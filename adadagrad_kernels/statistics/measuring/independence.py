@@ -1,11 +1,11 @@
-"""Whether the samples of a batch are apart from each other, asked of the model itself.
+"""Whether the samples of a batch are independent, asked of the model itself.
 
-A model whose layers mix samples has no per-sample gradients, and nothing in a backward pass tells.
-Nor does a shape tell positions from samples where there are as many. So before the first measured
-forward pass a few samples are run four times: as they are; with another in the place of the first,
-and of the last, which must change nothing for the others; and fewer of them, which tells what grows
-with the batch. The question is put again for every form of the model's arguments, where its mode
-has changed, and now and then.
+A model whose layers mix samples has no per-sample gradients, and nothing in a backward pass shows
+it. Nor does a shape distinguish positions from samples if there are equally many. So before the
+first measured forward pass a few samples run four times: as they are; with another in the place of
+the first, then of the last, which must change nothing for the others; and fewer of them, which
+shows what grows with the batch. The model is asked again for every form of its arguments, when its
+mode has changed, and now and then.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Reply:
     """What a model said of a call.
 
     Attributes:
-        answer: for each form of its arguments the same.
-        samples: of these arguments, or None.
+        answer: the same for every call with arguments of one form.
+        samples: number of samples in these arguments, or None.
         question: the call, which can be repeated.
-        asked: how often it was called with arguments of this form, where it was asked for this
-            call; else 0.
+        asked: how often the model was called with arguments of this form, if this call asked it;
+            else 0.
     """
 
     answer: Answer
@@ -109,13 +109,13 @@ _warned: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDiction
 
 
 def warn_of_doubt(model: nn.Module, answer: Answer) -> None:
-    """Warn, once, of a model that could not be asked."""
+    """Warn once if the model could not be asked."""
     told = _warned.setdefault(model, set())
     if answer.doubt and answer.doubt not in told:
         told.add(answer.doubt)
         warnings.warn(
-            f"{type(model).__name__} could not be asked whether the samples of a batch are "
-            f"apart from each other: {answer.doubt}. Its rows are taken for samples. Way out: "
+            f"{type(model).__name__} could not be asked whether it mixes the samples of a batch: "
+            f"{answer.doubt}. Its rows are taken for samples. Way out: "
             "adadagrad_kernels.check_statistics compares the record with samples alone",
             UserWarning,
             stacklevel=4,
@@ -146,7 +146,7 @@ def _ask(question: Question) -> Answer:
     if question.is_part and all(t.dim() == 1 and not t.is_floating_point() for t in tensors):
         return Answer(doubt="a part of it is called alone with a row of indices, maybe positions")
     if question.contents.once:
-        return Answer(doubt="an argument can be read but once, and asking would read it")
+        return Answer(doubt="an argument can be read only once, and asking would read it")
     if module := _module_with_iterator(question.model):
         return Answer(doubt=f"{module} holds an iterator, and asking would read on in it")
     if not any(tensor.dim() for tensor in tensors):
@@ -179,7 +179,7 @@ def _ask(question: Question) -> Answer:
 
 
 def _module_with_iterator(model: nn.Module) -> str | None:
-    """The first module with an attribute that can be read but once."""
+    """The first module with an attribute that can be read only once."""
     for path, module in model.named_modules():
         for value in vars(module).values():
             inside = value if isinstance(value, list | tuple) else (value,)
@@ -189,10 +189,10 @@ def _module_with_iterator(model: nn.Module) -> str | None:
 
 
 def _output_rows(question: Question) -> int | None:
-    """Rows of what it gives for the whole batch, where its arguments have rows of several numbers.
+    """Rows of its first output for the whole batch, if its arguments disagree on their rows.
 
-    Those of its first output are the likely samples: beside states of layers, or classes that all
-    samples are compared with.
+    These are most likely the samples; other rows may be states of layers, or classes with which
+    all samples are compared.
     """
     if len({len(tensor) for tensor in question.contents.tensors if tensor.dim()}) < 2:
         return None
@@ -249,9 +249,9 @@ def _answer_for(question: Question, batched: tuple[bool, ...], resized: bool) ->
         require_proportional(one, three, count, fewer)
     outputs = [tensor for tensor in one.result if tensor.dim()]
     if outputs and all(len(t) % count and t.shape[1:2] != (count,) for t in outputs):
-        raise ValueError("what it gives has other rows than its arguments")
+        raise ValueError("its outputs have other rows than its arguments")
     moves = False
-    doubt = None if outputs else "what it gives has no rows for the samples, as a loss"
+    doubt = None if outputs else "its output has no rows for the samples, as a loss"
     two = one
     if other is not None:
         exchanged = _exchanged(question, rows, [other, *rows[1:]], batched)
@@ -263,9 +263,7 @@ def _answer_for(question: Question, batched: tuple[bool, ...], resized: bool) ->
             if mixing and first_mixing(one, question.run(rows, batched), count):
                 # Nor does what has changed then tell whose it is.
                 mixing, moves = None, True
-                doubt = (
-                    "it gives something else when it is run again as it was: what it keeps moves"
-                )
+                doubt = "it returns something else when it runs again: something it keeps changes"
                 two, other = one, None
             if not doubt and not mixing:
                 # What flows from later samples to earlier ones shows with the last exchanged.
@@ -296,7 +294,7 @@ def _grows(one: Trial, other: Trial) -> bool:
 def _exchanged(
     question: Question, rows: list[int], others: list[int], batched: tuple[bool, ...]
 ) -> Trial | None:
-    """Run with other rows; None where the model cannot be."""
+    """The model run with other rows; None if it cannot run with them."""
     # Whole numbers may be places, such as where bags begin, that only make sense together.
     floating = any(tensor.is_floating_point() for tensor in question.contents.tensors)
     for of_numbers in (None, rows) if floating else (None,):

@@ -1,8 +1,8 @@
-"""Mutable values, kept with what they contain so that this can be put back.
+"""Mutable values and their contents, kept so that they can be put back.
 
-A value keeps its identity: what was changed inside of it is undone in place. Kept is what can be
-reached from a module: its attributes, those of its classes, what its methods name or close over,
-and what lies inside of all these.
+A value keeps its identity: changes inside it are undone in place. Everything that can be reached
+from a module is kept: its attributes, those of its classes, what its methods name or close over,
+and the contents of all these.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.statistics.contents import attributes_of
 
-#: How deep values inside of one another are kept, how many of a container, and how many in all:
-#: more are data.
+#: How deep nested values are kept, how many of a container, and how many in all: more are data.
 _DEPTH, _MOST, _MOST_IN_ALL = 8, 1000, 100_000
 #: Elements of a tensor that is copied even if nobody writes to it.
 _LARGE = 1 << 20
@@ -64,7 +63,7 @@ class Keeper:
         self._seen: set[int] = set()
 
     def restore(self) -> None:
-        """Put back what they contained; what cannot be is told in a warning."""
+        """Put back what they contained; warn of what cannot be put back."""
         for value, kind, before in self._kept:
             try:
                 kind.put(value, before)

@@ -1,4 +1,4 @@
-"""Where a value that all samples share meets the samples, told from a node of the graph."""
+"""Where a value that all samples share meets the samples, read from a node of the graph."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Place:
     each: int = 1
 
     def only(self, grad: Tensor, sample: int) -> Tensor:
-        """Zeros but in the sample's part."""
+        """Zeros except in the sample's part."""
         kept = torch.zeros_like(grad)
         part = (self.dimension, sample * self.each, self.each)
         kept.narrow(*part).copy_(grad.narrow(*part))
@@ -78,10 +78,10 @@ def _along_samples(result: torch.Size, padded: tuple[int, ...], samples: int) ->
 
 
 def is_doubtful(node: Node, given: torch.Size, samples: int) -> bool:
-    """Whether a value may have met the samples, or another dimension that is as long.
+    """Whether a value may have met either the samples or another dimension of the same length.
 
-    That is where as many rows of a table are looked up, for the samples or by chance; and where a
-    value grows in another dimension than the first by an operation that does not broadcast.
+    So it is if as many rows of a table are looked up as there are samples; and if a value grows in
+    another dimension than the first by an operation that does not broadcast.
     """
     result, kind = shape_of(node, 0) if node._input_metadata else torch.Size(), node.name()
     if kind.startswith("IndexPut"):

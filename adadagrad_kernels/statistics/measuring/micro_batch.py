@@ -1,4 +1,4 @@
-"""What the uses of one micro-batch have measured, and what several micro-batches say together."""
+"""What the uses of one micro-batch have measured."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MicroBatch:
         inner_products: whether inner products are measured.
         calls: uses of each part in the forward pass.
         comparison: with a sample that is run by itself.
-        rows: those that are read of each parameter, by its identity.
+        rows: the rows read of each parameter, by its identity.
         pending: uses whose parameters others share, or that only listen, until all have arrived.
         norms: of the contributions, by layer.
         dots_with_sum: <h_i, sum_j h_j> by layer: <g_i, g> / b.
@@ -74,7 +74,7 @@ class MicroBatch:
             if any(rows != other and rows[0] < other[1] and other[0] < rows[1] for other in others):
                 raise UnsupportedModelError(
                     f"{use.layer} reads all of its packed weight in one call and parts of it in "
-                    "another, as an attention that is used for one sequence and for two. Ways out: "
+                    "another, as attention does that serves one sequence and two. Ways out: "
                     f"a module for each; or {OTHER_SOURCES}"
                 )
             others.add(rows)

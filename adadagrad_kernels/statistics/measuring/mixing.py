@@ -1,4 +1,4 @@
-"""Whether a module mixes samples, told from its outputs when another sample is exchanged."""
+"""Whether a module mixes samples: its outputs for the others change when one is exchanged."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def mixing_message(name: str, question: Question) -> str:
             "[samples, positions, ...], with batch_first=True where a layer takes it"
         )
     return (
-        f"{name} mixes the samples of a batch: what it gives for one of them changes when another "
-        "is exchanged, so that a sample has no gradient of its own. Ways out: take the operation "
+        f"{name} mixes the samples of a batch: its output for one of them changes when another "
+        "is exchanged, so a sample has no gradient of its own. Ways out: take the operation "
         "across the batch out of the model; or estimate the variance from micro-batches with "
         "MicroBatchGradients"
     )
 
 
 def _has_time_first(question: Question) -> bool:
-    """Whether samples in the second dimension are apart."""
+    """Whether the model does not mix samples in the second dimension."""
     tensors = question.contents.tensors
     batched = [tensor.dim() > 1 for tensor in tensors]
     columns = {tensor.shape[1] for tensor in tensors if tensor.dim() > 1}
@@ -71,7 +71,7 @@ def _equal(ours: list[Tensor], theirs: list[Tensor], count: int, changed: int) -
 
 
 def close(one: Tensor, other: Tensor, tolerance: float = _TOLERANCE) -> bool:
-    """Whether two tensors are the same but for rounding."""
+    """Whether two tensors are equal up to rounding."""
     if one.shape != other.shape:
         return False
     if not one.is_floating_point():
@@ -83,14 +83,14 @@ def close(one: Tensor, other: Tensor, tolerance: float = _TOLERANCE) -> bool:
 
 
 def require_proportional(one: Trial, other: Trial, count: int, fewer: int) -> None:
-    """Refuse outputs of the model whose rows are neither constant nor so many for each sample."""
+    """Refuse outputs whose number of rows is neither constant nor proportional to the samples."""
     for ours, theirs in zip(one.result, other.result, strict=False):
         if not ours.dim() or not theirs.dim():
             continue
         rows = len(ours), len(theirs)
         if rows[0] != rows[1] and rows[0] * fewer != rows[1] * count:
             raise UnsupportedModelError(
-                f"the model mixes the samples of a batch: it gives {rows[0]} rows for {count} "
+                f"the model mixes the samples of a batch: it returns {rows[0]} rows for {count} "
                 f"samples and {rows[1]} for {fewer}, as for pairs of them. Ways out: take the "
                 "operation across the batch out of the model; or estimate the variance from "
                 "micro-batches with MicroBatchGradients"

@@ -1,4 +1,4 @@
-"""The call of the model that runs: its samples, and what the rows of its layers' inputs are."""
+"""The running call of the model: its samples, and what the rows of its layers' inputs are."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class ModelCall:
         self.samples, self._entered = None, None
 
     def next_call_index(self, layer: str) -> int | None:
-        """Count a call of a layer: the how many-th of this forward pass.
+        """Count a call of a layer, and return its index in this forward pass.
 
         None for a checkpoint's second run, which takes the layers in another order.
         """
@@ -105,7 +105,7 @@ class ModelCall:
         return self.answer.rows_of(layer, turn)
 
     def uses(self, layer: str) -> bool:
-        """Whether a layer uses parameters of its own that it may hold for others."""
+        """Whether a layer itself uses the parameters that it may only hold for others."""
         return self.answer.users is None or layer in self.answer.users
 
     def writes(self, layer: str) -> bool:

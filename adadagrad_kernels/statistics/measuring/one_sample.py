@@ -27,7 +27,7 @@ Gradients = dict[int, Tensor]
 
 
 class CannotCompareError(Exception):
-    """A sample's gradient cannot be had by itself."""
+    """The gradient of the sample by itself cannot be computed."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Repeated:
 
     Attributes:
         every: what follows from the gradients of all outputs.
-        row: of those of one sample.
-        alone: of the sample by itself; the same where it draws random numbers.
-        changes: whether its outputs are others by itself.
+        row: the same from those of one sample's outputs.
+        alone: that of the sample run by itself; ``row`` if the model draws random numbers.
+        changes: whether the sample's outputs differ when it runs by itself.
     """
 
     every: Gradients
@@ -68,8 +68,8 @@ class Repeated:
 class OneSample:
     """A sample of one call of a model: made before the forward pass that it belongs to.
 
-    A model that draws random numbers draws others for a sample by itself; nothing is known of it
-    before the backward pass is over.
+    A model that draws random numbers draws others for a sample by itself; it is compared only
+    after the backward pass.
 
     Args:
         question: the call.
@@ -136,7 +136,7 @@ class OneSample:
                 output.register_hook(self._listener(index))  # type: ignore[no-untyped-call]
 
     def _has_unplaced_outputs(self, outputs: Sequence[Tensor]) -> bool:
-        """Whether one sample gives other shapes than all, as where a batch is cropped."""
+        """Whether an output has no place for the sample, as where a batch is cropped."""
         return any(
             place is None and output.dim() > 0 and output.requires_grad
             for output, place in zip(outputs, self._places, strict=True)
@@ -211,7 +211,7 @@ class OneSample:
         yield own(outputs, grads_are_total=False)
 
     def repeated(self) -> Repeated:
-        """The call once more, for all samples: users' hooks, which may change outputs, run too.
+        """Run the call again for all samples, with users' hooks, which may change outputs.
 
         Raises:
             CannotCompareError: where it gives other outputs than before, not all of their gradients

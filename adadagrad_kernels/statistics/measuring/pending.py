@@ -1,8 +1,8 @@
 """Parameters that several uses share: their contributions are added before they are squared.
 
-Embeddings and linear layers with one weight, as of a language model's head, have a short way: the
-norm of a sum of two is that of each and their inner product, which takes the products of positions
-(a ghost inner product). Else some samples' contributions are built at a time.
+Embeddings and linear layers with one weight, such as a language model's head, have a short way:
+the norm of a sum of two follows from the norm of each and their inner product, which takes the
+Gram products of positions (a ghost inner product). Otherwise contributions are built in chunks.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def groups(uses: Iterable[Use]) -> list[list[Use]]:
 
 
 def measure(uses: Sequence[Use], variance: bool, inner_products: bool) -> Measured:
-    """Of uses that share parts; in the types of what they saved, whatever autocast says now."""
+    """Measure uses that share parts, in the types of what they saved, whatever autocast says."""
     kind = uses[0].parts[0].value.device.type
     with torch.autocast(kind, enabled=False):
         if not variance:
@@ -67,7 +67,7 @@ def measure(uses: Sequence[Use], variance: bool, inner_products: bool) -> Measur
 
 
 def _by_pairs(uses: Sequence[Use], inner_products: bool) -> Measured | None:
-    """Where each has but one part, and two of them a short way to their inner product."""
+    """The short way: every use has only one part, and every two a way to their inner product."""
     keys = {part.key for use in uses for part in use.parts}
     alone = [use.own_moments for use in uses]
     if len(keys) != 1 or any(own is None for own in alone):

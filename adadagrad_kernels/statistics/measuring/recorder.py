@@ -1,4 +1,4 @@
-"""Which samples a use of a layer belongs to, and what becomes of its gradient."""
+"""Follows the forward and backward passes of a step: the samples and gradients of every use."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Recorder:
             saved = [given.detach().new_empty(()).expand(given.shape)]
         if given.dim() < use.least_dimensions:
             raise ValueError(
-                f"{use.layer} has an input of shape {tuple(given.shape)} without a dimension "
+                f"{use.layer} has an input of shape {tuple(given.shape)}, without a dimension "
                 "for the samples; pass a batch, [samples, ...]"
             )
         rows, kind = len(given), self.call.rows(use.layer, self.call.next_call_index(use.layer))
@@ -155,7 +155,7 @@ class Recorder:
         return output
 
     def note_result(self, result: Any) -> None:
-        """See what the model returned: from there the graph is walked to shared values."""
+        """Take the model's result, from which the graph is walked to shared values."""
         if self.micro_batches:
             micro_batch = self.micro_batches[-1]
             micro_batch.comparison.note(result)
@@ -255,7 +255,7 @@ class Recorder:
             self.problems.append(error)
 
     def note_hook(self, name: str) -> None:
-        """A hook that was registered after the forward pass sees the gradient last."""
+        """Note a hook registered after the forward pass, which sees the gradient last."""
         if self.micro_batches:
             self._keep_problem(late_hook_message(name))
 
@@ -311,7 +311,7 @@ class Recorder:
             }
 
     def _judge(self, micro_batch: MicroBatch) -> None:
-        """Hold the norms against those of one sample by itself."""
+        """Compare the norms with those of one sample by itself."""
         if self.problems:
             return
         with self.turns.paused():

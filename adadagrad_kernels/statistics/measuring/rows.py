@@ -1,4 +1,4 @@
-"""What the rows of a layer's inputs are, told from how they change with the batch."""
+"""What the rows of a layer's inputs are, judged by how they change with the batch."""
 
 from __future__ import annotations
 

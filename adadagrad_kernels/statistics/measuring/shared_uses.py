@@ -1,4 +1,4 @@
-"""Layers whose outputs all samples share, until it is known whose their gradients are."""
+"""Layers whose outputs all samples share, until their gradients are split among the samples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SharedUses:
         self._waiting: list[Use] = []
         self._listening: set[Any] = set()
         self._values: SharedValues | None = None
-        #: Layers, and whether the shares in the gradient of their output do not make it.
+        #: Layers, and whether the samples' shares fail to add up to the gradient of their output.
         self.incomplete: list[tuple[str, Tensor]] = []
 
     def add(self, use: Use, output: Tensor) -> None:
@@ -75,7 +75,7 @@ class SharedUses:
         return True
 
     def _compare(self, use: Use, share: Tensor) -> None:
-        """Note whether the shares make the whole gradient, as far as rounding tells."""
+        """Note whether the shares add up to the whole gradient, up to rounding."""
         whole = use.grads[0]
         if whole.shape != share.shape[1:]:
             return

@@ -1,11 +1,11 @@
-"""Values that all samples share, such as looked-up positions: whose gradient is whose.
+"""Splits the gradients of values that all samples share, such as looked-up positions.
 
-The gradient of a shared value arrives summed over the samples. But it is summed by a node of the
-graph: the one where the value meets the samples, by broadcasting, by ``expand``, in a product. So
-before the backward pass the graph is walked from the model's outputs to these nodes, and each is
-given a hook that sees the gradient of its output, in which the samples are still apart. What the
-node and those between it and the shared value make of a sample's part of it is the sample's share:
-they are linear, and are asked for one sample at a time where no short way is known.
+The gradient of a shared value arrives summed over the samples. The sum is taken by a node of the
+graph: the one where the value meets the samples, by broadcasting, by ``expand``, in a matrix
+product. So before the backward pass the graph is walked from the model's outputs to these nodes,
+and each gets a hook that sees the gradient of its output, in which the samples are still separate.
+What the node and those between it and the shared value make of a sample's part is that sample's
+share. These nodes are linear, and run for one sample at a time unless a closed form is known.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SharedValues:
     Attributes:
         samples: of the micro-batch.
         shares: what is known so far, by node and output.
-        doubtful: whether a value may have met the samples or not, so that no share is certain.
+        doubtful: whether it is unclear if a value met the samples, so that no share is certain.
     """
 
     samples: int

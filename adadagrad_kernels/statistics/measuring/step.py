@@ -22,7 +22,7 @@ def merge_micro_batches(
 ) -> GradientStatistics:
     """The record of the samples of all micro-batches, whose gradients have added up in ``.grad``.
 
-    With b samples in all, the gradient of sample i is b h_i, b times what it has added.
+    With b samples in all, the per-sample gradient g_i is b h_i, b times what sample i has added.
     """
     parameters = {n: p for n, p in named if p.requires_grad}
     samples = sum(m.samples or 0 for m in micro_batches)

@@ -1,4 +1,4 @@
-"""A model run for some of a batch's samples, and what its modules saw and gave."""
+"""Runs a model for some of a batch's samples, and keeps what its modules received and returned."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from adadagrad_kernels.statistics.contents import Contents, distinct_tensors
 from adadagrad_kernels.statistics.measuring.as_before import as_before
 from adadagrad_kernels.statistics.randomness import RandomState
 
-#: Elements from which on a tensor is kept as sums over so many blocks of each sample.
+#: Elements above which a tensor is kept as sums, over so many blocks of each sample.
 _LARGE, _BLOCKS = 1 << 18, 4096
 
 
@@ -257,7 +257,7 @@ class Question:
 
 
 def _compact_copy(tensor: Tensor, count: int) -> Tensor:
-    """A copy, or of a large one with samples first weighted sums over blocks of each sample."""
+    """A copy; for a large tensor with samples first, weighted sums over blocks of each sample."""
     rows = len(tensor) if tensor.dim() else 0
     large = tensor.numel() > _LARGE and tensor.is_floating_point() and rows == count
     if not large or sum(size == count for size in tensor.shape) > 1:

@@ -27,8 +27,8 @@ class Turns:
     def measures(self) -> bool:
         """Whether layers called now are measured: the same answer for all of a step.
 
-        A step that is not measured may end unnoticed, without ``next_step``. So the question is
-        repeated after its backward pass: only another step can have changed the answer.
+        A step that is not measured may end without ``next_step``. So the question is asked again
+        after its backward pass; the answer can only have changed with another step.
         """
         if self._paused:
             return False

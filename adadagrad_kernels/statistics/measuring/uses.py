@@ -1,8 +1,8 @@
 """One use of a layer in a forward pass: what its backward pass needs to measure the samples.
 
 Every use can build the contributions of some samples at a time. The uses of common layers also
-know a quick way to the same numbers, an op that never builds them; the slow way is for parameters
-that several uses share, whose contributions must be added before they are squared.
+know an op that gives the same numbers without building them all (ghost norms, or chunks). The slow
+way is for parameters that several uses share, whose contributions must be added before squaring.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from adadagrad_kernels.statistics.measuring.rows import Rows
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The rows of a parameter that a use reads: all of them, but in packed projections.
+    """The rows of a parameter that a use reads: all of them, except in packed projections.
 
     Attributes:
         parameter: the parameter of the model.
@@ -70,7 +70,7 @@ class Use(ABC):
         folds: whether any dimensions may come before the last one.
         arranged: puts the samples first, where they are elsewhere.
         changed_in_place: whether something has written to what was saved.
-        micro_batch: where it is measured; whoever made the use knows its type.
+        micro_batch: the ``MicroBatch`` in which it is measured.
     """
 
     layer: str
@@ -95,15 +95,15 @@ class Use(ABC):
 
     @property
     def own_moments(self) -> tuple[Tensor, Tensor] | None:
-        """Sum of the contributions to its only part, and their norms; None for no short way."""
+        """Sum of the contributions to its only part, and their norms; None without a short way."""
         return None
 
     def cross_dots(self, other: Use) -> Tensor | None:
-        """<h_i, h_i of another use of the same part>, ``[samples]``; None for no short way."""
+        """<h_i, h_i of another use of the same part>, ``[samples]``; None without a short way."""
         return None
 
     def dots_with(self, gradient: Tensor) -> Tensor | None:
-        """<h_i, gradient> of its only part, ``[samples]``; None for no short way."""
+        """<h_i, gradient> of its only part, ``[samples]``; None without a short way."""
         return None
 
     def add_contributions(self, rows: slice, total: dict[tuple[int, int], Tensor]) -> None:
@@ -118,7 +118,7 @@ class Use(ABC):
         return len(next(iter(self.grads.values())))
 
     def lay_out(self, kind: Rows, inputs: Tensor, samples: int) -> int:
-        """Note where an input that folds has its samples; how many it has."""
+        """Note where an input that folds has its samples; returns their number."""
         if kind is Rows.MERGED and len(inputs) % samples == 0 and len(inputs) > samples:
             self.arranged = lambda tensor: tensor.reshape(samples, -1, *tensor.shape[1:])
             return samples

@@ -1,4 +1,4 @@
-"""What must hold between the passes of a step, so that its numbers are those of its samples."""
+"""Checks between the passes of a step, and the messages where a gradient is not the samples'."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from adadagrad_kernels.statistics.measuring.shared_uses import COARSE_TOLERANCE,
 from adadagrad_kernels.statistics.measuring.uses import Part
 from adadagrad_kernels.statistics.sums import gathered_on_cpu
 
-#: The least gradient that is compared, relative to all that the samples contributed.
+#: The smallest gradient that is compared, relative to all contributions of the samples.
 _FLOOR = 1e-3
 _ZERO = torch.zeros((), dtype=torch.float64, device="cpu")
 
@@ -39,7 +39,7 @@ def require_clear(parameters: NamedParameters) -> None:
 
 
 def require_known(parameters: NamedParameters, known: Container[int]) -> None:
-    """Refuse parameters that came into training after the layers were looked at.
+    """Refuse parameters that entered training after ``layer_statistics`` read the model.
 
     Args:
         parameters: of the module in training.
@@ -52,7 +52,7 @@ def require_known(parameters: NamedParameters, known: Container[int]) -> None:
         if parameter.requires_grad and id(parameter) not in known:
             raise ValueError(
                 f"the parameter '{name}' was added, replaced or unfrozen after layer_statistics() "
-                "had looked at the model, and would not be measured. Ways out: make a new "
+                "read the model, so it would not be measured. Ways out: make a new "
                 "layer_statistics(model) after such a change; leave the context for calls with "
                 "other tensors in its place, as by torch.func.functional_call"
             )
@@ -61,7 +61,7 @@ def require_known(parameters: NamedParameters, known: Container[int]) -> None:
 def require_kept(
     parameters: NamedParameters, reached: Collection[int], sq_norms: list[Tensor]
 ) -> None:
-    """Refuse another micro-batch where the gradient of those before it is gone.
+    """Refuse another micro-batch if the gradient of those before it is gone.
 
     Args:
         parameters: of the module in training.
@@ -69,7 +69,7 @@ def require_kept(
         sq_norms: of the samples that have contributed to it.
 
     Raises:
-        ValueError: where all of it is zero, but not what the samples contributed.
+        ValueError: if all of it is zero, but the samples contributed something.
     """
     grads = [p.grad for _, p in parameters if id(p) in reached and p.grad is not None]
     if not any(_nonzero_flags(grads)) and any(_nonzero_flags(sq_norms)):
@@ -94,21 +94,21 @@ def require_present(parameters: NamedParameters, reached: Container[int]) -> Non
 def dropped_gradient_message(name: str) -> str:
     """The message for gradients that are gone while their samples still count."""
     return (
-        f"the gradient of {name} was set to zero since an earlier backward pass, whose samples "
+        f"the gradient of {name} was set to zero after an earlier backward pass, whose samples "
         "would count as this step's. Ways out: call statistics() in every step, after the backward "
-        "pass; or reset() to forget samples that are not to count"
+        "pass; or reset() to forget samples that should not count"
     )
 
 
 def foreign_gradient_message(name: str) -> str:
     """The message for a gradient that is not what the samples contributed."""
     return (
-        f"what the samples contributed to the gradient of '{name}' does not add up to it. It can "
-        "be a penalty in the loss, which belongs to no sample; a hook that changes the gradient; "
-        "a use of the parameter outside of its module; an output of the module that was changed in "
-        "place; or a module that gives something else when it is run again. Ways out: weight_decay "
-        "of the optimizer, or the penalty's gradient added after statistics(); the hook's change "
-        f"made after statistics(); or {OTHER_SOURCES}"
+        f"what the samples contributed to the gradient of '{name}' does not add up to it. The "
+        "cause can be a penalty in the loss, which belongs to no sample; a hook that changes the "
+        "gradient; a use of the parameter outside of its module; an output of the module that was "
+        "changed in place; or a module that returns something else when it runs again. Ways out: "
+        "weight_decay of the optimizer, or the penalty's gradient added after statistics(); the "
+        f"hook's change made after statistics(); or {OTHER_SOURCES}"
     )
 
 
@@ -132,17 +132,16 @@ def late_hook_message(name: str) -> str:
 def changed_input_message(layer: str) -> str:
     """The message for a layer whose inputs are no longer what they were."""
     return (
-        f"{layer} has an input that was changed in place since its forward pass, which it would "
-        "need for its samples' gradients. Way out: the out-of-place form of what changes it"
+        f"{layer} has an input that was changed in place after its forward pass, and needs it for "
+        "its samples' gradients. Way out: the out-of-place form of what changes it"
     )
 
 
 def partial_gradients_message(layer: str) -> str:
-    """The message for a gradient whose parts were measured apart."""
+    """The message for a gradient whose parts were measured separately."""
     return (
-        f"{layer} got its gradient in several parts, and the norm of their sum is not known: it "
-        "was called in several reentrant checkpoints. Way out: pass use_reentrant=False to the "
-        "checkpoints"
+        f"{layer} got its gradient in several parts from several reentrant checkpoints, so the "
+        "norm of their sum is not known. Way out: pass use_reentrant=False to the checkpoints"
     )
 
 
@@ -162,9 +161,9 @@ def _nonzero_flags(tensors: Sequence[Tensor]) -> list[bool]:
 
 
 def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> list[Exception]:
-    """Of gradients that no layer, or not the layers alone, contributed to.
+    """Errors for gradients that do not come from the measured layers, or not from them alone.
 
-    Where autograd computed a gradient, what the samples contributed must add up to it.
+    If autograd computed a gradient, the samples' contributions must add up to it.
     """
     problems: list[Exception] = []
     compared: list[tuple[str, Tensor]] = []
@@ -220,7 +219,7 @@ def require_grad_mode(
     with_grad: Container[str],
     without_grad: Mapping[str, Sequence[Part]],
 ) -> None:
-    """Refuse layers that ran under no_grad alone, whose parameters wait for a gradient.
+    """Refuse layers that ran under no_grad alone, whose parameters get no gradient.
 
     Args:
         micro_batches: of the step.
@@ -234,7 +233,7 @@ def require_grad_mode(
     for layer, parts in without_grad.items():
         if layer not in with_grad and not measured & {part.key for part in parts}:
             raise ValueError(
-                f"{layer} was called under no_grad, so that its parameters have no gradient. Ways "
+                f"{layer} was called under no_grad, so its parameters have no gradient. Ways "
                 "out: call it with grad mode, or freeze it with requires_grad_(False)"
             )
 
