@@ -72,20 +72,27 @@ def load_checkpoint(path: Path, content: Mapping[str, type] | None = None) -> di
         )
     payload = memoryview(found)[_HEADER.size :]
     if len(payload) != length:
-        raise CheckpointError(f"{path}: found {len(payload)} bytes of content, expected {length}")
+        raise CheckpointError(
+            f"{path}: found {len(payload)} bytes of content, expected {length}; the file is "
+            "truncated: restore a copy of it, or begin anew with --overwrite"
+        )
     if hashlib.sha256(payload).digest() != digest:
-        raise CheckpointError(f"{path}: damaged, its content does not match its checksum")
+        raise CheckpointError(
+            f"{path}: damaged, its content does not match its checksum: restore a copy of it, or "
+            "begin anew with --overwrite"
+        )
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True)
     except pickle.UnpicklingError as error:
         # Torch's own message advises to read it in spite of this.
         raise CheckpointError(
-            f"{path}: holds other objects than tensors, numbers, texts and containers of these, "
-            "which could run code and are not read; a run wrote none: do not use this file"
+            f"{path}: holds other objects than tensors, numbers, texts and containers of these. "
+            "They could run code and are not read; no run writes them: do not use this file"
         ) from error
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path}: torch {torch.__version__} cannot read it ({str(error).partition(chr(10))[0]})"
+            f"{path}: torch {torch.__version__} cannot read it "
+            f"({str(error).partition(chr(10))[0]}); resume with the torch that wrote it"
         ) from error
     if content is not None:
         _check_content(path, state, content)
@@ -128,6 +135,6 @@ def check_same_run(
     ]
     if differences:
         raise CheckpointError(
-            f"{path}: of another run: {', '.join(differences)}; "
+            f"{path}: belongs to another run: {', '.join(differences)}; "
             "give the same options, or another --out"
         )

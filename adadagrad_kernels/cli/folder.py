@@ -66,7 +66,7 @@ class RunFolder:
         return dict(load_checkpoint(self.checkpoint, _CONTENT)["fingerprint"])
 
     def begin(self, fingerprint: Mapping[str, object], *, overwrite: bool) -> MetricsFile:
-        """Starts a new run; an old one is in the way unless it may be overwritten.
+        """Starts a new run; refuses a folder that holds an old one, unless it may be overwritten.
 
         Args:
             fingerprint: What must be equal for a later checkpoint to be of this run.
@@ -137,7 +137,7 @@ class RunFolder:
         return seen
 
     def save_if_due(self, trainer: Trainer, metrics: MetricsFile) -> None:
-        """Writes a checkpoint when it is time; where that fails, warns, and keeps the last one."""
+        """Writes a checkpoint when it is due; if that fails, warns and keeps the last one."""
         samples = trainer.controller.samples_seen
         if samples < self._due_samples or time.monotonic() < self._due_time:
             return
@@ -175,7 +175,7 @@ class RunFolder:
         replace_file(self.path / "summary.json", [text.encode()])
 
     def forget_if_empty(self) -> None:
-        """Removes metrics without a whole line: what wrote nothing is in nobody's way."""
+        """Removes metrics without a whole line: a run that wrote nothing must block no other."""
         if self.metrics.exists() and b"\n" not in self.metrics.read_bytes():
             self.metrics.unlink()
 

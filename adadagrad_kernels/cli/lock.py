@@ -14,16 +14,16 @@ from adadagrad_kernels.training.errors import UsageError
 
 NAME = "run.lock"
 
-# What file systems answer that know no locks, as some that are mounted over a network.
+# The answers of file systems without locks, such as some that are mounted over a network.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 class FolderLock:
     """Keeps a folder to one process; a context manager.
 
-    The operating system holds the lock (`flock`) and releases it when the process ends in whatever
-    way, so that a run that was killed can be resumed. The file says who has it, for the message of
-    the next; it is removed on the way out.
+    The operating system holds the lock (`flock`) and releases it however the process ends, so a
+    run that was killed can be resumed. The file names the process that holds it, for the message
+    to the next one; it is removed on exit.
 
     Args:
         folder: It is made.

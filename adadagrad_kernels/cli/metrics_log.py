@@ -1,4 +1,4 @@
-"""Where the lines of a training run go: `metrics.jsonl`, and what `--writer` names beside it."""
+"""Writes the lines of a training run to `metrics.jsonl` and the writers of `--writer`."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def remove_tables(folder: Path) -> None:
 class MetricsLog:
     """Writes the lines of a run; a context manager that closes the writers.
 
-    The writers begin with the lines that `metrics.jsonl` holds already. So after a resume they
-    hold exactly what that file holds, whatever was written behind the checkpoint and whichever
-    writers the run had before. W&B, which forgets nothing, gets a new run in the same group.
+    The writers begin with the lines that `metrics.jsonl` already holds. So after a resume they
+    hold exactly what that file holds, whatever was written after the checkpoint and whichever
+    writers the run had before. W&B deletes nothing, so it gets a new run in the same group.
 
     Args:
         metrics: The file, open; the caller closes it.
@@ -72,7 +72,7 @@ class MetricsLog:
                     self._pass_on(json.loads(line))
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Writes one line: first where checkpoints count on it."""
+        """Writes one line, first to the file that checkpoints rely on."""
         self._metrics.write(line)
         self._pass_on(line)
 

@@ -1,4 +1,4 @@
-"""What a run says on stderr: the progress bar, and warnings beside it."""
+"""What a run prints on stderr: the progress bar, and warnings above it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import Any
 
-# From the widest: what does not fit as a whole is left out, and nothing is cut.
+# From the widest to the narrowest: the first that fits is shown, and nothing is cut.
 _LAYOUTS = (
     "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
     "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",

@@ -26,9 +26,9 @@ TRAIN = """\
 Trains one of the AdAdaGrad paper's MNIST models, or a classifier of yours, with a batch that grows
 when the noise of the gradient asks for it (Lau, Liu and Kolar, arXiv 2402.11215).
 
-Each step computes the gradient in micro-batches, while the layers measure what every sample adds to
-it, takes the optimizer's step, and tests the batch just used by its exact statistics. A test that
-fails suggests a larger batch; the batch never shrinks.
+Each step computes the gradient in micro-batches while the layers measure what every sample adds to
+it, takes the optimizer's step, and tests the batch just used by its exact statistics. A failed test
+suggests a larger batch; the batch never shrinks.
 """
 
 
@@ -73,8 +73,8 @@ files in --out:
   checkpoint.adak   the newest checkpoint, replaced atomically, verified when it is read
   model.pt          the final parameters: model.load_state_dict(torch.load("model.pt"))
   summary.json      the table at the end, for machines
-  metrics.csv, tensorboard/, wandb/   the same metrics, where --writer names them. --resume may
-                    name others than the run began with: they get the lines before it too
+  metrics.csv, tensorboard/, wandb/   the same metrics, if --writer names them. --resume may
+                    name others than the run began with: they get the earlier lines too
 
 how the times are measured:
   seconds           training alone: without evaluations, checkpoints and the timing runs below
@@ -134,8 +134,8 @@ the table:
   statistics        the share of the seconds that statistics and tests took
   ±                 one standard error of the mean over the seeds
 
-A run whose metrics do not end with their last line is shown as far as it came, and called
-unfinished. A file that is damaged is refused, with the line.
+A run whose metrics lack their last line is shown as far as it got, and called unfinished. A
+damaged file is refused, with the number of the line.
 
 examples:
   adadagrad-kernels report runs/demo --out runs/demo/report

@@ -49,8 +49,8 @@ class MultiTensorOptimizer(Optimizer):
         """The squared norm of the gradient of the last step that was taken.
 
         It is unscaled and before weight decay, 0-dimensional, float64; None before the first step.
-        Of a sharded gradient it is this process's part. With ``capturable=True`` it is one tensor
-        in which every step and every replay writes, and NaN while all steps have been skipped.
+        For a sharded gradient it is this process's part. With ``capturable=True`` it is one tensor
+        that every step and every replay writes to, and NaN while all steps have been skipped.
         """
         return self._grad_sq_norm
 
@@ -198,8 +198,8 @@ class MultiTensorOptimizer(Optimizer):
     def _find_buckets(self) -> None:
         if capturing():
             raise RuntimeError(
-                f"{type(self).__name__} was given new parameters or state, which it cannot set up "
-                "while a CUDA graph is captured; take a step before the capture"
+                f"{type(self).__name__} has new parameters or state, which it cannot set up while "
+                "a CUDA graph is captured; take a step before the capture"
             )
         self._add_missing_state()
         self._buckets = []

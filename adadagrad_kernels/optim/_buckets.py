@@ -1,9 +1,9 @@
 """Which tensors of an optimizer go to the op in one call, and in what form.
 
 The op takes plain dense tensors, hundreds per call. A `Bucket` is found once and kept while the
-parameters and their state stay the same objects; a `Call` is made of it in every step, of those
-parameters that have a gradient. Ordinary tensors pass through untouched and unexamined: the op
-checks them anyway, and only when it refuses one are they looked at one by one.
+parameters and their state stay the same objects; every step makes a `Call` of it, with the
+parameters that have a gradient. Ordinary tensors pass through without a look: the op checks them
+anyway, and only if it refuses one are they examined one by one.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ class Counters:
     """The states' ``step`` tensors as the elements of one vector.
 
     Counters on a device are not read in a step, nor are those of a step that a graph may capture.
-    Which of them are equal follows from how they began, and from who had gradients since.
+    Which of them are equal follows from how they began, and from which tensors had gradients since.
     """
 
     def __init__(self, states: list[State], device: torch.device | None, capturable: bool) -> None:
@@ -79,11 +79,11 @@ class Counters:
         return [(self._elements[chosen[p[0]]].double(), p) for p in found.values()]
 
     def rely_on_groups(self) -> None:
-        """Have what is alike stay alike: a graph that has been captured goes by it."""
+        """Require that equal counts stay equal, because a captured graph relies on it."""
         self._in_a_graph = True
 
     def part_ways(self, positions: Sequence[int] | None) -> None:
-        """Know that the tensors at ``positions`` are about to count a step, and others not.
+        """Note that the tensors at ``positions`` are about to count a step, and others are not.
 
         Raises:
             RuntimeError: where counts would part that a captured graph takes for equal.

@@ -1,4 +1,4 @@
-"""AdaGrad-Norm's accumulators as they are made, saved, and swapped with AdaGrad's."""
+"""Makes and saves AdaGrad-Norm's accumulators, and converts them from and to AdaGrad's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from adadagrad_kernels.optim._counters import State
 def first_sums(
     missing: list[tuple[Tensor, Group]], groups: list[Group], value: float
 ) -> list[Tensor]:
-    """The accumulators of parameters that have none: ``value`` for a row, and for v in all."""
+    """The accumulators of parameters that have none: ``value`` per row, or for the single v."""
     for param, _ in missing:
         if hasattr(param, "to_local"):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Numbers that a step takes from a device: handed on as they are, for to read one is to wait."""
+"""Numbers that a step takes from a device: passed on unread, because reading one means waiting."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def as_device_scalar(
             f"{device}: a graph could not read it when it is replayed; make it with "
             f"device='{device.type}', or pass a number, which the graph then keeps"
         )
-    # What is to be read on the host has to have arrived there.
+    # A number read on the host must have arrived there, so only copies to a device do not block.
     moved = number.detach().to(device, dtype, non_blocking=device.type != "cpu")
     return moved.reshape(())
 
@@ -47,7 +47,7 @@ def capturing() -> bool:
 def require_capturable(
     optimizer: str, groups: Collection[tuple[dict[str, Any], torch.device]]
 ) -> None:
-    """Refuse to have a step recorded that would go wrong when it is replayed.
+    """Refuse to capture a step that would go wrong when it is replayed.
 
     Raises:
         RuntimeError: for groups without ``capturable``, and for tensors that no graph can hold.

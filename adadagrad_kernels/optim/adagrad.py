@@ -22,8 +22,8 @@ class Adagrad(MultiTensorOptimizer):
         v_t = v_{t-1} + d_t^2, \quad v_0 = \tau, \qquad
         w_t = w_{t-1} - \frac{\alpha}{1 + (t - 1)\,\eta} \cdot \frac{d_t}{\sqrt{v_t} + \epsilon},
 
-    elementwise; complex numbers are pairs of real ones, and of a sparse gradient only the rows it
-    names take part. State dicts swap with torch.optim.Adagrad in both directions.
+    elementwise. Complex numbers count as pairs of real ones; a sparse gradient updates only the
+    rows it names. State dicts swap with torch.optim.Adagrad in both directions.
 
     Args:
         params: parameters, named parameters or parameter groups.
@@ -36,18 +36,18 @@ class Adagrad(MultiTensorOptimizer):
             at once.
         maximize: ascend instead of descend.
         differentiable: must be False.
-        fused: accepted as by torch. True has ``torch.amp.GradScaler`` leave the gradients scaled:
-            the kernel divides them as it reads them.
-        capturable: whether a CUDA graph may capture the step. ``lr`` as a tensor on the device,
-            ``lr_decay``'s counts and loss scaling (with ``fused=True``) then take part in every
-            replay with the values of that time. Sparse gradients are refused. On the CPU it is an
-            ordinary step. Loaded state lies elsewhere: capture after loading.
+        fused: accepted as by torch. With True ``torch.amp.GradScaler`` leaves the gradients scaled,
+            and the kernel divides them as it reads them.
+        capturable: whether a CUDA graph may capture the step. Every replay then uses the current
+            values of ``lr`` (a tensor on the device), of ``lr_decay``'s counts and of the loss
+            scale (with ``fused=True``). Sparse gradients are refused. On the CPU it is an
+            ordinary step. Loaded state lies in other memory: capture after loading.
 
     On other devices than the CPU a step does not wait, with or without ``capturable``, unless
-    gradients are sparse. Counts that lie there (``capturable`` or ``fused``) are not read: with
-    ``lr_decay`` parameters are updated in one call as long as they had gradients in the same steps,
-    and in as many calls as there are such histories afterwards; where counts were set by hand, in
-    one call for each.
+    gradients are sparse. Counts on a device (``capturable`` or ``fused``) are not read. So with
+    ``lr_decay`` parameters are updated in one call as long as they had gradients in the same steps;
+    after that, in one call for each such history, and for each parameter if counts were set by
+    hand.
 
     Raises:
         ValueError: for a negative setting, or a learning rate with more than one element.

@@ -36,13 +36,13 @@ class AdagradNorm(MultiTensorOptimizer):
     :math:`\epsilon`, but shares v, because the paper's guarantee is about the norm of the whole
     gradient. With ``row_wise=True`` (which groups may choose each for itself) every row of every
     tensor has its own v: each output of a linear or convolutional layer, each element of a bias,
-    as in the code of Lau, Liu, Kolar (2024) but for its rule for biases. The norm is that of a
-    complex gradient's parts; of a sparse gradient only the rows it names move.
+    as in the code of Lau, Liu, Kolar (2024) except for its treatment of biases. The norm of a
+    complex gradient is that of its parts; a sparse gradient moves only the rows it names.
 
-    State is kept by parameter, so that checkpoints can be resharded and parameters be added:
+    State is kept by parameter, so that checkpoints can be resharded and parameters added:
     ``step``, and ``sum`` in float64, which is v ``[rows]`` or the parameter's share of v. The
-    shares add up to v; what a call adds to v is shared out by the number of elements. A parameter
-    that joins a running optimizer brings a share of zero.
+    shares add up to v; each call's addition to v is split by the number of elements. A parameter
+    that joins a running optimizer starts with a share of zero.
 
     A state dict of torch.optim.Adagrad loads directly: its sums over coordinates add up to v.
     :meth:`adagrad_state_dict` goes the other way.
@@ -50,18 +50,18 @@ class AdagradNorm(MultiTensorOptimizer):
     Args:
         params: parameters, named parameters or parameter groups.
         lr: the learning rate :math:`\alpha`. Its default, and that of :math:`\tau`, are those of
-            the published experiments: lr is the length of the step that a first gradient much
-            larger than :math:`\sqrt\tau` takes.
+            the published experiments: lr is the length of the first step if the gradient is much
+            larger than :math:`\sqrt\tau`.
         weight_decay: :math:`\lambda`; not with sparse gradients.
-        initial_accumulator_value: :math:`\tau`, the paper's :math:`b_0^2`, which it wants
-            positive: 0.01 keeps a first gradient of almost zero from a step of full length.
+        initial_accumulator_value: :math:`\tau`, the paper's :math:`b_0^2`, which it requires to
+            be positive: with 0.01 an almost zero first gradient does not take a full step.
         eps: :math:`\epsilon`, added to the root.
         row_wise: an accumulator for every row (first dimension) instead of one in all.
         maximize: ascend instead of descend.
         foreach: accepted as by torch; there is only one implementation.
-        fused: accepted as by torch. True has ``torch.amp.GradScaler`` leave the gradients scaled:
-            the kernel divides them as it reads them.
-        capturable: whether a CUDA graph may capture the step, as of
+        fused: accepted as by torch. With True ``torch.amp.GradScaler`` leaves the gradients scaled,
+            and the kernel divides them as it reads them.
+        capturable: whether a CUDA graph may capture the step, as for
             :class:`~adadagrad_kernels.optim.Adagrad`.
 
     Raises:
@@ -133,10 +133,10 @@ class AdagradNorm(MultiTensorOptimizer):
         super().__setstate__(state)
 
     def adagrad_state_dict(self) -> dict[str, Any]:
-        """This state as one for torch.optim.Adagrad, accumulators spread over the coordinates.
+        """This state for torch.optim.Adagrad, with accumulators divided among the coordinates.
 
         Loading it back restores the accumulators up to the rounding of the parameter's dtype. The
-        learning rate is passed on as it is, though AdaGrad will want a smaller one.
+        learning rate is copied unchanged, though AdaGrad will want a smaller one.
 
         Example:
             >>> import torch

@@ -1,4 +1,4 @@
-"""AdaGrad-Norm whose step size does not yet know the gradient that it multiplies."""
+"""AdaGrad-Norm whose step size does not depend on the gradient that it multiplies."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class DelayedAdagradNorm(Optimizer):
         h_k = \frac{\alpha}{\bigl( \beta + \sum_{i<k} \lVert g_i \rVert^2 \bigr)^{1/2 + \epsilon}},
         \qquad x_{k+1} = x_k - h_k\, g_k,
 
-    where the sum leaves the current gradient out, so that given the past :math:`h_k` is a number
+    where the sum leaves out the current gradient, so :math:`h_k` is a constant given the past
     and the step is unbiased. The defaults are those of a port of their code. A parameter group has
     its own :math:`\alpha`, :math:`\beta` and :math:`\epsilon`, but shares the sum.
 
     State is kept by parameter, so that parameters may join: ``sum``, the squared norms of its own
-    gradients so far, a float64 number. They add up to the sum. Each step reads the gradients once
-    for their norm and once for the update, by ``torch._foreach_*``.
+    gradients so far, a float64 number. These add up to the sum above. Each step reads the gradients
+    once for their norm and once for the update, by ``torch._foreach_*``.
 
     Args:
         params: parameters, named parameters or parameter groups.

@@ -14,8 +14,8 @@ _PER = ("sample", "occurrence")
 class EmbeddingMean:
     r"""Rescales an embedding's gradient from the mean over the batch to the mean over its users.
 
-    The gradient of a loss that is the mean over B samples has for the row of index v the sum of
-    what the samples contribute, over B: a row that one sample of many looked up hardly moves. With
+    If the loss is the mean over B samples, the gradient of row v is the sum of the samples'
+    contributions over B: a row that only one of many samples looked up hardly moves. With
     :math:`n_v` the number of samples that looked v up,
 
     .. math:: \nabla_v \leftarrow \frac{B}{n_v} \nabla_v,
@@ -24,12 +24,13 @@ class EmbeddingMean:
     optimizer's step follows it. Rows that no sample looked up are left alone.
 
     Call :meth:`rescale_` after the backward passes of a batch and before clipping and the step.
-    What is counted is what the backward pass reaches, so evaluations in between do not count. Of
-    one backward pass all lookups are of the same samples, the first dimension of the indices; each
-    further one, as in gradient accumulation, brings samples of its own. With it the loss is the
-    mean over all of them: divide that of each micro-batch by their number.
+    Only lookups that the backward pass reaches count, so evaluations in between do not. All
+    lookups of one backward pass belong to the same samples, the first dimension of the indices;
+    each further backward pass, as in gradient accumulation, brings samples of its own. The loss
+    must then be the mean over all of them: divide that of each micro-batch by their number.
 
-    Not for a weight that another layer uses too, whose part of the gradient is not the samples'.
+    Do not use it for a weight that another layer uses too: that layer's part of the gradient does
+    not come from the lookups.
 
     Args:
         embedding: the layer; its gradient may be dense or ``sparse=True``.
@@ -98,10 +99,9 @@ class EmbeddingMean:
         grad = self._embedding.weight.grad
         if grad is not None and self._called and not self._batches:
             raise ValueError(
-                "the embedding looked rows up, but no backward pass brought its gradient, which "
-                "was written into .grad, as backward_with_statistics does, or is that of an "
-                "earlier step. Way out: loss.backward(), with layer_statistics around it where "
-                "statistics are needed"
+                "the embedding looked rows up, but no backward pass brought its gradient: it was "
+                "written into .grad, as backward_with_statistics does, or it is that of an earlier "
+                "step. Way out: loss.backward(), inside layer_statistics if statistics are needed"
             )
         if grad is not None and self._batches:
             samples, rows, counts = self._counted()

@@ -1,4 +1,4 @@
-"""SVRG with AdaBatch's aggregate: a step of sparse gradients with little variance."""
+"""SVRG with AdaBatch's aggregate: steps along sparse gradients with little variance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adadagrad_kernels.ops import CsrRows, sparse_mean_step_
 
 
 class SparseSvrg:
-    r"""A snapshot of the parameter, and steps whose gradients are corrected by the one there.
+    r"""A snapshot of the parameter, and steps whose gradients are corrected by those at it.
 
     With the snapshot :math:`\tilde w`, the mean gradient of all samples there,
     :math:`\mu = \nabla F(\tilde w)`, and :math:`p_j` the share of samples that touch coordinate j,

@@ -114,10 +114,10 @@ def constant_ratio(constant: str) -> Callable[[Run, str], Points]:
 def noise_scale(run: Run, axis: str) -> Points:
     r"""Returns the noise scale, V_norm / (N - V_norm / b), of averages over tests.
 
-    A single test's is mostly noise, and infinite where its estimate of \|G\|² is not positive.
-    So numerator and denominator are averaged apart, with weights that fall from test to test
-    (McCandlish et al. 2018, appendix A.1); where the average is still not positive there is no
-    point.
+    The noise scale of a single test is mostly noise, and infinite if its estimate of \|G\|² is not
+    positive. So numerator and denominator are averaged separately, with weights that fall from
+    test to test (McCandlish et al. 2018, appendix A.1); if the average is still not positive,
+    there is no point.
     """
     variance, signal = RunningAverage(NOISE_MEMORY), RunningAverage(NOISE_MEMORY)
     scales: dict[int, float] = {}

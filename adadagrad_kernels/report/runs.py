@@ -1,4 +1,4 @@
-"""Metrics files read back: strictly, so that what is drawn is what was measured."""
+"""Reads metrics files back, strictly, so that what is drawn is what was measured."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Run:
 def read_runs(path: Path, name: str | None = None) -> list[Run]:
     """Reads the runs of one metrics file: one, or those that its lines name by ``run``, ``seed``.
 
-    A last line that was not written whole is left out: the run was stopped or goes on.
+    A last line that is not complete is left out: the run was stopped, or still runs.
 
     Args:
         path: The file, or a folder with ``metrics.jsonl``.
@@ -77,7 +77,7 @@ def read_runs(path: Path, name: str | None = None) -> list[Run]:
         if line["samples_seen"] < before:
             raise DataFormatError(
                 f"{file}:{number}: samples_seen falls from {before:,} to {line['samples_seen']:,}; "
-                "these are lines of two runs, or out of order"
+                "these are lines of two runs, or out of order: give a file with one run in order"
             )
         run.add(line)
     if not runs:
@@ -143,9 +143,9 @@ def _name_of(file: Path) -> tuple[str, str | None]:
 
 
 def _told_apart(runs: list[Run], given: Sequence[str]) -> list[Run]:
-    """Gives runs of different files that claim the same name and seed the names of their folders.
+    """Names runs after their folders if different files claim the same name and seed.
 
-    Names that the caller gave are meant to be shared: files of one name are its seeds.
+    Names that the caller gave may be shared: files of one name are its seeds.
     """
     claims: dict[tuple[str, str | None], list[Run]] = {}
     for run in runs:
@@ -171,7 +171,8 @@ def _lines(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
             if number == len(whole) and not rest:
                 return  # what was written last when the machine stopped
             raise DataFormatError(
-                f"{file}:{number}: no JSON object: {content[:60]!r}; the file is damaged"
+                f"{file}:{number}: no JSON object: {content[:60]!r}; the file is damaged: restore "
+                "it, or leave this run out"
             )
         _check(file, number, line)
         yield number, line

@@ -9,8 +9,8 @@ from typing import Any
 from adadagrad_kernels.optional import require
 from adadagrad_kernels.report.curves import Curve
 
-# Okabe and Ito's palette, which colour-blind readers tell apart, without its yellow, which is lost
-# on white. More than that many curves take the colours again with other lines.
+# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, which
+# fades on white. Further curves reuse the colours with other lines.
 COLORS = ("#D55E00", "#009E73", "#0072B2", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
 _LINES = (("-", "--"), ("-.", ":"))
 

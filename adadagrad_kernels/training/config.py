@@ -133,7 +133,7 @@ def _require_readable_options(arguments: argparse.Namespace, test: str) -> None:
     for option in OPTIONS:
         if decides not in option.read_by and getattr(arguments, option.name) != option.default:
             policy = f"--schedule {schedule}" if schedule else "--test none"
-            raise UsageError(f"{option.flag} is of no use to {policy}")
+            raise UsageError(f"{option.flag} is of no use to {policy}: leave it out")
     if arguments.smoothing and TESTS[test].reads_coordinates:
         raise UsageError(
             f"--smoothing does not average the variance of every coordinate, which --test {test} "

@@ -48,7 +48,9 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
             # stream is what makes gzip compare its checksum.
             content = file.read(expected + 1)
     except FileNotFoundError:
-        raise DataFormatError(f"{path}: no such file") from None
+        raise DataFormatError(
+            f"{path}: no such file; --data-dir must hold the four .gz files under their own names"
+        ) from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataFormatError(
             f"{path}: found a damaged or truncated gzip stream ({error}), "
@@ -57,7 +59,8 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     if len(content) != expected:
         found = f"{len(content)} bytes" if len(content) < expected else "more than that"
         raise DataFormatError(
-            f"{path}: the header promises {_times(shape)} = {expected} bytes of data, found {found}"
+            f"{path}: the header promises {_times(shape)} = {expected} bytes of data, found "
+            f"{found}; fetch the file again"
         )
     return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
@@ -80,8 +83,8 @@ def _check_plausible(path: Path, shape: tuple[int, ...]) -> None:
     size = path.stat().st_size
     if math.prod(shape) > size * MAX_COMPRESSION:
         raise DataFormatError(
-            f"{path}: the header promises {_times(shape)} bytes of data, "
-            f"more than a .gz file of {size} bytes can hold"
+            f"{path}: the header promises {_times(shape)} bytes of data, more than a .gz file of "
+            f"{size} bytes can hold; fetch the file again"
         )
 
 

@@ -100,7 +100,9 @@ def imported(option: str, path: str) -> Any:
         ) from error
     for part in name.split("."):
         if not hasattr(found, part):
-            raise UsageError(f"{option} {path}: {module} has no {name}")
+            raise UsageError(
+                f"{option} {path}: {module} has no {name}; name a function in it, module:function"
+            )
         found = getattr(found, part)
     if not callable(found):
         raise UsageError(f"{option} {path}: is a {type(found).__name__}; accepted is a function")

@@ -20,10 +20,10 @@ class CsvWriter(ClosingWriter):
 
     ``samples_seen`` and ``steps`` come first, then every name in the order of its first
     appearance. A name that appears later, as those of evaluations do, adds a column: the file is
-    written anew with an empty cell in the rows before, and takes the place of the old one when it
-    is complete. So the file is at every moment a table that ``csv.DictReader`` and
-    ``pandas.read_csv`` read, but for a last row that a kill cut off. An empty cell says that there
-    was no such metric; numbers that are not finite are written ``nan``, ``inf`` and ``-inf``.
+    rewritten with an empty cell in the earlier rows, and replaces the old one when it is complete.
+    So at every moment ``csv.DictReader`` and ``pandas.read_csv`` can read the file, except for a
+    last row that a kill cut off. An empty cell means that there was no such metric; numbers that
+    are not finite are written ``nan``, ``inf`` and ``-inf``.
 
     Args:
         path: The file, which begins anew; its folder is made.

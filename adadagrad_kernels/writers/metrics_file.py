@@ -15,7 +15,7 @@ from adadagrad_kernels.files import naming
 
 
 def strict(value: Any) -> Any:
-    """Replaces what JSON cannot say, infinities and NaN, by null, at any depth."""
+    """Replaces infinities and NaN, which JSON cannot express, by null, at any depth."""
     if isinstance(value, Mapping):
         return {key: strict(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -25,7 +25,7 @@ def strict(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Makes Python's number of a scalar of numpy or torch; the rest stays as it is."""
+    """Turns a scalar of numpy or torch into a Python number; anything else stays as it is."""
     return value.item() if hasattr(value, "item") else value
 
 
@@ -46,7 +46,7 @@ class MetricsFile:
             if found < offset:
                 raise CheckpointError(
                     f"{path}: found {found} bytes, but {offset} when the checkpoint was written; "
-                    "the file was changed or lost, and the run cannot be resumed without it"
+                    "the file was changed or lost: restore it, or begin the run anew"
                 )
         self._path = path
         # Unbuffered: after a full disk nothing is left over that a later close would try again.

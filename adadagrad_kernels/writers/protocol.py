@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from typing_extensions import Self
 
-# None says that a number was not finite, where it comes from a file that cannot say so.
+# None stands for a number that was not finite and came from a file that cannot write it.
 Value: TypeAlias = float | int | str | None
 
 
@@ -17,9 +17,9 @@ Value: TypeAlias = float | int | str | None
 class MetricsWriter(Protocol):
     """Takes the metrics of a step; also a context manager that closes itself.
 
-    The place of a step is given beside the metrics, because it is the axis of every curve: how
-    many samples were seen, and in how many steps. Where the metrics hold ``samples_seen`` and
-    ``steps`` as well, the arguments count.
+    The place of a step is passed beside the metrics, because it is the axis of every curve: how
+    many samples were seen, and in how many steps. If the metrics also hold ``samples_seen`` and
+    ``steps``, the arguments win.
     """
 
     def write(self, metrics: Mapping[str, Value], *, samples: int, step: int) -> None:

@@ -14,8 +14,8 @@ from adadagrad_kernels.writers.protocol import MetricsWriter, Value
 class Writers:
     """Passes metrics on to several writers, in their order.
 
-    An exception of one is the caller's; those after it do not get that step. All are closed,
-    whatever one of them raises, the last first.
+    An exception in one reaches the caller, and the writers after it do not get that step. All are
+    closed, whatever one of them raises, the last first.
 
     Args:
         writers: They are closed with this one.

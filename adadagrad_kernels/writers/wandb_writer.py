@@ -15,9 +15,9 @@ class WandbWriter(ClosingWriter):
     """Logs to Weights & Biases.
 
     Every metric is logged under its own name. ``samples_seen`` and ``steps`` are logged with it
-    and declared by ``define_metric``: samples are the horizontal axis of every chart, steps can be
-    chosen in its place. NaN and infinity are passed on. Leaving a ``with`` block by an exception
-    marks the run as failed.
+    and declared by ``define_metric``: samples are the horizontal axis of every chart, and steps can
+    be chosen instead. NaN and infinity are passed on. An exception inside the ``with`` block marks
+    the run as failed.
 
     Args:
         folder: Where ``wandb`` keeps its files; it is made.
