@@ -16,7 +16,7 @@ class RunningAverage:
     Args:
         beta: weight of the past, at least 0 and below 1; 0 keeps the last value alone.
         total: numerator times :math:`1 - \beta`, of an average that goes on.
-        weight: denominator times :math:`1 - \beta`, likewise; below 1 at first, then about 1.
+        weight: denominator times :math:`1 - \beta`, of the same; below 1 at first, then about 1.
 
     Raises:
         ValueError: for another beta.
@@ -40,7 +40,7 @@ class RunningAverage:
         return self.total / self.weight if self.weight else math.nan
 
     def add(self, value: float) -> float:
-        """Take a value in, and return the average with it."""
+        """Add a value, and return the average with it."""
         self.total = self.beta * self.total + (1.0 - self.beta) * value
         self.weight = self.beta * self.weight + (1.0 - self.beta)
         return self.mean

@@ -12,7 +12,7 @@ def require_int(name: str, value: object, *, at_least: int) -> int:
     """Returns ``value`` as an int, or says which integers are accepted.
 
     Raises:
-        ValueError: if ``value`` is no integer or is below ``at_least``.
+        ValueError: if ``value`` is not an integer, or below ``at_least``.
     """
     try:
         number = operator.index(value)  # type: ignore[arg-type]

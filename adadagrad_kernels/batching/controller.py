@@ -240,10 +240,10 @@ class BatchController:
         return self._count(samples, loss)
 
     def metrics(self) -> dict[str, float]:
-        """Flat numbers for a log, under names that stay.
+        """Flat numbers for a log, under stable names.
 
-        Always there: ``batch/global``, ``batch/average``, ``samples_seen``, ``steps``,
-        ``nonfinite_steps``. After the first test also, as of the latest one: ``batch/suggested``
+        Always present: ``batch/global``, ``batch/average``, ``samples_seen``, ``steps``,
+        ``nonfinite_steps``. After the first test also those of the latest one: ``batch/suggested``
         (T), ``test/passed`` (1 or 0), ``test/<constant>_min`` (the smallest constant that would
         have passed), ``grad/norm_sq``, ``grad/var`` and ``gns``.
         """

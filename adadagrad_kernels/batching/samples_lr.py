@@ -22,8 +22,8 @@ _WITHOUT_MEMORY = (LambdaLR, OneCycleLR)
 class SamplesLR:
     """Makes any torch scheduler count samples instead of steps.
 
-    The inner scheduler takes one step for every ``samples_per_step`` samples, so it does at any
-    batch size what it would do with a batch fixed at ``samples_per_step``. Schedules of AdAdaGrad
+    The inner scheduler takes one step for every ``samples_per_step`` samples, so at any batch size
+    it does what it would do with a fixed batch of ``samples_per_step``. AdAdaGrad's schedules
     are functions of the samples seen (its code's ``warmup_samples`` and ``lr_decay_samples``).
 
     Call ``step`` after the optimizer's step, as torch asks. Samples short of a whole unit carry

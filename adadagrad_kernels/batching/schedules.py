@@ -111,9 +111,9 @@ class MilestoneSchedule(BatchSizeSchedule):
             require_int("a milestone", samples, at_least=0)
         ordered = dict(sorted(self.milestones.items()))
         if 0 not in ordered:
+            first = f"begin at {next(iter(ordered)):,}" if ordered else "are empty"
             raise ValueError(
-                "milestones must give the size at 0 samples, and the first is at "
-                f"{next(iter(ordered), None)}: add 0: SIZE"
+                f"milestones must give the size at 0 samples, but these {first}: add 0: SIZE"
             )
         before = 0
         for samples, size in ordered.items():

@@ -51,9 +51,9 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     existing.add_argument(
         "--resume",
         action="store_true",
-        help="continue the run in --out from its checkpoint, bit for bit, or begin where there "
-        "is none; the options must be those it began with, but for --samples: a larger one extends "
-        "the run, and where it is not given the run's own is taken",
+        help="continue the run in --out from its checkpoint, bit for bit, or begin if there "
+        "is none; the options must be those it began with, except --samples: a larger one extends "
+        "the run, and without it the run's own is taken",
     )
     existing.add_argument(
         "--overwrite", action="store_true", help="begin anew although --out holds a run"

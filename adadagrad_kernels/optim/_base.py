@@ -165,7 +165,7 @@ class MultiTensorOptimizer(Optimizer):
         self._set_up_buckets()
 
     def _set_up_buckets(self, all_new: bool = False) -> None:
-        """Do now what would have a step off the host wait, and what no graph can capture."""
+        """Do now what would make a later step wait for a device, or what no graph can capture."""
         params = [(p, group) for group in self.param_groups for p in group["params"]]
         if any(param.device.type == "meta" for param, _ in params):
             return
@@ -252,7 +252,7 @@ class MultiTensorOptimizer(Optimizer):
 
 
 def total_of(sq_norms: list[Tensor]) -> Tensor:
-    """The sum of 0-dimensional tensors, on a device of theirs, which is the CPU only for all."""
+    """The sum of 0-dimensional tensors, on the device of one, preferably not the CPU."""
     if len(sq_norms) == 1:
         return sq_norms[0]
     first = next((norm for norm in sq_norms if not norm.is_cpu), sq_norms[0])

@@ -99,7 +99,7 @@ class Counters:
         if self._in_a_graph and len(numbers) > len(set(self._alike)):
             raise RuntimeError(
                 f"{len(counting)} of {len(parted)} parameters have a gradient, but a graph was "
-                "captured whose lr_decay goes by a count that they shared with others; put "
+                "captured whose lr_decay uses a count that they shared with others; put "
                 "parameters that lack a gradient in some steps into a group of their own"
             )
         self._alike = parted

@@ -17,7 +17,7 @@ Array: TypeAlias = npt.NDArray[np.float64]
 Points: TypeAlias = list[tuple[float, float]]
 Line: TypeAlias = dict[str, Any]
 
-# As of the latest test: equal in two lines, they tell of one test.
+# Of the latest test: two lines with equal values report the same test.
 _OF_A_TEST = ("batch/suggested", "grad/norm_sq", "grad/var")
 # How much of the average of earlier tests stays at each test.
 NOISE_MEMORY = 0.9
@@ -73,12 +73,12 @@ def batch_size(run: Run, axis: str) -> Points:
 
 
 def is_untested(run: Run) -> bool:
-    """Whether no test was ever made."""
+    """Whether the run made no test."""
     return not any("batch/suggested" in line for line in run.lines)
 
 
 def tested(run: Run) -> list[Line]:
-    """Returns the lines with a test that no line before them told of."""
+    """Returns the lines with a new test."""
     lines, latest = [], None
     for line in run.lines:
         test = tuple(line.get(name) for name in _OF_A_TEST)

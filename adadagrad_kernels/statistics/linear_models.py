@@ -27,7 +27,7 @@ class LinearGradients(NamedTuple):
     Attributes:
         gradients: the gradient of each sample's own loss by the weight, with the data's entries.
         losses: ``[samples]``, in the type of sums.
-        margins: z = <x_i, w>, likewise.
+        margins: z = <x_i, w>, ``[samples]``, in the type of sums.
     """
 
     gradients: CsrRows

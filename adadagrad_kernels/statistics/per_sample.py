@@ -128,7 +128,7 @@ class PerSampleGradients:
         Args:
             inputs: a tensor ``[samples, ...]``, or a tuple, list or dictionary of such, which the
                 model takes as one argument.
-            targets: likewise, for ``loss_fn``.
+            targets: the same, for ``loss_fn``.
             scale: factor on what is added to ``.grad``, such as a micro-batch's share of the
                 samples of its step. The statistics are those of the unscaled loss.
 
@@ -247,7 +247,7 @@ def backward_with_statistics(
         model: module, called as ``model(inputs)``.
         loss_fn: called as ``loss_fn(output, targets)``; the mean over the samples, a scalar.
         inputs: a tensor ``[samples, ...]``, or a tuple, list or dictionary of such.
-        targets: likewise.
+        targets: the same.
         inner_products: measure <g_i, g>.
         variance: measure the variance of every coordinate.
         max_bytes: most bytes of per-sample gradients at a time.

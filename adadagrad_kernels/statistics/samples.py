@@ -22,7 +22,7 @@ class Samples:
 
     Attributes:
         tensors: the tensors, each ``[samples, ...]``.
-        constants: the leaves in order, with None in the place of each tensor.
+        constants: the leaves in order, with None for each tensor.
         is_tensor: which leaves are tensors.
         structure: rebuilds inputs and targets from the leaves.
     """

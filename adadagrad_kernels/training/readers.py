@@ -37,7 +37,7 @@ def build_schedule(text: str, smallest: int, largest: int) -> BatchSizeSchedule:
     Args:
         text: `step:N`, `linear:N`, `cosine:N`, `plateau:N`, or Megatron's milestones.
         smallest: The size at first, where the text does not say it.
-        largest: The size at the end, likewise.
+        largest: The size at the end, where the text does not say it.
 
     Raises:
         ValueError: The text is no schedule.

@@ -176,7 +176,9 @@ def test_smoothing_refuses_what_it_does_not_average(criterion):
 
 
 def test_no_statistics_are_a_step():
-    with pytest.raises(ValueError, match=r"was not measured; count it with step\(samples\)"):
+    with pytest.raises(
+        ValueError, match=r"not measured, and no samples; count the step with step\(samples\)"
+    ):
         scripted([]).update(None)
     one, other = scripted([]), scripted([])
     assert one.update(None, 16, loss=2.0) == other.step(16, loss=2.0)

@@ -384,5 +384,7 @@ def test_bad_arguments_say_what_is_accepted(options, message):
 
 def test_a_batch_too_small_to_probe_is_refused():
     model = mlp()
-    with pytest.raises(ValueError, match="more than min_samples=3, got batch_size=3 "):
+    with pytest.raises(
+        ValueError, match=r"above min_samples=3, got batch_size=3 .*: probe a larger"
+    ):
         MicroBatchPlanner(min_samples=3).probe(mlp_step(model, 3), 3, model)

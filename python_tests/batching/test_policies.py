@@ -51,7 +51,7 @@ def test_every_kind_has_its_policy(given: object, kind: str, reads: bool) -> Non
 )
 def test_anything_else_is_refused(given: object) -> None:
     with pytest.raises(
-        ValueError, match=r"accepted are a criterion, .* a BatchSizeSchedule; or No"
+        ValueError, match=r"accepted are a criterion .*, a BatchSizeSchedule, or No"
     ):
         BatchController(given, batch_size=8, max_batch_size=64)  # type: ignore[arg-type]
 

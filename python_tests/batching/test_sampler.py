@@ -297,7 +297,7 @@ def test_a_large_permutation_is_vectorised_and_complete():
     ("arguments", "options", "message"),
     [
         ((0, 4), {}, "dataset_or_size.*at least 1, got 0"),
-        (([], 4), {}, "dataset is empty"),
+        (([], 4), {}, "dataset has 0 samples; accepted is at least one"),
         ((iter([1]), 4), {}, "dataset_or_size"),
         ((10, 0), {}, "batch_size must be an integer of at least 1, got 0"),
         ((10, 2.5), {}, "batch_size must be an integer of at least 1, got 2.5"),

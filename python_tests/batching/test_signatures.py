@@ -253,7 +253,7 @@ def test_what_was_seen_and_counted_is_part_of_the_state():
     assert resumed.signatures.state_dict() == whole.signatures.state_dict()
     broken = first.state_dict()
     broken["signatures"]["findings"] = [{"colour": "red"}]
-    with pytest.raises(ValueError, match="findings are no findings"):
+    with pytest.raises(ValueError, match=r"saved findings are .*the fields of a Finding"):
         controller_of(eta=100.0).load_state_dict(broken)
 
 

@@ -242,7 +242,7 @@ def _call_of_a_model(
 
 def _call_of_a_layer(recorder: Recorder, runner: Any, layer: Layer) -> Forward:
     # Attention and recurrent layers may have their samples in the second dimension, and the rows of
-    # a bag are no samples.
+    # a bag are not samples.
     other = isinstance(layer.module, nn.MultiheadAttention | nn.RNNBase | nn.EmbeddingBag)
 
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -94,7 +94,7 @@ def _changes(module: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
 
 @contextmanager
 def _holding(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Other tensors in the place of a module's parameters."""
+    """Puts other tensors in place of a module's parameters."""
     held: Any = module._parameters
     before = {name: held[name] for name in values}
     held.update(values)

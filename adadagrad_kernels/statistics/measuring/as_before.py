@@ -43,7 +43,7 @@ def as_before(
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     state = RandomState(device)
-    # A module that is no part of the model, such as a teacher in a list, is kept like the others.
+    # A module outside of the model, such as a teacher in a list, is kept like the others.
     keeper = Keeper(copies=not parameters)
     for module in model.modules():
         keeper.add(module)

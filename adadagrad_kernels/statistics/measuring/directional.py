@@ -19,7 +19,7 @@ _STEP = 1e-3
 def forward_derivatives(
     model: nn.Module, losses: Callable[[], Tensor], direction: Mapping[str, Tensor]
 ) -> Tensor:
-    """By forward mode: exact, at about two forward passes.
+    """Directional derivatives by forward mode: exact, at about two forward passes.
 
     Args:
         model: whose parameters change.
@@ -54,12 +54,12 @@ def forward_derivatives(
 def difference_derivatives(
     model: nn.Module, losses: Callable[[], Tensor], direction: Mapping[str, Tensor]
 ) -> Tensor:
-    """By a central difference: two forward passes, for any layer, to some tenths of a percent.
+    """The same by a central difference: two forward passes, any layer, to tenths of a percent.
 
     Args:
         model: whose parameters change, and come back bit by bit.
         losses: as for ``forward_derivatives``.
-        direction: likewise.
+        direction: as for ``forward_derivatives``.
     """
     parameters = {n: p for n, p in model.named_parameters() if n in direction}
     kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
@@ -86,7 +86,7 @@ def difference_derivatives(
 
 @contextmanager
 def _parameters(model: nn.Module, values: Mapping[int, Tensor]) -> Iterator[None]:
-    """Tensors in the place of parameters, by their identity."""
+    """Puts tensors in place of parameters, by their identity."""
     replaced: list[tuple[nn.Module, str, nn.Parameter]] = []
     try:
         for module in model.modules():

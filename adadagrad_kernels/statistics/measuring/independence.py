@@ -75,7 +75,7 @@ def ask_once(
         forward: its forward, with layers that are not measured.
         watch: of its layers; None where nothing is asked of them.
         args: of the model's call.
-        kwargs: likewise.
+        kwargs: of the model's call.
         is_part: whether it is a part of the model in training, called alone.
 
     Raises:
@@ -90,7 +90,7 @@ def ask_once(
     form = asked.form((watch is None, tensors), (flags, constants))
     numbers = (*contents.numbers, *numbers)
     known = asked.answers.setdefault(form, {})
-    # What counts steps is no other way to call the model.
+    # A number that counts steps does not make another form of call.
     if len(known) >= _MOST_NUMBERS:
         numbers = next(reversed(known))
     answer, calls = known.get(numbers), 0
@@ -98,7 +98,7 @@ def ask_once(
     is_due = asked.is_due(form)
     if answer is None or (is_due and not answer.moves):
         answer, calls = _ask(question), asked.calls[form]
-        # Samples that are all alike tell nothing; others will.
+        # Samples that are all alike show nothing; later ones will.
         if answer.exchanged or answer.doubt or _samples(contents, answer) in (None, 0, 1):
             known[numbers] = answer
     return Reply(answer, _samples(contents, answer), question, calls)
@@ -129,7 +129,7 @@ def _samples(contents: Contents, answer: Answer) -> int | None:
 
 
 def _form(contents: Contents) -> Any:
-    """Equal where the answer is: kinds and dimensions of tensors, which are as long, and flags."""
+    """A key: types and dimensions of the tensors, which dimensions agree, and flags."""
     labels: dict[int, int] = {1: -1}
     for tensor in contents.tensors:
         if tensor.dim():
@@ -236,7 +236,7 @@ def _answer_for(question: Question, batched: tuple[bool, ...], resized: bool) ->
     samples = len(given[0])
     if not samples:
         return Answer(batched)
-    # Not as many as the batch has, so that what has their number of rows has samples.
+    # Another number than the batch has, so that tensors with this many rows have samples.
     count = (3 if samples != 3 else 2) if resized else samples
     fewer = (2 if count == 3 and samples != 2 else 4) if resized else samples
     rows = [i % samples for i in range(count)]
@@ -256,17 +256,17 @@ def _answer_for(question: Question, batched: tuple[bool, ...], resized: bool) ->
     if other is not None:
         exchanged = _exchanged(question, rows, [other, *rows[1:]], batched)
         if exchanged is None:
-            doubt, other = "it does not run with another sample in the place of one", None
+            doubt, other = "it does not run when a sample is exchanged for another", None
         else:
             two = exchanged
             mixing = first_mixing(one, two, count)
             if mixing and first_mixing(one, question.run(rows, batched), count):
-                # Nor does what has changed then tell whose it is.
+                # Then a change does not show which sample caused it.
                 mixing, moves = None, True
                 doubt = "it returns something else when it runs again: something it keeps changes"
                 two, other = one, None
             if not doubt and not mixing:
-                # What flows from later samples to earlier ones shows with the last exchanged.
+                # Exchanging the last sample shows what flows from later samples to earlier ones.
                 last = _exchanged(question, rows, [*rows[:-1], rows[0]], batched)
                 mixing = first_mixing(one, last, count, count - 1) if last else None
             if mixing:

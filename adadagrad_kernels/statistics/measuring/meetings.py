@@ -49,14 +49,14 @@ def meets(
         return None
     if kind.startswith(("Index", "Gather")):
         return Place(0) if len(result) > len(given) and result[0] == samples else None
-    # What broadcasts has more elements afterwards; joined or padded, they belong to no sample.
+    # A broadcast makes more elements; those of a concatenation or padding belong to no sample.
     grows = result.numel() > given.numel() and len(result) >= len(given)
     if not grows or kind.startswith(("Cat", "Stack", "ConstantPad")):
         return None
     if kind.startswith("Convolution"):  # with a kernel that others made
         return Place(0) if result[0] == samples else None
     along = _along_samples(result, padded, samples)
-    # What does not broadcast has its samples first, or nobody knows where.
+    # Without a broadcast only the first dimension is known to hold the samples.
     return (
         Place(along) if along == 0 or (kind.startswith(_BROADCAST) and along is not None) else None
     )
@@ -70,7 +70,7 @@ _BROADCAST = (
 
 
 def _along_samples(result: torch.Size, padded: tuple[int, ...], samples: int) -> int | None:
-    """The first dimension in which a value has grown by as many as there are samples."""
+    """The first dimension in which a value has grown from one to the number of samples."""
     for dimension, (size, before) in enumerate(zip(result, padded, strict=True)):
         if size == samples and before == 1:
             return dimension

@@ -48,7 +48,7 @@ class ModelCall:
             model: that is called: the one in training, or a part of it alone.
             forward: its forward, with layers that are not measured.
             args: of the call.
-            kwargs: likewise.
+            kwargs: of the call.
             whole: the model in training.
 
         Raises:

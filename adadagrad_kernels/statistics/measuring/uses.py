@@ -145,7 +145,7 @@ class LayerUse(Use):
 
     Attributes:
         weight: the part that is its weight, or None where that is frozen or missing.
-        bias: likewise.
+        bias: the part that is its bias, or None.
         least_dimensions: those of an input with samples.
     """
 
@@ -166,10 +166,10 @@ class LayerUse(Use):
 
     @abstractmethod
     def moments(self, variance: bool, inner_products: bool) -> LayerMoments:
-        """Gradient and statistics, by the layer's op; what belongs to no part does not count."""
+        """Gradient and statistics by the layer's op, for its parts alone."""
 
     def gradients(self) -> tuple[Tensor | None, Tensor | None]:
-        """Weight and bias gradient alone; with them come the norms, which may be asked for."""
+        """Weight and bias gradient alone; the norms that come with them are kept."""
         moments = self.moments(variance=False, inner_products=False)
         if self.bias is None and self.weight is not None:
             self._own = (moments.weight_grad, moments.sq_norms)
