@@ -67,11 +67,11 @@ typecheck: environment ## Check types with mypy --strict
 
 .PHONY: bench
 bench: install ## Benchmark every op with pytest-benchmark [ARGS="-k batch_moments"]
-	$(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-only $(ARGS)
+	$(BIN)/pytest benchmarks --benchmark-only $(ARGS)
 
 .PHONY: limits
 limits: install ## Measure every op against its goal, in one run: a table and benchmarks/results/
-	$(BIN)/python benchmarks/limits.py $(ARGS)
+	$(BIN)/python benchmarks limits $(ARGS)
 
 .PHONY: reproduce
 reproduce: install ## Run the papers' experiments, two hours on two cores; write docs/reference/reproduction.md [DATA_DIR=folder] [ARGS=...]
@@ -87,7 +87,7 @@ gpu-nightly: install ## Run every case of every GPU kernel on every rung and arc
 
 .PHONY: gpu-report
 gpu-report: install ## On a machine with a GPU: run the gpu tests, time every op, write docs/internals/gpu_report.md
-	$(BIN)/python benchmarks/gpu_report.py $(ARGS)
+	$(BIN)/python benchmarks gpu-report $(ARGS)
 
 .PHONY: wheel
 wheel: environment ## Build a wheel in isolation, into dist/

@@ -1,15 +1,22 @@
-"""Options and fixtures of the benchmarks: ``pytest benchmarks -o python_files='bench_*.py'``.
+"""Options and fixtures of the benchmarks: ``pytest benchmarks``.
 
 With ``--benchmark-disable`` everything runs once on small sizes: a smoke test of a few seconds.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+# Pytest has put the folder above first. It has the sources of the package too; at the end it does
+# not hide the installed package.
+sys.path.remove(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from adadagrad_kernels import _native
 

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-import layer_peers
-import peers
 import torch
 from torch import Tensor
 
 from adadagrad_kernels import ops, optim, use_backend
+from benchmarks.ops import layer_peers, peers
 
 LR = 1e-3
 EPS = 1e-10

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from gpu_contenders import COPY, Call
 from gpu_plan import Case
-from interleaved import Spread, ratio, spread
+
+from benchmarks.measuring.interleaved import Spread, ratio, spread
 
 #: Rounds of a case: at least these, or it is left out; at most those.
 FEWEST, MOST = 5, 60

@@ -8,7 +8,8 @@ from typing import Any
 
 from gpu_contenders import COPY
 from gpu_measure import Result, Results
-from interleaved import Spread
+
+from benchmarks.measuring.interleaved import Spread
 
 HEAD = """\
 # GPU report

@@ -1,4 +1,4 @@
-"""Tests and times the kernels on a GPU: ``python benchmarks/gpu_report.py --help``."""
+"""Tests and times the kernels on a GPU: ``python benchmarks gpu-report --help``."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ where there is no GPU.
 """
 EXAMPLES = """\
 examples:
-  python benchmarks/gpu_report.py                all of it, at most 8 minutes, and the page
-  python benchmarks/gpu_report.py --quick        a first look: no compilers, no sanitizer, 2 minutes
-  python benchmarks/gpu_report.py --only norm    cases whose op or title contains "norm", printed
-  python benchmarks/gpu_report.py --size 4096    G of 4 GiB instead of 1 GiB
+  python benchmarks gpu-report                all of it, at most 8 minutes, and the page
+  python benchmarks gpu-report --quick        a first look: no compilers, no sanitizer, 2 minutes
+  python benchmarks gpu-report --only norm    cases whose op or title contains "norm", printed
+  python benchmarks gpu-report --size 4096    G of 4 GiB instead of 1 GiB
 """
 
 

@@ -80,7 +80,7 @@ def run_sanitizers(seconds: float, run: Run = run_command) -> list[Outcome]:
     outcomes = []
     for tool in TOOLS:
         command = [*_OWN_MEMORY, program, "--tool", tool, "--error-exitcode", str(FOUND),
-                   sys.executable, "gpu_report.py", "--once"]  # fmt: skip
+                   sys.executable, ".", "gpu-report", "--once"]  # fmt: skip
         try:
             done = run(command, seconds / len(TOOLS))
             passed: bool | None = done.returncode == 0

@@ -1,4 +1,4 @@
-"""Measures the kernels against their goals in one run: ``python benchmarks/limits.py --help``."""
+"""Measures the kernels against their goals in one run: ``python benchmarks limits --help``."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import processor
 import torch
-import train_op_goals
-import train_step_goals
-from goals import Experiment, Settings, experiments
-from interleaved import Spread, ratio, rounds_of_seconds, spread
 
 from adadagrad_kernels import __version__, _native
 from adadagrad_kernels.backends import cpu
+from benchmarks.measuring import processor
+from benchmarks.measuring.experiment import Settings, measured_rows
+from benchmarks.ops import goals as op_goals
+from benchmarks.train_steps import goals as step_goals
+from benchmarks.train_steps import layer_goals
 
 RESULTS = Path(__file__).parent / "results"
 MIB = 1 << 20
@@ -40,12 +39,12 @@ Nothing here passes or fails: a goal that is missed is a row that says so.
 """
 EXAMPLES = """\
 examples:
-  python benchmarks/limits.py                    all rows, G of 256 MiB, some 40 minutes
-  python benchmarks/limits.py --quick            fewer rows, small models, some 3 minutes
-  python benchmarks/limits.py --only "512 rows"  only experiments whose title contains this
-  python benchmarks/limits.py --only train       training steps with statistics, and their layers
-  python benchmarks/limits.py --only "Llama 6"   one model's steps, in both precisions
-  python benchmarks/limits.py --size 1024 --save keeps it in benchmarks/results/<machine>.json
+  python benchmarks limits                    all rows, G of 256 MiB, some 40 minutes
+  python benchmarks limits --quick            fewer rows, small models, some 3 minutes
+  python benchmarks limits --only "512 rows"  only experiments whose title contains this
+  python benchmarks limits --only train       training steps with statistics, and their layers
+  python benchmarks limits --only "Llama 6"   one model's steps, in both precisions
+  python benchmarks limits --size 1024 --save keeps it in benchmarks/results/<machine>.json
 """
 
 
@@ -105,9 +104,9 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     )
     settings = Settings(size, options.threads, options.quick)
     everything = chain(
-        experiments(settings),
-        train_op_goals.experiments(settings),
-        train_step_goals.experiments(settings),
+        op_goals.experiments(settings),
+        layer_goals.experiments(settings),
+        step_goals.experiments(settings),
     )
     chosen = [experiment for experiment in everything if options.only in experiment.title]
     rows, left_out, start = [], {}, time.monotonic()
@@ -118,7 +117,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
             left_out[experiment.title] = reason
             print(f"{experiment.title}\n  left out: {reason}")
             continue
-        found = [{**row, "cpu": machine["cpu"]} for row in _rows(experiment, rounds)]
+        found = [{**row, "cpu": machine["cpu"]} for row in measured_rows(experiment, rounds)]
         _progress(None, len(chosen), "", start)
         _print_rows(experiment.title, found)
         rows += found
@@ -127,31 +126,6 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         print(f"\n{met} of {len(rows)} goals met, {time.monotonic() - start:.0f} s")
     return {"settings": {"bytes": size, "rounds": rounds, "quick": options.quick}, **machine,
             "left_out": left_out, "rows": rows}  # fmt: skip
-
-
-def _rows(experiment: Experiment, rounds: int) -> Iterator[dict[str, Any]]:
-    """Run one experiment; a row for each of its goals."""
-    contenders = experiment.contenders()
-    rounds = min(rounds, experiment.most_rounds or rounds)
-    if experiment.meter is None:
-        measured = rounds_of_seconds(contenders, rounds)
-    else:
-        measured = {name: [experiment.meter(call)] * 2 for name, call in contenders.items()}
-    for goal in experiment.goals:
-        found: Spread = ratio(measured[goal.numerator], measured[goal.denominator])
-        yield {
-            "experiment": experiment.title,
-            "what": goal.what,
-            "chosen": getattr(contenders[goal.numerator], "name", None),
-            "measured": found.median,
-            "quartiles": [found.lower, found.upper],
-            "goal": goal.limit,
-            "at_least": goal.at_least,
-            "met": goal.met(found.median),
-            "unit": experiment.unit,
-            "numerator": spread(measured[goal.numerator]).median,
-            "denominator": spread(measured[goal.denominator]).median,
-        }
 
 
 def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:

@@ -175,5 +175,5 @@ def test_every_op_is_complete(op: str) -> None:
         assert runs(BACKENDS[name], public), f"backend {name} lacks {public}"
     assert (ROOT / "python_tests" / "ops" / f"test_{op}.py").exists()
     if (ROOT / "benchmarks").is_dir():
-        assert (ROOT / "benchmarks" / f"bench_{op}.py").exists()
+        assert (ROOT / "benchmarks" / "ops" / f"bench_{op}.py").exists()
         assert f"`{public}`" in (ROOT / "README.md").read_text()

@@ -22,9 +22,12 @@ from adadagrad_kernels.training.data_sets import load_data
 from adadagrad_kernels.training.evaluation import evaluate
 from adadagrad_kernels.training.models import MODELS
 
-# The decoder that training steps are timed on.
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-from train_step_models import Decoder
+# The decoder that training steps are timed on. Its folder is first while `benchmarks` is found:
+# Opacus installs another one.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmarks.train_steps.models import Decoder
+
+sys.path.remove(str(Path(__file__).resolve().parents[2]))
 
 #: Samples on which the training loss is evaluated along the way.
 TRAIN_SAMPLES = 2000

@@ -32,7 +32,7 @@ def test_every_op_is_tested_benchmarked_and_registered(name: str) -> None:
     assert hasattr(torch.ops.adadagrad_kernels, name)
     if not (ROOT / "benchmarks").is_dir():
         pytest.skip("no benchmarks here: these tests run outside the source tree")
-    assert (ROOT / "benchmarks" / f"bench_{plain}.py").is_file()
+    assert (ROOT / "benchmarks" / "ops" / f"bench_{plain}.py").is_file()
 
 
 @pytest.mark.parametrize("name", OPS)

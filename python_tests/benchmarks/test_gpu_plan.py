@@ -10,7 +10,6 @@ import pytest
 import torch
 from gpu_contenders import COPY, Workbench
 from gpu_plan import plan
-from support import benchmark_fakes  # noqa: F401 - puts the modules of the benchmarks on the path
 
 from adadagrad_kernels import ops
 from adadagrad_kernels.backends import BACKENDS

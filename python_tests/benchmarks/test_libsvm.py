@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,6 @@ import pytest
 import torch
 
 sklearn_datasets = pytest.importorskip("sklearn.datasets", reason="the reader builds on it")
-
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "reproduce"
-if not FOLDER.is_dir():
-    pytest.skip(
-        "no benchmarks here: these tests run outside the source tree", allow_module_level=True
-    )
-sys.path.insert(0, str(FOLDER))
 
 from libsvm import csr_rows, read_libsvm  # noqa: E402
 

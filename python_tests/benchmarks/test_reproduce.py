@@ -6,33 +6,24 @@ import importlib
 import json
 import math
 import re
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import cifar_adadagrad
+import commands
+import mnist_adadagrad
 import numpy as np
+import page
+import papers
 import pytest
+import rate
+import results
+import tables
 from torch import nn
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "reproduce"
-if not FOLDER.is_dir():
-    pytest.skip(
-        "no benchmarks here: these tests run outside the source tree", allow_module_level=True
-    )
-sys.path.insert(0, str(FOLDER))
-
-import cifar_adadagrad  # noqa: E402
-import commands  # noqa: E402
-import mnist_adadagrad  # noqa: E402
-import page  # noqa: E402
-import papers  # noqa: E402
-import rate  # noqa: E402
-import results  # noqa: E402
-import tables  # noqa: E402
-
-from adadagrad_kernels import BatchController  # noqa: E402
-from adadagrad_kernels.errors import DataFormatError  # noqa: E402
+from adadagrad_kernels import BatchController
+from adadagrad_kernels.errors import DataFormatError
 
 
 def options(folder: Path, **changes) -> results.Options:

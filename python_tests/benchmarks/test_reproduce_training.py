@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import math
-import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sparse_data
 import torch
+from plan import Plan, controller_of, next_batch
+from scipy.sparse import csr_matrix
+from targets import Targets, at
 from torch import nn
 from torch.nn import functional as F
+from training import Task, Training
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "reproduce"
-if not FOLDER.is_dir():
-    pytest.skip(
-        "no benchmarks here: these tests run outside the source tree", allow_module_level=True
-    )
-sys.path.insert(0, str(FOLDER))
-
-import sparse_data  # noqa: E402
-from plan import Plan, controller_of, next_batch  # noqa: E402
-from scipy.sparse import csr_matrix  # noqa: E402
-from targets import Targets, at  # noqa: E402
-from training import Task, Training  # noqa: E402
-
-from adadagrad_kernels import (  # noqa: E402
+from adadagrad_kernels import (
     AdaptiveBatchSampler,
     BatchController,
     NormTest,
     PerSampleGradients,
 )
-from adadagrad_kernels.cli.progress import Progress  # noqa: E402
+from adadagrad_kernels.cli.progress import Progress
 
 QUIET = Progress("", 1, quiet=True)
 ADAPTIVE = {"growth": {"rule": "norm", "eta": 0.5}, "max_batch": 24}

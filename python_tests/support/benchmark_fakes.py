@@ -1,24 +1,13 @@
-"""A GPU that is none, for the tests of the GPU report; puts that report's modules on the path."""
+"""A GPU that is none, for the tests of the GPU report."""
 
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import pytest
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-if not FOLDER.is_dir():
-    pytest.skip(
-        "no benchmarks here: these tests run outside the source tree", allow_module_level=True
-    )
-sys.path.insert(0, str(FOLDER))
-
-from gpu_contenders import COPY, Call  # noqa: E402
-from gpu_plan import Case  # noqa: E402
+from gpu_contenders import COPY, Call
+from gpu_plan import Case
 
 
 @dataclass

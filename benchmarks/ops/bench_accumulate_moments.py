@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import peers
 import pytest
 import torch
 from torch import Tensor
 
 from adadagrad_kernels import use_backend
 from adadagrad_kernels.ops import accumulate_moments_
+from benchmarks.ops import peers
 
 #: Bytes of a chunk, as layers cut their samples on a CPU, and of one that no cache holds.
 CHUNKS = {"in cache": 4 << 20, "in memory": 128 << 20}

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import platform
-import sys
-from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-if not FOLDER.is_dir():
-    pytest.skip(
-        "no benchmarks here: these tests run outside the source tree", allow_module_level=True
-    )
-sys.path.insert(0, str(FOLDER))
-
-import processor  # noqa: E402
+from benchmarks.measuring import processor
 
 
 def cpuinfo(vendor: str, family: int, model: int, stepping: int, label: str, flags: str) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-from goals import Calls, Experiment, Goal, Settings
 from torch import Tensor
 
 from adadagrad_kernels.ops import conv_moments, linear_moments
+from benchmarks.measuring.experiment import Calls, Experiment, Goal, Settings
 
 LIMIT = 1.15
 

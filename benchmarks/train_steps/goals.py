@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-import interleaved
 import torch
-from goals import Calls, Chosen, Experiment, Goal, Settings
-from train_step_models import Case, Training, cnn, gpt, mlp
-from train_step_peers import peers
-from train_step_real_models import real_models
-from train_steps import (
+
+from benchmarks.measuring import interleaved
+from benchmarks.measuring.experiment import Calls, Chosen, Experiment, Goal, Settings
+from benchmarks.train_steps.models import Case, Training, cnn, gpt, mlp
+from benchmarks.train_steps.peers import peers
+from benchmarks.train_steps.real_models import real_models
+from benchmarks.train_steps.steps import (
     NORMS,
     PRODUCTS,
     QUANTITIES,

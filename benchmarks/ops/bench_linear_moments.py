@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-import layer_peers
 import pytest
 import torch
 from torch import Tensor
 
 from adadagrad_kernels import use_backend
 from adadagrad_kernels.ops import LayerMoments, linear_moments
+from benchmarks.ops import layer_peers
 
 # Samples, positions, inputs, outputs: layers of a small GPT, and of an MLP.
 SHAPES = {

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-if not FOLDER.is_dir():
-    pytest.skip(
-        "no benchmarks here: these tests run outside the source tree", allow_module_level=True
-    )
-sys.path.insert(0, str(FOLDER))
-
-import train_steps  # noqa: E402
-from kinks import NoKinks, without_kinks  # noqa: E402
-from train_step_models import Case, Training, mean_loss  # noqa: E402
-from train_steps import (  # noqa: E402
+from benchmarks.train_steps import steps
+from benchmarks.train_steps.kinks import NoKinks, without_kinks
+from benchmarks.train_steps.models import Case, Training, mean_loss
+from benchmarks.train_steps.steps import (
     NORMS,
     PRODUCTS,
     QUANTITIES,
@@ -222,7 +213,7 @@ def test_under_autocast_statistics_that_are_off_by_some_percent_fail(quantity: s
 def test_a_loop_whose_own_rounding_is_large_is_nothing_to_compare_with(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(train_steps, "MOST_ROUNDING", 1e-5)
+    monkeypatch.setattr(steps, "MOST_ROUNDING", 1e-5)
     reference.cache_clear()
     with pytest.raises(AssertionError, match="the loop's own norms are off"):
         reference(bfloat16(planted()))

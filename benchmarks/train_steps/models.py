@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from kinks import without_kinks
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from benchmarks.train_steps.kinks import without_kinks
 
 
 class Training(NamedTuple):

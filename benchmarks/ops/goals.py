@@ -1,77 +1,19 @@
-"""What is measured against what, and the ratio aimed at."""
+"""Every op's goals: beside a read of its input, torch's expressions and torch's optimizers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 
-import interleaved
-import peers
 import torch
 from torch import Tensor
 
 from adadagrad_kernels import _native, ops, optim
+from benchmarks.measuring import interleaved
+from benchmarks.measuring.experiment import Calls, Experiment, Goal, Settings
+from benchmarks.ops import peers
 
 LR = 1e-3
-Calls = dict[str, Callable[[], object]]
-
-
-@dataclass(frozen=True)
-class Goal:
-    """The ratio of two contenders: at most ``limit``, or at least where ``at_least``."""
-
-    what: str
-    numerator: str
-    denominator: str
-    limit: float
-    at_least: bool = False
-
-    def met(self, ratio: float) -> bool:
-        return ratio >= self.limit if self.at_least else ratio <= self.limit
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A contender that won among several; its name goes into the report."""
-
-    name: str
-    call: Callable[[], object]
-
-    def __call__(self) -> object:
-        return self.call()
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """Contenders that run in the same rounds; made only when their turn comes.
-
-    Attributes:
-        title: what ``--only`` looks into.
-        contenders: makes them.
-        goals: the rows of the table.
-        unit: seconds, or bytes.
-        meter: measures a contender, once and without rounds; None for rounds of seconds.
-        most_rounds: where contenders take seconds.
-        missing: why the experiment is left out on this machine, or None.
-    """
-
-    title: str
-    contenders: Callable[[], Calls]
-    goals: list[Goal]
-    unit: str = "s"
-    meter: interleaved.Meter | None = None
-    most_rounds: int | None = None
-    missing: Callable[[], str | None] = lambda: None
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Size of G in bytes, threads of torch and of the kernels, and whether time is short."""
-
-    size: int
-    threads: int
-    quick: bool
 
 
 class Memory:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-import layer_peers
 import pytest
 import torch
 from torch import Tensor
 
 from adadagrad_kernels import use_backend
 from adadagrad_kernels.ops import LayerMoments, conv_moments
+from benchmarks.ops import layer_peers
 
 # Input and output channels, and size of the image; kernels of 5 x 5: the layers of a CNN for MNIST.
 LAYERS = {"first": (1, 16, 28), "second": (16, 32, 14)}

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from train_step_models import Case
+
+from benchmarks.train_steps.models import Case
 
 VOCABULARY = 8192
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from train_step_models import Case, cnn, gpt, mlp
-from train_step_peers import peers
-from train_steps import QUANTITIES, Maker, checked, our_step, plain_step
 
 from adadagrad_kernels import _native
+from benchmarks.train_steps.models import Case, cnn, gpt, mlp
+from benchmarks.train_steps.peers import peers
+from benchmarks.train_steps.steps import QUANTITIES, Maker, checked, our_step, plain_step
 
 CASES = {
     "mlp": (mlp(8, width=32), mlp()),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import peers
 import pytest
 import torch
 from torch import Tensor
 
 from adadagrad_kernels import use_backend
 from adadagrad_kernels.ops import adagrad_step_, batch_adagrad_step_, batch_moments
+from benchmarks.ops import peers
 
 LR = 0.01
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
-from train_step_models import Case, Training, mean_loss
-from train_steps import NORMS, PRODUCTS, VARIANCE, Maker, Measured
 
 from adadagrad_kernels.statistics import GradientStatistics, PerSampleGradients
+from benchmarks.train_steps.models import Case, Training, mean_loss
+from benchmarks.train_steps.steps import NORMS, PRODUCTS, VARIANCE, Maker, Measured
 
 MOST_BYTES = 2 << 30
 

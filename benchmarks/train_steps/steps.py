@@ -12,11 +12,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from kinks import NoKinks
 from torch import Tensor
-from train_step_models import Case, Training
 
 from adadagrad_kernels.statistics import GradientStatistics, layer_statistics
+from benchmarks.train_steps.kinks import NoKinks
+from benchmarks.train_steps.models import Case, Training
 
 #: What a step is asked for.
 NORMS, VARIANCE, PRODUCTS = "norms", "norms + variance", "norms + inner products"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-import peers
 import pytest
 import torch
 from torch import Tensor
 
 from adadagrad_kernels import use_backend
 from adadagrad_kernels.ops import BatchMoments, batch_moments
+from benchmarks.ops import peers
 
 ROWS = (8, 64, 512, 4096)
 

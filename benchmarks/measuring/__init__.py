@@ -1,0 +1,1 @@
+"""How everything is measured: contenders in turns, ratios within rounds, goals, the machine."""
