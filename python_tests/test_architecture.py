@@ -30,7 +30,7 @@ LAYERS = [
     ("checks",),
     ("_native",),
     ("averages",),
-    ("files", "memory", "optional", "settings"),
+    ("files", "memory", "optional", "ranks", "settings"),
     ("errors",),
     ("_C", "_C_cuda"),
 ]

@@ -185,6 +185,9 @@ class BatchController:
 
         Returns:
             The size of the next batch.
+
+        Raises:
+            ValueError: for statistics or samples of one rank, where several train together.
         """
         if statistics is None:
             if samples is None:
@@ -197,6 +200,7 @@ class BatchController:
             "samples", statistics.batch_size if samples is None else samples, at_least=1
         )
         self._policy.require_whole(statistics, samples)
+        self._require_all_ranks(statistics, samples)
         decided = False
         if not statistics.is_finite:
             self._count_nonfinite("statistics")
@@ -223,7 +227,10 @@ class BatchController:
                 )
         usable = statistics.is_finite and statistics.batch_size >= 2
         loss = statistics.loss if loss is None else loss
-        return self._count(samples, loss, statistics if usable else None, decided=decided)
+        size = self._count(samples, loss, statistics if usable else None, decided=decided)
+        if statistics.agreement is not None:
+            statistics.agreement.decided = (size, self.samples_seen, self.steps)
+        return size
 
     def step(self, samples: int, *, loss: float | Tensor | None = None) -> int:
         """Counts an optimizer step of ``samples`` samples without statistics.
@@ -310,6 +317,25 @@ class BatchController:
         self.nonfinite_steps = saved.nonfinite_steps
         self.last_decision, self._gradient = saved.last_decision, saved.gradient
         self._changed = saved.changed
+
+    def _require_all_ranks(self, statistics: GradientStatistics, samples: int) -> None:
+        """Refuse the statistics or the count of one process, where several train together."""
+        agreement = statistics.agreement
+        if agreement is None:
+            return
+        if not agreement.is_whole and self._policy.reads_statistics:
+            raise ValueError(
+                "these statistics are of one rank's samples (ranks='local'), by which every rank "
+                "would decide on its own size. Ways out: a source that pools, such as "
+                "layer_statistics(DistributedDataParallel(model)); "
+                "adadagrad_kernels.distributed.pool(statistics, Ranks()) in every step"
+            )
+        if agreement.is_whole and samples != statistics.batch_size:
+            raise ValueError(
+                f"samples is {samples}, but the statistics are of the {statistics.batch_size} "
+                "samples of all ranks; pass those of the whole step, not of this rank, or leave "
+                "samples out"
+            )
 
     def _require_averages(self, criterion: Any) -> None:
         """Refuse smoothing for a criterion that reads what is not averaged."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch.utils.data import Sampler
 
+from adadagrad_kernels import ranks
+from adadagrad_kernels.batching import sharing
 from adadagrad_kernels.batching.permutation import epoch_permutation
 from adadagrad_kernels.settings import require_equal, require_int, require_keys
 
@@ -68,8 +71,9 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
         drop_last: leaves out the short last batch of an iteration, and no other: a batch size
             above the whole iteration counts as the whole iteration.
         total_samples: the sample budget over all epochs and ranks, or None.
-        rank: of this process.
-        world_size: number of ranks.
+        rank: of this process; None as torch.distributed has it, or 0 where it does not run.
+        world_size: number of ranks; None likewise. Where both are None, the ranks compare their
+            datasets and settings here, so that each must make the sampler.
         min_samples: fewest samples of a rank in a batch; with 2, BatchNorm and variances never see
             a tail of one.
 
@@ -79,7 +83,9 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
         drawn: samples drawn since the start of the run, over all epochs and ranks.
 
     Raises:
-        ValueError: for an empty dataset or an argument out of range.
+        ValueError: for an empty dataset or an argument out of range; for ranks with different
+            datasets or settings; where it was made before torch.distributed was set up, or
+            another sampler would share its batches out again.
 
     Example:
         >>> sampler = AdaptiveBatchSampler(10, lambda: 4, shuffle=False)
@@ -96,8 +102,8 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
         shuffle: bool = True,
         drop_last: bool = False,
         total_samples: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
         min_samples: int = 1,
     ) -> None:
         self.size = _length(dataset_or_size)
@@ -106,10 +112,13 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
             raise ValueError(f"seed must be below 2**64, got {seed}")
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self.world_size = require_int("world_size", world_size, at_least=1)
-        self.rank = require_int("rank", rank, at_least=0)
+        self._follows_torch = rank is None and world_size is None
+        self.world_size = require_int(
+            "world_size", ranks.world_size() if world_size is None else world_size, at_least=1
+        )
+        self.rank = require_int("rank", ranks.own_rank() if rank is None else rank, at_least=0)
         if self.rank >= self.world_size:
-            raise ValueError(f"rank must be below world_size {world_size}, got {rank}")
+            raise ValueError(f"rank must be below world_size {self.world_size}, got {self.rank}")
         self._fewest = self.world_size * require_int("min_samples", min_samples, at_least=1)
         self.total_samples = total_samples
         if total_samples is not None:
@@ -119,6 +128,16 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
                 f"a dataset of {self.size} samples cannot give {self.world_size} ranks "
                 f"{min_samples} each: take fewer ranks, or total_samples to cross epochs"
             )
+        if self._follows_torch and self.world_size > 1:
+            sharing.require_same_settings(
+                samples=self.size,
+                seed=self.seed,
+                shuffle=shuffle,
+                drop_last=drop_last,
+                total_samples=self.total_samples or 0,
+                min_samples=min_samples,
+            )
+        self._counts = sharing.WholeCounts(batch_size, self.rank, self.world_size)
         self._requested: Callable[[], object] = (
             batch_size if callable(batch_size) else functools.partial(_size_of, batch_size)
         )
@@ -132,6 +151,12 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Draws this rank's share of batch after batch, to the end of the epoch or budget."""
+        sharing.require_not_shared_out_again(sys._getframe(1), self.world_size)
+        if self._follows_torch:
+            sharing.require_same_world(self.world_size)
+        return self._batches()
+
+    def _batches(self) -> Iterator[list[int]]:
         while size := self._next_batch_size():
             batch = self._draw(size)  # before it leaves, so that a snapshot points behind it
             yield batch[self.rank :: self.world_size].tolist()
@@ -237,7 +262,12 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
         self._remember(restart=True)
 
     def _request(self) -> int:
-        size = require_int("batch_size", self._requested(), at_least=self._fewest)
+        size = require_int("batch_size", self._requested(), at_least=1)
+        if size < self._fewest:
+            raise ValueError(
+                f"batch_size is {size}, too few for {self._fewest // self.world_size} on each of "
+                f"{self.world_size} ranks: accepted are {self._fewest} samples or more"
+            )
         return min(size, self.total_samples or self.size)
 
     def _left(self) -> int:
@@ -255,6 +285,8 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
             return 0
         if self._pending:
             return min(self._pending.popleft(), left)
+        first = self._places[1].drawn - self._places[0].drawn if len(self._places) > 1 else 0
+        self._counts.look(first)
         size = self._request()
         if self.drop_last:
             return size if size <= left else 0
@@ -287,6 +319,7 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
     def _remember(self, *, restart: bool = False) -> None:
         if restart:
             self._places.clear()
+            self._counts.begin()
         self._places.append(_Place(self.drawn, self.epoch, self.position))
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from adadagrad_kernels.ranks import Ranks, resolved
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _PER = ("sample", "occurrence")
 
@@ -36,9 +41,12 @@ class EmbeddingMean:
         embedding: the layer; its gradient may be dense or ``sparse=True``.
         per: ``sample``, or ``occurrence``: :math:`n_v` counts every position at which v was
             looked up, so that a row's step is the mean over these.
+        ranks: whose lookups count, where several processes train: ``Ranks()`` or a process group
+            for gradients that are reduced over these, from one all_reduce of a number for every
+            row; ``"local"`` for the gradient of this process alone. ``"auto"`` refuses there.
 
     Raises:
-        ValueError: for another layer or ``per``.
+        ValueError: for another layer or ``per``; for ``"auto"`` in several processes.
 
     Example:
         >>> import torch
@@ -53,13 +61,20 @@ class EmbeddingMean:
         (tensor([1.3333, 0.3333, 0.0000, 0.3333]), tensor([1.3333, 1.0000, 0.0000, 1.0000]))
     """
 
-    def __init__(self, embedding: nn.Embedding, *, per: str = "sample") -> None:
+    def __init__(
+        self,
+        embedding: nn.Embedding,
+        *,
+        per: str = "sample",
+        ranks: str | ProcessGroup | Ranks = "auto",
+    ) -> None:
         if not isinstance(embedding, nn.Embedding):
             raise ValueError(
                 f"embedding is a {type(embedding).__name__}; accepted is torch.nn.Embedding"
             )
         if per not in _PER:
             raise ValueError(f"per is {per!r}; accepted are {', '.join(_PER)}")
+        self._ranks = resolved(ranks, None, "EmbeddingMean", "ranks=Ranks(), which counts over all")
         self.per = per
         self._embedding = embedding
         self._called = False  # since the last step, where gradients are recorded
@@ -97,14 +112,8 @@ class EmbeddingMean:
                 was then, and nothing is forgotten.
         """
         grad = self._embedding.weight.grad
-        if grad is not None and self._called and not self._batches:
-            raise ValueError(
-                "the embedding looked rows up, but no backward pass brought its gradient: it was "
-                "written into .grad, as backward_with_statistics does, or it is that of an earlier "
-                "step. Way out: loss.backward(), inside layer_statistics if statistics are needed"
-            )
-        if grad is not None and self._batches:
-            samples, rows, counts = self._counted()
+        if grad is not None and (self._batches or self._called or self._ranks is not None):
+            samples, rows, counts = self._counted_over_ranks()
             factors = samples / counts.double()
             if grad.is_sparse:
                 self._embedding.weight.grad = _scaled_sparse(grad, rows, factors)
@@ -112,25 +121,30 @@ class EmbeddingMean:
                 grad[rows] = (grad[rows] * factors[:, None]).to(grad.dtype)
         self.forget()
 
-    def _looked_up(
-        self, _: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
-    ) -> None:
-        self._called |= torch.is_grad_enabled()
-        if output.requires_grad:
-            indices: Tensor = (args[0] if args else kwargs["input"]).detach()
-
-            def reached(_: Tensor) -> None:
-                self._lookups.append(indices)
-
-            output.register_hook(reached)  # type: ignore[no-untyped-call]
-
-    def _arrived(self, _: Tensor) -> None:
-        if self._lookups:
-            self._batches.append(self._lookups)
-            self._lookups = []
+    def _counted_over_ranks(self) -> tuple[int, Tensor, Tensor]:
+        """As ``_counted``; over several ranks an error of one is an error of all."""
+        if self._ranks is None:
+            return self._counted()
+        device, size = self._embedding.weight.device, self._embedding.num_embeddings
+        counts, samples, error = torch.zeros(size, dtype=torch.long, device=device), 0, None
+        try:
+            samples, rows, times = self._counted()
+            counts[rows] = times
+        except Exception as problem:
+            error = problem
+        samples = int(sum(row[0] for row in self._ranks.gather([float(samples)], device, error)))
+        self._ranks.add_up(counts)
+        used = counts.nonzero().flatten()
+        return samples, used, counts[used]
 
     def _counted(self) -> tuple[int, Tensor, Tensor]:
         """Samples in all, the rows that they looked up, and how often by ``per``."""
+        if self._called and not self._batches:
+            raise ValueError(
+                "the embedding looked rows up, but no backward pass brought its gradient: it was "
+                "written into .grad, as backward_with_statistics does, or it is that of an earlier "
+                "step. Way out: loss.backward(), inside layer_statistics if statistics are needed"
+            )
         size = self._embedding.num_embeddings
         samples, users = 0, []
         for lookups in self._batches:
@@ -148,8 +162,27 @@ class EmbeddingMean:
                 sample = torch.arange(of_batch, device=flat.device)[:, None]
                 flat = torch.unique(sample * size + flat) % size
             users.append(flat.flatten())
-        rows, counts = torch.unique(torch.cat(users), return_counts=True)
+        device = self._embedding.weight.device
+        found = torch.cat(users) if users else torch.empty(0, dtype=torch.long, device=device)
+        rows, counts = torch.unique(found, return_counts=True)
         return samples, rows, counts
+
+    def _looked_up(
+        self, _: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
+    ) -> None:
+        self._called |= torch.is_grad_enabled()
+        if output.requires_grad:
+            indices: Tensor = (args[0] if args else kwargs["input"]).detach()
+
+            def reached(_: Tensor) -> None:
+                self._lookups.append(indices)
+
+            output.register_hook(reached)  # type: ignore[no-untyped-call]
+
+    def _arrived(self, _: Tensor) -> None:
+        if self._lookups:
+            self._batches.append(self._lookups)
+            self._lookups = []
 
 
 def _scaled_sparse(grad: Tensor, rows: Tensor, factors: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES
 from adadagrad_kernels.ops import CsrRows, sparse_mean_step_
+from adadagrad_kernels.ranks import resolved
 
 
 class SparseSvrg:
@@ -29,6 +30,8 @@ class SparseSvrg:
         param: the parameter whose values are the snapshot; copied.
         mean_gradient: :math:`\mu` of the samples' losses, without a ridge, shaped like ``param``.
         probabilities: p, ``[features]`` in the type of sums.
+        ranks: ``"local"`` where several processes run and each steps along rows of its own, or all
+            along the same rows; ``"auto"`` refuses there.
 
     Attributes:
         param: the snapshot.
@@ -49,7 +52,21 @@ class SparseSvrg:
         tensor([-0.1000,  0.0000])
     """
 
-    def __init__(self, param: Tensor, mean_gradient: Tensor, probabilities: Tensor) -> None:
+    def __init__(
+        self,
+        param: Tensor,
+        mean_gradient: Tensor,
+        probabilities: Tensor,
+        *,
+        ranks: str = "auto",
+    ) -> None:
+        resolved(
+            ranks,
+            None,
+            "SparseSvrg",
+            "gather the rows of all ranks, so that each steps along the same, and say "
+            "ranks='local'",
+        )
         if mean_gradient.shape != param.shape or probabilities.shape != (param.numel(),):
             raise ValueError(
                 f"mean_gradient has shape {tuple(mean_gradient.shape)} and probabilities "

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adadagrad_kernels.ranks import unwrapped
 from adadagrad_kernels.statistics.check_table import Compared, StatisticsCheck
 from adadagrad_kernels.statistics.contents import Contents
 from adadagrad_kernels.statistics.layer_statistics import layer_statistics
@@ -76,6 +77,7 @@ def check_statistics(
         >>> check_statistics(model, batch, loss, show=False).ok
         True
     """
+    model, _ = unwrapped(model)
     rows = (len(tensor) for tensor in Contents.of(inputs).tensors if tensor.dim())
     samples = next(rows, 0) if samples is None else samples
     if samples < 1:
@@ -143,7 +145,7 @@ class _Step:
         self.model.register_forward_hook(self._see)
         if measured:
             with layer_statistics(
-                self.model, inner_products=True, variance=variance, shadow=shadow
+                self.model, inner_products=True, variance=variance, shadow=shadow, ranks="local"
             ) as recorder:
                 value = self._run(inputs, loss)
                 self.record = recorder.statistics()

@@ -3,22 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.ranks import (
+    Ranks,
+    require_whole_parameters,
+    resolved,
+    unwrapped,
+)
 from adadagrad_kernels.statistics.layers.attachment import Attachment
 from adadagrad_kernels.statistics.measuring.directional import (
     difference_derivatives,
     forward_derivatives,
 )
+from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
+from adadagrad_kernels.statistics.measuring.over_ranks import (
+    own_numbers,
+    record_of_ranks,
+    require_each,
+    require_one_step,
+    variance_of_ranks,
+)
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
-from adadagrad_kernels.statistics.measuring.step import first_nonfinite, merge_micro_batches
+from adadagrad_kernels.statistics.measuring.step import (
+    first_nonfinite,
+    in_training,
+    mean_gradient,
+    merge_micro_batches,
+    nonfinite,
+)
 from adadagrad_kernels.statistics.measuring.verify import require_present
 from adadagrad_kernels.statistics.record import GradientStatistics
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class layer_statistics:  # noqa: N801 (a context manager, named as torch names its own)
@@ -88,6 +113,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         when: Callable[[], bool] | None = None,
         on_other: str = "vmap",
         on_nonfinite: str = "raise",
+        ranks: str | ProcessGroup | Ranks = "auto",
     ) -> None:
         _require_choice("on_other", on_other, ("vmap", "raise"))
         _require_choice("on_nonfinite", on_nonfinite, ("raise", "record"))
@@ -95,8 +121,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
             raise ValueError(
                 f"interval must be a whole number of steps, at least 1, got {interval}"
             )
-        # A compiled module runs the forwards of the one that it was made of, between its graphs.
-        model = getattr(model, "_orig_mod", model)
+        model, wrapper = unwrapped(model)
+        require_whole_parameters("layer_statistics", model)
         if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
             raise UnsupportedModelError(
                 "the model has lazy modules, whose parameters do not exist yet. Way out: run a "
@@ -113,14 +139,22 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         self.interval = interval
         self._when = when
         self._keep_nonfinite = on_nonfinite == "record"
-        self._recorder = Recorder(
-            model, variance=variance, inner_products=inner_products, shadow=shadow
-        )
+        self._wrapper, self._asked_ranks = wrapper, ranks
+        self._ranks = resolved(ranks, wrapper, "layer_statistics")
+        # Over ranks they refer to a mean that no layer knows in its own pass.
+        in_pass = inner_products and self._ranks is None
+        self._recorder = Recorder(model, variance=variance, inner_products=in_pass, shadow=shadow)
+        self._recorder.pooled = self._ranks is not None
         self._attachment = Attachment(self._recorder, on_other)
         self._step = 0
         self._recorder.turns.wanted = self._wants
 
     def __enter__(self) -> layer_statistics:
+        if self._ranks is None and resolved(self._asked_ranks, self._wrapper, "layer_statistics"):
+            raise ValueError(
+                "torch.distributed was set up after layer_statistics(model) was made, which would "
+                "see the samples of one rank alone; make it after init_process_group()"
+            )
         self._attachment.attach()
         return self
 
@@ -180,16 +214,21 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         """
         measured = self.measures
         try:
-            return self._record(losses, exact, grad_scale) if measured else None
+            if not measured:
+                return None
+            if self._ranks is None:
+                return self._record(losses, exact, grad_scale)
+            return self._record_of_ranks(self._ranks, losses, exact, grad_scale)
         finally:
             self._step += 1
             self._recorder.reset()
             self._recorder.turns.next_step()
 
-    def _record(
-        self, losses: Callable[[], Tensor] | None, exact: bool, grad_scale: float
-    ) -> GradientStatistics:
+    def _finished(self) -> tuple[list[MicroBatch], list[tuple[str, nn.Parameter]]]:
+        """The micro-batches of the step, and the parameters by name."""
         recorder = self._recorder
+        if recorder.turns.failed:
+            raise recorder.problems[0]
         recorder.forget_unused()
         recorder.require_grad_mode()
         if not recorder.micro_batches:
@@ -204,7 +243,13 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
             raise recorder.problems[0]
         micro_batches = recorder.micro_batches
         require_present(parameters, set().union(*(m.reached for m in micro_batches)))
-        micro_batches = [m for m in micro_batches if m.samples != 0]
+        return [m for m in micro_batches if m.samples != 0], parameters
+
+    def _record(
+        self, losses: Callable[[], Tensor] | None, exact: bool, grad_scale: float
+    ) -> GradientStatistics:
+        recorder = self._recorder
+        micro_batches, parameters = self._finished()
         if not micro_batches:
             raise ValueError(
                 "the batch is empty: no sample has reached the layers since the last statistics(); "
@@ -214,11 +259,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
             record = merge_micro_batches(micro_batches, parameters, self.variance, grad_scale)
         recorder.call.warn_of_doubts()
         if not record.is_finite and not self._keep_nonfinite:
-            raise ValueError(
-                f"{first_nonfinite(micro_batches) or 'a gradient'} has per-sample gradients that "
-                "are not finite. Ways out: lower the learning rate; look at the batch; with a "
-                "GradScaler, skip the step; on_nonfinite='record' gives the record all the same"
-            )
+            raise ValueError(nonfinite(first_nonfinite(micro_batches) or "a gradient"))
         if losses is None:
             if self.inner_products and record.inner_products is None:
                 raise ValueError(
@@ -227,10 +268,61 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                     "the losses of all their samples, or use a single micro-batch"
                 )
             return record
+        products = self._products(losses, exact, record.require_mean_gradient())
+        return record.with_inner_products(products)
+
+    def _products(
+        self, losses: Callable[[], Tensor], exact: bool, mean: dict[str, Tensor]
+    ) -> Tensor:
         derive = forward_derivatives if exact else difference_derivatives
-        with recorder.turns.paused():
-            derivatives = derive(self.model, losses, record.require_mean_gradient())
-        return record.with_inner_products(derivatives)
+        with self._recorder.turns.paused():
+            return derive(self.model, losses, mean)
+
+    def _record_of_ranks(
+        self,
+        ranks: Ranks,
+        losses: Callable[[], Tensor] | None,
+        exact: bool,
+        grad_scale: float,
+    ) -> GradientStatistics:
+        recorder = self._recorder
+        named = list(self.model.named_parameters())
+        parameters = in_training(named)
+        device = next(iter(parameters.values())).device
+        micro_batches: list[MicroBatch] = []
+        mean: dict[str, Tensor] = {}
+        numbers, error = [0.0] * 4, None
+        try:
+            micro_batches, _ = self._finished()
+            layer = None if self._keep_nonfinite else first_nonfinite(micro_batches)
+            if layer is not None:
+                raise ValueError(nonfinite(layer))
+            mean = mean_gradient(parameters, grad_scale)
+            products = None
+            if losses is not None and micro_batches:
+                products = self._products(losses, exact, mean)
+                require_each(products, micro_batches)
+            elif self.inner_products and losses is None:
+                raise ValueError(
+                    "inner products over several ranks refer to a mean that no layer knows in its "
+                    "own pass; pass statistics(losses=...), a function that runs the module "
+                    "itself, without its wrapper, and returns the losses of this rank's samples"
+                )
+            with torch.no_grad():
+                numbers = own_numbers(micro_batches, mean, products)
+        except Exception as problem:  # the others wait: it goes to them with the numbers
+            error = problem
+        rows = ranks.gather([float(self._step), *numbers], device, error)
+        require_one_step([row[0] for row in rows])
+        record = record_of_ranks([row[1:] for row in rows], ranks, grad_scale, mean)
+        recorder.call.warn_of_doubts()
+        if not record.is_finite and not self._keep_nonfinite:
+            raise ValueError(nonfinite("a gradient"))
+        if self.variance:
+            with torch.no_grad():
+                variance = variance_of_ranks(micro_batches, parameters, ranks, grad_scale, record)
+            record = replace(record, variance=variance)
+        return record
 
 
 def _require_choice(name: str, given: str, accepted: tuple[str, ...]) -> None:

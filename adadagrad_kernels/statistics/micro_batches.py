@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from adadagrad_kernels.ranks import (
+    Ranks,
+    own_agreement,
+    require_whole_parameters,
+    resolved,
+    unwrapped,
+)
+from adadagrad_kernels.statistics.chunks import Chunks, chunks_over_ranks
+from adadagrad_kernels.statistics.measuring.callers import require_known_caller
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sums import cosine_of_parts, squared_norm
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class MicroBatchGradients:
@@ -38,14 +51,21 @@ class MicroBatchGradients:
     It works for every model, BatchNorm, recurrent and attention layers included, because the
     gradients are those of training itself. It costs one dot product of each micro-batch's gradient
     with itself, seen by a hook on its way into ``.grad``, and one of ``.grad`` at the end. It keeps
-    no gradient. Under data parallelism the hooks see the rank's own gradient, before averaging.
+    no gradient.
+
+    Over several ranks the micro-batches of all of them count, from one all_gather of a few numbers:
+    the hooks see the rank's own gradient, before averaging. Pass the wrapper.
 
     Scale each loss by the micro-batch's share of the samples, as gradient accumulation does
     anyway, so that ``.grad`` becomes the mean gradient. All parameters that require grad when
     ``micro_batch`` is entered are observed; gradients that reach them elsewhere are not.
 
     Args:
-        model: the module in training.
+        model: the module in training, or DistributedDataParallel around it.
+        ranks: as for ``layer_statistics``.
+
+    Raises:
+        ValueError: for a model that nothing reduces, where several processes train.
 
     Example:
         >>> import torch
@@ -60,8 +80,10 @@ class MicroBatchGradients:
         32
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, *, ranks: str | ProcessGroup | Ranks = "auto") -> None:
+        self.model, wrapper = unwrapped(model)
+        require_whole_parameters("MicroBatchGradients", self.model)
+        self._ranks = resolved(ranks, wrapper, "MicroBatchGradients")
         self._samples: list[int] = []
         self._sq_norms: list[Tensor] = []
 
@@ -91,6 +113,7 @@ class MicroBatchGradients:
             parameter.register_hook(partial(_observe, sq_norms, parameter))  # type: ignore[no-untyped-call]
             for parameter in parameters
         ]
+        handles.append(self.model.register_forward_pre_hook(self._see_caller))
         try:
             yield
         finally:
@@ -119,6 +142,8 @@ class MicroBatchGradients:
         """
         samples, scaled_norms = self._samples, self._sq_norms
         self.reset()
+        if self._ranks is not None:
+            return self._record_of_ranks(self._ranks, samples, scaled_norms, grad_scale)
         if len(samples) < 2:
             raise ValueError(
                 f"the variance over micro-batches needs at least two of them, got {len(samples)}; "
@@ -144,7 +169,19 @@ class MicroBatchGradients:
             mean_sq_norm=mean_sq_norm,
             sum_sq_norms=(batch_size - 1) * variance_norm + batch_size * mean_sq_norm,
             halves_cosine=cosine,
+            agreement=own_agreement(None),
         )
+
+    def _record_of_ranks(
+        self, ranks: Ranks, samples: list[int], sq_norms: list[Tensor], grad_scale: float
+    ) -> GradientStatistics:
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        grads = [p.grad for p in parameters if p.grad is not None]
+        own = Chunks.of(samples, sq_norms)
+        return chunks_over_ranks(ranks, own, grads, parameters[0].device, grad_scale)
+
+    def _see_caller(self, *_: object) -> None:
+        require_known_caller("MicroBatchGradients", pooled=self._ranks is not None)
 
     def reset(self) -> None:
         """Forget the micro-batches observed so far, as before a step is repeated."""

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from adadagrad_kernels.ops import batch_moments
+from adadagrad_kernels.ranks import (
+    Ranks,
+    own_agreement,
+    require_whole_parameters,
+    resolved,
+    unwrapped,
+)
 from adadagrad_kernels.statistics.accumulator import StatisticsAccumulator
 from adadagrad_kernels.statistics.measuring.independence import ask_once, warn_of_doubt
+from adadagrad_kernels.statistics.pooling import pooled
 from adadagrad_kernels.statistics.randomness import RandomState
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sample_losses import SampleLosses
 from adadagrad_kernels.statistics.samples import Samples
 from adadagrad_kernels.statistics.supported_models import require_per_sample_gradients
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _MAX_BYTES = 256 * 2**20
 #: Larger chunks cost more: glibc gives blocks above 32 MiB back to the system when they are freed,
@@ -24,6 +37,20 @@ _MAX_BYTES = 256 * 2**20
 _CHUNK_BYTES = 32 * 2**20
 #: ... but with fewer samples than these the matrix products are too thin (3.8x with 8).
 _CHUNK_SAMPLES = 16
+
+
+class _Own(NamedTuple):
+    """What one process has measured.
+
+    Attributes:
+        statistics: of its samples.
+        unused: parameters that their losses do not reach.
+        products: <g_i, direction> of its samples, with the draws of this step.
+    """
+
+    statistics: GradientStatistics
+    unused: set[str]
+    products: Callable[[Mapping[str, Tensor]], Tensor]
 
 
 class PerSampleGradients:
@@ -51,8 +78,8 @@ class PerSampleGradients:
 
     Dropout and other random layers draw for every sample, as in training, but not the numbers
     that the plain backward pass would draw. Tied parameters count once, under their first name;
-    parameters that do not require grad are left out. Hooks on parameters do not run, so pass the
-    module itself rather than its DistributedDataParallel wrapper. The record of a batch of one has
+    parameters that do not require grad are left out. Hooks on parameters do not run. The
+    record of a batch of one has
     its gradient, but raises ValueError when asked for a variance.
 
     Args:
@@ -62,6 +89,8 @@ class PerSampleGradients:
         variance: measure the variance of every coordinate, for the coordinate-wise norm test.
         max_bytes: most bytes of per-sample gradients at a time. One sample's gradient, as large as
             ``.grad``, may always exist.
+        ranks: whose samples the record has, as for ``layer_statistics``. Over several ranks
+            ``backward`` adds the mean gradient of all samples to ``.grad`` on every rank.
 
     Attributes:
         chunk_size: samples per chunk, or None (the default) to choose within ``max_bytes``.
@@ -87,16 +116,19 @@ class PerSampleGradients:
         inner_products: bool = False,
         variance: bool = False,
         max_bytes: int = _MAX_BYTES,
+        ranks: str | ProcessGroup | Ranks = "auto",
     ) -> None:
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be at least 1, got {max_bytes}")
-        self.model = model
+        self.model, wrapper = unwrapped(model)
+        require_whole_parameters("PerSampleGradients", self.model)
+        self._ranks = resolved(ranks, wrapper, "PerSampleGradients")
         self.loss_fn = loss_fn
         self.inner_products = inner_products
         self.variance = variance
         self.max_bytes = max_bytes
         self.chunk_size: int | None = None
-        self._losses = SampleLosses(model, loss_fn)
+        self._losses = SampleLosses(self.model, loss_fn)
 
     @property
     def bytes_per_sample(self) -> int:
@@ -115,7 +147,7 @@ class PerSampleGradients:
             return min(self.chunk_size, batch_size)
         bytes_per_sample = self.bytes_per_sample
         fitting = max(1, self.max_bytes // bytes_per_sample)
-        if self.inner_products and batch_size <= fitting:
+        if self.inner_products and self._ranks is None and batch_size <= fitting:
             return batch_size
         return min(fitting, batch_size, max(_CHUNK_SAMPLES, _CHUNK_BYTES // bytes_per_sample))
 
@@ -139,9 +171,50 @@ class PerSampleGradients:
                 loss that is not a scalar or not a mean over the samples, or a model without
                 parameters that require grad.
         """
+        parameters = self._parameters()
+        if self._ranks is None:
+            own = self._own(inputs, targets, parameters)
+            statistics = replace(own.statistics, agreement=own_agreement(None))
+            unused = own.unused
+        else:
+            statistics, unused = self._of_ranks(self._ranks, inputs, targets, parameters)
+        used = {name: p for name, p in parameters.items() if name not in unused}
+        _add_to_grads(used, statistics.require_mean_gradient(), scale)
+        return statistics
+
+    def _of_ranks(
+        self, ranks: Ranks, inputs: Any, targets: Any, parameters: dict[str, nn.Parameter]
+    ) -> tuple[GradientStatistics, set[str]]:
+        """The record of all ranks, and what the losses of none reach."""
+        own, error = None, None
+        try:
+            own = self._own(inputs, targets, parameters)
+        except Exception as problem:  # the others wait: it goes to them with the numbers
+            error = problem
+        statistics = pooled(None if own is None else own.statistics, ranks, error)
+        assert own is not None
+        mean = statistics.require_mean_gradient()
+        device = next(iter(mean.values())).device
+        if self.inner_products:
+            along = 0.0
+            try:
+                along = own.products(mean).double().square().sum().item()
+            except Exception as problem:
+                error = problem
+            rows = ranks.gather([along], device, error)
+            statistics = replace(
+                statistics, sum_sq_inner_products=math.fsum(row[0] for row in rows)
+            )
+        reached = torch.tensor(
+            [name not in own.unused for name in parameters], dtype=torch.float32, device=device
+        )
+        flags = ranks.add_up(reached).tolist()
+        return statistics, {n for n, flag in zip(parameters, flags, strict=True) if not flag}
+
+    def _own(self, inputs: Any, targets: Any, parameters: dict[str, nn.Parameter]) -> _Own:
+        """The record of this process's samples."""
         require_per_sample_gradients(self.model)
         samples = Samples.of(inputs, targets)
-        parameters = self._parameters()
         answer = ask_once(self.model, self.model.forward, None, (inputs,), {}).answer
         warn_of_doubt(self.model, answer)
         detached = {name: parameter.detach() for name, parameter in parameters.items()}
@@ -154,19 +227,20 @@ class PerSampleGradients:
             unused &= _constant_zeros(gradients)
             accumulator.add(self._measure(gradients, losses, whole_batch=len(chunks) == 1))
         statistics = accumulator.result()
-        mean = statistics.require_mean_gradient()
-        if self.inner_products and len(chunks) > 1:
+
+        def products(direction: Mapping[str, Tensor]) -> Tensor:
             after = RandomState(samples.tensors[0].device)
             before.restore()
-            statistics = statistics.with_inner_products(
-                self._losses.directional_derivatives(detached, chunks, samples, mean)
-            )
+            along = self._losses.directional_derivatives(detached, chunks, samples, direction)
             after.restore()
+            return along
+
+        if self.inner_products and self._ranks is None and len(chunks) > 1:
+            mean = statistics.require_mean_gradient()
+            statistics = statistics.with_inner_products(products(mean))
         if any(parameters[name].grad is None for name in unused):
             unused = self._losses.not_reached({n: parameters[n] for n in unused}, samples)
-        used = {name: p for name, p in parameters.items() if name not in unused}
-        _add_to_grads(used, mean, scale)
-        return statistics
+        return _Own(statistics, unused, products)
 
     @torch.no_grad()
     def directional_derivatives(
@@ -220,7 +294,7 @@ class PerSampleGradients:
             measured = batch_moments(
                 gradient.reshape(count, shape.numel()),
                 variance=self.variance and count > 1,
-                inner_products=self.inner_products and whole_batch,
+                inner_products=self.inner_products and whole_batch and self._ranks is None,
             )
             mean, variance = measured.mean.view(shape), measured.variance
             if self.variance:
@@ -238,6 +312,7 @@ def backward_with_statistics(
     inner_products: bool = False,
     variance: bool = False,
     max_bytes: int = _MAX_BYTES,
+    ranks: str | ProcessGroup | Ranks = "auto",
 ) -> GradientStatistics:
     """``PerSampleGradients(...).backward(inputs, targets)`` in one call.
 
@@ -251,6 +326,7 @@ def backward_with_statistics(
         inner_products: measure <g_i, g>.
         variance: measure the variance of every coordinate.
         max_bytes: most bytes of per-sample gradients at a time.
+        ranks: whose samples the record has.
 
     Raises:
         UnsupportedModelError: for layers without per-sample gradients, such as BatchNorm.
@@ -266,7 +342,12 @@ def backward_with_statistics(
         8
     """
     source = PerSampleGradients(
-        model, loss_fn, inner_products=inner_products, variance=variance, max_bytes=max_bytes
+        model,
+        loss_fn,
+        inner_products=inner_products,
+        variance=variance,
+        max_bytes=max_bytes,
+        ranks=ranks,
     )
     return source.backward(inputs, targets)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adadagrad_kernels.errors import MissingStatisticError
 from adadagrad_kernels.ops import BatchMoments
+from adadagrad_kernels.ranks import Agreement
 from adadagrad_kernels.statistics.sums import cosine_of_parts, squared_norm
 
 
@@ -47,6 +48,8 @@ class GradientStatistics:
         by_parameter: the scalars of every parameter by name, or None; ``from_moments`` gives it if
             the inner products were measured, and so does ``PerSampleGradients`` for a batch in
             one chunk. It holds no tensors.
+        agreement: of a source in several processes, whose samples these are and what was decided
+            by them; None in a process alone.
 
     Raises:
         ValueError: for a batch size below one.
@@ -69,6 +72,7 @@ class GradientStatistics:
     loss: float | None = None
     halves_cosine: float | None = None
     by_parameter: dict[str, GradientStatistics] | None = field(default=None, repr=False)
+    agreement: Agreement | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

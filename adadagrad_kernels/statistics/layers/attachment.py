@@ -143,12 +143,19 @@ class Attachment:
         try:
             if torch.is_grad_enabled() and trains(recorder.model):
                 self._hear_last()
-                if not recorder.begin_call(module, forward, args, kwargs):
+                if not self._is_measured(module, forward, args, kwargs):
                     self._pause.enter_context(recorder.turns.paused())
         except BaseException:
             self._end()
             raise
         return True
+
+    def _is_measured(self, module: nn.Module, forward: Forward, args: Any, kwargs: Any) -> bool:
+        try:
+            return self._recorder.begin_call(module, forward, args, kwargs)
+        except Exception as error:
+            self._recorder.keep(error)
+            return False
 
     def _end(self) -> None:
         self._inside = False
@@ -252,7 +259,15 @@ def _call_of_a_layer(recorder: Recorder, runner: Any, layer: Layer) -> Forward:
                 return layer.forward(*args, **kwargs)
         if not recorder.turns.measures or in_transform():
             return layer.forward(*args, **kwargs)
-        return runner(recorder, layer, *args, **kwargs)
+        try:
+            return runner(recorder, layer, *args, **kwargs)
+        except Exception as error:
+            if not recorder.pooled:
+                raise
+            # What the layer itself refuses is raised by it; the others do not run into that.
+            result = layer.forward(*args, **kwargs)
+            recorder.keep(error)
+            return result
 
     return call
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,8 +58,13 @@ class Arrivals:
         dense = not expected.is_sparse and not grad.is_sparse
         return dense and expected.shape == grad.shape and torch.equal(expected, grad)
 
-    def note_at_the_end(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Have ``.grad`` looked at when the backward pass that runs now is over."""
+    def note_at_the_end(self, parameters: Iterable[nn.Parameter], *, reduced: bool) -> None:
+        """Have ``.grad`` looked at when the backward pass that runs now is over.
+
+        Args:
+            parameters: in training.
+            reduced: whether a wrapper writes to their gradients, at the end of the pass too.
+        """
         now = torch._C._current_graph_task_id()
         if now == self._pass:
             return
@@ -72,7 +78,8 @@ class Arrivals:
             self._seen = _sampled_elements(grads)
 
         engine: Any = torch.autograd.Variable._execution_engine
-        engine.queue_callback(note)
+        # What a callback queues comes after all that the pass has queued, as the wrapper's is.
+        engine.queue_callback(partial(engine.queue_callback, note) if reduced else note)
 
     def mark(self, parameter: Tensor) -> None:
         """Note ``.grad`` as soon as it is there, ahead of hooks that may change it."""

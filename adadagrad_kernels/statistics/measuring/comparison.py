@@ -10,10 +10,10 @@ than through what it returns, and rounding that a kink such as ReLU's has made l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.measuring.independence import Reply
@@ -67,12 +67,17 @@ class Comparison:
         if self._calls and len(self._calls) == self._seen:
             self._calls[-1].note(result)
 
-    def judge(self, norms: Sequence[Norms], parameters: Iterable[nn.Parameter]) -> str | None:
+    @property
+    def waits(self) -> bool:
+        """Whether a sample waits to be compared with the norms."""
+        return bool(self._calls)
+
+    def judge(self, norms: Sequence[Norms], grads: Mapping[int, Tensor]) -> str | None:
         """Compare what the layers measured with the sample's own gradient, once.
 
         Args:
             norms: of the micro-batch, whose backward pass is over.
-            parameters: with its gradient in ``.grad``.
+            grads: its gradient, by the identity of parameters.
 
         Returns:
             Why a difference says nothing of the samples, or None.
@@ -81,7 +86,7 @@ class Comparison:
             UnsupportedModelError: naming the layer whose norm is that of no sample.
         """
         try:
-            return self._judge(norms, parameters)
+            return self._judge(norms, grads)
         finally:
             self.forget()
 
@@ -90,7 +95,7 @@ class Comparison:
         while self._calls:
             self._calls.pop().release()
 
-    def _judge(self, norms: Sequence[Norms], parameters: Iterable[nn.Parameter]) -> str | None:
+    def _judge(self, norms: Sequence[Norms], grads: Mapping[int, Tensor]) -> str | None:
         calls = self._calls
         if not calls or len(calls) < self._seen:
             return None
@@ -102,7 +107,7 @@ class Comparison:
         except CannotCompareError:
             return None
         every = _summed([each.every for each in repeated])
-        if not _matches_grad(every, parameters, coarse=calls[0].coarse):
+        if not _matches_grad(every, grads, coarse=calls[0].coarse):
             if any(call.has_rowless_gradient for call in calls):
                 return None  # where a loss comes from is not known
             return "its layers get gradients by another way than what it returns"
@@ -162,15 +167,12 @@ def _squared(parts: Sequence[Part], gradients: Gradients) -> Tensor:
     return total
 
 
-def _matches_grad(every: Gradients, parameters: Iterable[nn.Parameter], *, coarse: bool) -> bool:
-    """Whether ``.grad`` is what follows from the gradients of the outputs."""
+def _matches_grad(every: Gradients, grads: Mapping[int, Tensor], *, coarse: bool) -> bool:
+    """Whether the gradient is what follows from the gradients of the outputs."""
     far, whole = [], []
-    for parameter in parameters:
-        grad = parameter.grad
-        if grad is None:
-            continue
+    for key, grad in grads.items():
         grad = grad.to_dense() if grad.is_sparse else grad
-        other = every.get(id(parameter))
+        other = every.get(key)
         difference = grad if other is None else grad - other.to_dense().view_as(grad)
         far.append(difference.double().square().sum())
         whole.append(grad.double().square().sum())

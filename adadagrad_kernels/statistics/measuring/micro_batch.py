@@ -41,6 +41,7 @@ class MicroBatch:
         reached: identities of the parameters that have got a gradient.
         autocast: whether a layer ran under autocast.
         cumulative: ``.grad`` after it, where another micro-batch follows.
+        own: its gradient by the identity of parameters, where ``.grad`` is that of all ranks.
     """
 
     variance: bool
@@ -61,6 +62,7 @@ class MicroBatch:
     reached: set[int] = field(default_factory=set)
     autocast: bool = False
     cumulative: dict[int, Tensor] | None = None
+    own: dict[int, Tensor] = field(default_factory=dict)
 
     def count(self, use: Use) -> None:
         """Count a call.

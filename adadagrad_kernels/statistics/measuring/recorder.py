@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.memory import is_out_of_memory
 from adadagrad_kernels.statistics.measuring.arrivals import Arrivals
+from adadagrad_kernels.statistics.measuring.callers import require_known_caller
 from adadagrad_kernels.statistics.measuring.graph_node import listen, replace_gradient
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
 from adadagrad_kernels.statistics.measuring.model_call import ModelCall
@@ -46,6 +48,8 @@ class Recorder:
     Attributes:
         model: the module in training.
         shadow: whether autograd computes everything and the layers only listen.
+        pooled: whether other ranks are in the step too, which must not wait for this one: errors
+            of the forward pass are kept until ``statistics``.
         turns: says which steps are measured.
         micro_batches: those of the step so far.
         call: the call of the model that runs.
@@ -58,6 +62,7 @@ class Recorder:
     ) -> None:
         self.model = model
         self.shadow = shadow
+        self.pooled = False
         self.turns = Turns()
         self.call = ModelCall()
         self.arrivals = Arrivals()
@@ -82,6 +87,7 @@ class Recorder:
 
     def begin_call(self, model: nn.Module, forward: Any, args: Any, kwargs: Any) -> bool:
         """Ask the model of its call, if that is new; whether there are samples to measure."""
+        require_known_caller("layer_statistics", pooled=self.pooled)
         self._open()
         with self.turns.paused():
             reply = self.call.begin(model, forward, args, kwargs, whole=self.model)
@@ -233,10 +239,14 @@ class Recorder:
             if not micro_batch.reached and len(self.micro_batches) == 1:
                 self._require_clear()
             micro_batch.reached.add(id(parameter))
+            if self.pooled and (self._variance or micro_batch.comparison.waits):
+                before = micro_batch.own.get(id(parameter))
+                own = grad.detach().clone() if before is None else before + grad
+                micro_batch.own[id(parameter)] = own
             earlier = self.micro_batches[:-1]
             if parameter.grad is None and any(id(parameter) in m.reached for m in earlier):
                 self._keep_problem(dropped_gradient_message(f"'{name}'"))
-            self.arrivals.note_at_the_end(self._known.values())
+            self.arrivals.note_at_the_end(self._known.values(), reduced=self.pooled)
         as_expected = self.arrivals.matches_expected(parameter, grad)
         if as_expected is None:
             if micro_batch is not None:
@@ -258,6 +268,19 @@ class Recorder:
         """Note a hook registered after the forward pass, which sees the gradient last."""
         if self.micro_batches:
             self._keep_problem(late_hook_message(name))
+
+    def keep(self, error: Exception) -> None:
+        """Keep an error of the forward pass where other ranks would wait for this one's gradients.
+
+        The step goes on unmeasured.
+
+        Raises:
+            Exception: the error itself, of a process alone; memory that has run out.
+        """
+        if not self.pooled or is_out_of_memory(error):
+            raise error
+        self.problems.insert(0, error)
+        self.turns.fail()
 
     def _keep_problem(self, message: str, kind: type[Exception] = ValueError) -> None:
         """Keep an error for the end: raised in a backward pass it would leave half a gradient."""
@@ -303,7 +326,7 @@ class Recorder:
         self.problems += foreign_gradients(micro_batch, parameters)
         micro_batch.arrived, micro_batch.sums = {}, {}
         self._judge(micro_batch)
-        if followed and self._variance:
+        if followed and self._variance and not self.pooled:
             micro_batch.cumulative = {
                 id(p): p.grad.detach().clone()
                 for _, p in parameters
@@ -316,12 +339,18 @@ class Recorder:
             return
         with self.turns.paused():
             try:
-                doubt = micro_batch.comparison.judge(micro_batch.norms, self._known.values())
+                doubt = micro_batch.comparison.judge(micro_batch.norms, self._gradient(micro_batch))
             except UnsupportedModelError as error:
                 self.problems.append(error)
                 return
         if doubt is not None:
             self.call.doubt(self.model, doubt)
+
+    def _gradient(self, micro_batch: MicroBatch) -> dict[int, Tensor]:
+        """That of a first micro-batch, by the identity of parameters."""
+        if self.pooled:
+            return micro_batch.own
+        return {key: p.grad for key, p in self._known.items() if p.grad is not None}
 
     def require_grad_mode(self) -> None:
         """Refuse layers that ran under no_grad alone; see ``verify``."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from adadagrad_kernels.ranks import own_agreement
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
 from adadagrad_kernels.statistics.measuring.uses import Norms
 from adadagrad_kernels.statistics.measuring.verify import NamedParameters
@@ -24,19 +25,14 @@ def merge_micro_batches(
 
     With b samples in all, the per-sample gradient g_i is b h_i, b times what sample i has added.
     """
-    parameters = {n: p for n, p in named if p.requires_grad}
+    parameters = in_training(named)
     samples = sum(m.samples or 0 for m in micro_batches)
     factor = (samples / grad_scale) ** 2
-    sq_norms = torch.cat([_total_sq_norms(m.norms, m.samples or 0) for m in micro_batches]) * factor
+    sq_norms = torch.cat([total_sq_norms(m.norms, m.samples or 0) for m in micro_batches]) * factor
     grads = {n: p.grad.detach() for n, p in parameters.items() if p.grad is not None}
     sums = [squared_norm(grads.values()), sq_norms.sum()]
     mean_sq_norm, sum_sq_norms = torch.stack([value.to(sums[1].device) for value in sums]).tolist()
-    mean = {
-        n: grads[n] if n in grads else torch.zeros_like(p, requires_grad=False)
-        for n, p in parameters.items()
-    }
-    if grad_scale != 1.0:
-        mean = {n: grad / grad_scale for n, grad in mean.items()}
+    mean = mean_gradient(parameters, grad_scale)
     record = GradientStatistics(
         batch_size=samples,
         mean_sq_norm=mean_sq_norm / grad_scale**2,
@@ -44,6 +40,7 @@ def merge_micro_batches(
         sq_norms=sq_norms,
         variance=_variance(micro_batches, parameters, factor) if variance else None,
         mean_gradient=mean,
+        agreement=own_agreement(None),
     )
     if len(micro_batches) > 1 or not micro_batches[0].dots_with_sum:
         return record
@@ -51,7 +48,22 @@ def merge_micro_batches(
     return record.with_inner_products(inner_products)
 
 
-def _total_sq_norms(by_layer: Sequence[Norms], samples: int) -> Tensor:
+def in_training(named: NamedParameters) -> dict[str, nn.Parameter]:
+    """The parameters that require grad, by name."""
+    return {name: parameter for name, parameter in named if parameter.requires_grad}
+
+
+def mean_gradient(parameters: Mapping[str, nn.Parameter], grad_scale: float) -> dict[str, Tensor]:
+    """``.grad`` by name, itself where nothing has scaled it."""
+    mean = {
+        n: torch.zeros_like(p, requires_grad=False) if p.grad is None else p.grad.detach()
+        for n, p in parameters.items()
+    }
+    return mean if grad_scale == 1.0 else {n: grad / grad_scale for n, grad in mean.items()}
+
+
+def total_sq_norms(by_layer: Sequence[Norms], samples: int) -> Tensor:
+    """The norms of samples over all layers, ``[samples]``."""
     if not by_layer:
         return torch.zeros(samples, dtype=torch.float64, device="cpu")
     return torch.stack([each.squared for each in by_layer]).sum(0)
@@ -70,7 +82,7 @@ def _variance(
         squares, before, mean = None, None, None
         for micro_batch in micro_batches:
             size = micro_batch.samples or 0
-            own = _contribution_variance(micro_batch, parameter)
+            own = contribution_variance(micro_batch, parameter)
             own = own.mul_(max(size - 1, 0)) if len(micro_batches) > 1 else own
             if len(micro_batches) > 1:
                 after = _gradient(micro_batch, parameter).to(own.dtype)
@@ -100,17 +112,31 @@ def _gradient(micro_batch: MicroBatch, parameter: nn.Parameter) -> Tensor:
     return found.to_dense() if found.is_sparse else found
 
 
-def _contribution_variance(micro_batch: MicroBatch, parameter: nn.Parameter) -> Tensor:
+def contribution_variance(micro_batch: MicroBatch, parameter: nn.Parameter) -> Tensor:
     """The variance of the contributions to a parameter, put together from its parts."""
     found = {k: v for k, v in micro_batch.variances.items() if k[0] == id(parameter)}
     whole = found.get((id(parameter), 0))
     if whole is not None and whole.shape == parameter.shape:
         return whole
-    kind = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-    variance = torch.zeros(parameter.shape, dtype=kind, device=parameter.device)
+    variance = no_variance(parameter)
     for (_, start), values in found.items():
         variance.view(-1)[start : start + values.numel()] = values.flatten()
     return variance
+
+
+def nonfinite(what: str) -> str:
+    """The message for NaN and infinity."""
+    return (
+        f"{what} has per-sample gradients that are not finite. Ways out: lower the learning rate; "
+        "look at the batch; with a GradScaler, skip the step; on_nonfinite='record' gives the "
+        "record all the same"
+    )
+
+
+def no_variance(parameter: nn.Parameter) -> Tensor:
+    """Zeros in the type of variances."""
+    kind = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+    return torch.zeros(parameter.shape, dtype=kind, device=parameter.device)
 
 
 def first_nonfinite(micro_batches: Sequence[MicroBatch]) -> str | None:

@@ -22,6 +22,7 @@ class Turns:
         self._measured: bool | None = None
         self._passed = False  # a backward pass of a step that is not measured
         self._paused = False
+        self._failed = False
 
     @property
     def measures(self) -> bool:
@@ -30,7 +31,7 @@ class Turns:
         A step that is not measured may end without ``next_step``. So the question is asked again
         after its backward pass; the answer can only have changed with another step.
         """
-        if self._paused:
+        if self._paused or self._failed:
             return False
         if self._measured is None or (self._passed and not self._measured):
             wanted = self.wanted()
@@ -51,7 +52,16 @@ class Turns:
 
     def next_step(self) -> None:
         """Forget whether the step was measured."""
-        self._measured, self._passed = None, False
+        self._measured, self._passed, self._failed = None, False, False
+
+    @property
+    def failed(self) -> bool:
+        """Whether an error was kept in the forward pass of the step."""
+        return self._failed
+
+    def fail(self) -> None:
+        """Measure no more of this step."""
+        self._failed = True
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -1,0 +1,279 @@
+"""Which processes train together, and the few numbers that they tell each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from adadagrad_kernels import errors
+from adadagrad_kernels.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+#: Of the message of an error that goes to the other ranks.
+_MESSAGE_BYTES = 4096
+
+
+def world_size() -> int:
+    """Processes of torch.distributed; 1 where it does not run."""
+    runs = dist.is_available() and dist.is_initialized()
+    return dist.get_world_size() if runs else 1
+
+
+def own_rank() -> int:
+    """This process among those of torch.distributed."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+@dataclass(eq=False)
+class Agreement:
+    """What the ranks behind a record have decided, which they compare with their next numbers.
+
+    Attributes:
+        is_whole: whether the record has the samples of all ranks.
+        decided: size, samples and steps after the latest decision, or None before it.
+    """
+
+    is_whole: bool = True
+    decided: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    r"""The processes that share a batch, and how their gradients become one.
+
+    Each has samples of its own, and something averages the gradients in the backward pass, as
+    DistributedDataParallel does. With :math:`h_i` what sample i adds to the gradient of its own
+    rank, :math:`D` the divisor and n samples over all ranks,
+
+    .. math:: g_i = \frac{n}{D} h_i, \qquad \frac{1}{n} \sum_i g_i = \texttt{.grad}.
+
+    So ranks may have unequal shares, where each weighs its mean loss by :math:`n_r D / n`.
+
+    Args:
+        data: the process group over which the batch is shared; None for all processes.
+        gradient_divisor: D, by which the sum over the ranks is divided; None for their number, as
+            DistributedDataParallel divides. 1 where gradients are added up.
+
+    Raises:
+        ValueError: for a divisor that is not positive.
+        RuntimeError: where torch.distributed does not run.
+
+    Example:
+        >>> import torch.distributed as dist
+        >>> from adadagrad_kernels.distributed import Ranks
+        >>> store = dist.HashStore()
+        >>> dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        >>> Ranks().size
+        1
+        >>> dist.destroy_process_group()
+    """
+
+    data: ProcessGroup | None = None
+    gradient_divisor: float | None = None
+    agreement: Agreement = field(default_factory=Agreement, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not (dist.is_available() and dist.is_initialized()):
+            raise RuntimeError(
+                "Ranks() needs torch.distributed, which does not run here; call "
+                "torch.distributed.init_process_group() first, or leave ranks= out"
+            )
+        if self.gradient_divisor is not None and not self.gradient_divisor > 0.0:
+            raise ValueError(
+                f"gradient_divisor is {self.gradient_divisor}; accepted is a positive number, by "
+                "which the sum of the ranks' gradients is divided, or None for their number"
+            )
+        if self.rank < 0:
+            raise ValueError(
+                "this process is no member of the group data; pass a group that it is in"
+            )
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return dist.get_world_size(self.data)
+
+    @property
+    def rank(self) -> int:
+        """This process among them."""
+        return dist.get_rank(self.data)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its backend takes numbers that are on no device yet."""
+        if dist.get_backend(self.data) == "nccl":
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cpu")
+
+    @property
+    def divisor(self) -> float:
+        """D."""
+        return float(self.size) if self.gradient_divisor is None else self.gradient_divisor
+
+    def gather(
+        self, numbers: Sequence[float], device: torch.device, error: Exception | None = None
+    ) -> list[list[float]]:
+        """The numbers of every rank, in one all_gather; an error of one is an error of all.
+
+        Args:
+            numbers: as many on every rank, also where ``error`` makes them meaningless.
+            device: where the group's backend wants them.
+            error: what kept this rank from having any.
+
+        Raises:
+            Exception: the error of this rank, or that of the first that has one.
+            ValueError: where the latest decisions of the ranks were not the same.
+        """
+        decided = self.agreement.decided
+        known = [-1.0] * 3 if decided is None else [float(number) for number in decided]
+        mine = [float(error is not None), *known, *numbers]
+        rows = self._all(torch.tensor(mine, dtype=torch.float64, device=device))
+        every: list[list[float]] = torch.stack(rows).tolist()
+        failed = [rank for rank, row in enumerate(every) if row[0]]
+        if failed:
+            self._raise(error, failed, device)
+        decisions = {rank: row[1:4] for rank, row in enumerate(every) if row[1] >= 0.0}
+        if len({tuple(numbers) for numbers in decisions.values()}) > 1:
+            said = "; ".join(
+                f"rank {rank}: batch_size {size:.0f}, samples_seen {seen:.0f}, steps {steps:.0f}"
+                for rank, (size, seen, steps) in decisions.items()
+            )
+            raise ValueError(
+                f"the controllers of the ranks have parted ({said}). Ways out: the same settings "
+                "and the same state_dict on every rank; update() with the pooled record and the "
+                "samples of all ranks, in every step"
+            )
+        return [row[4:] for row in every]
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks, in place."""
+        dist.all_reduce(tensor, group=self.data)
+        return tensor
+
+    def add_up_all(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The sum of each over all ranks; those of a kind in one all_reduce."""
+        kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+        for place, tensor in enumerate(tensors):
+            kinds.setdefault((tensor.device, tensor.dtype), []).append(place)
+        added = list(tensors)
+        for places in kinds.values():
+            flat = self.add_up(torch.cat([tensors[place].flatten() for place in places]))
+            parts = torch.split(flat, [tensors[place].numel() for place in places])
+            for place, part in zip(places, parts, strict=True):
+                added[place] = part.view(tensors[place].shape)
+        return added
+
+    def _all(self, mine: Tensor) -> list[Tensor]:
+        every = [torch.empty_like(mine) for _ in range(self.size)]
+        try:
+            dist.all_gather(every, mine, group=self.data)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"rank {self.rank} of {self.size} waited in vain for the numbers of the others: "
+                "every rank must ask for statistics in the same steps, with the same settings, and "
+                f"none may leave the loop early ({error})"
+            ) from error
+        return every
+
+    def _raise(self, error: Exception | None, failed: list[int], device: torch.device) -> None:
+        """The error of one rank on all of them; its own keeps its traceback."""
+        text = "" if error is None else f"{type(error).__name__}\n{error}"
+        message = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8, device="cpu")
+        given = text.encode(errors="replace")[:_MESSAGE_BYTES]
+        if given:
+            message[: len(given)] = torch.frombuffer(bytearray(given), dtype=torch.uint8)
+        rows = self._all(message.to(device))
+        if error is not None:
+            raise error
+        said = bytes(rows[failed[0]].cpu().tolist()).rstrip(b"\0").decode(errors="replace")
+        kind, _, reason = said.partition("\n")
+        raise _kind_of(kind)(f"rank {failed[0]}: {reason}")
+
+
+def _kind_of(name: str) -> type[Exception]:
+    """The class of an error by its name, where it is one of ours or of the plain ones."""
+    known: Any = getattr(errors, name, None) or {"ValueError": ValueError}.get(name)
+    return known if isinstance(known, type) else RuntimeError
+
+
+def unwrapped(model: nn.Module) -> tuple[nn.Module, DistributedDataParallel | None]:
+    """The module that runs inside of wrappers, and the one that reduces its gradients."""
+    wrapper: DistributedDataParallel | None = None
+    inside: Any = model
+    while inside is not None:
+        model = inside
+        wrapper = model if isinstance(model, DistributedDataParallel) else wrapper
+        # A compiled module runs the forwards of the one that it was made of.
+        inside = getattr(model, "_orig_mod", None)
+        if isinstance(model, DistributedDataParallel):
+            inside = model.module
+    return model, wrapper
+
+
+def own_agreement(ranks: Ranks | None) -> Agreement | None:
+    """For a record of this process's samples; None where there is no other process."""
+    if ranks is not None:
+        return ranks.agreement
+    return Agreement(is_whole=False) if world_size() > 1 else None
+
+
+def require_whole_parameters(source: str, model: nn.Module) -> None:
+    """Refuse parameters of which this process has a part alone.
+
+    Raises:
+        UnsupportedModelError: naming one.
+    """
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "to_local"):
+            raise UnsupportedModelError(
+                f"the parameter '{name}' is a {type(parameter).__name__}, of which this process "
+                f"has a part (fully_shard, or a tensor-parallel plan), and {source} reads whole "
+                "gradients. Way out: DistributedDataParallel, where the model fits"
+            )
+
+
+def resolved(
+    ranks: str | ProcessGroup | Ranks,
+    wrapper: DistributedDataParallel | None,
+    source: str,
+    ways_out: str | None = None,
+) -> Ranks | None:
+    """The ranks whose samples a source pools; None for those of this process alone.
+
+    Args:
+        ranks: what the user asked for.
+        wrapper: what reduces the model's gradients.
+        source: its name, for messages.
+        ways_out: of one that takes no wrapper.
+
+    Raises:
+        ValueError: for a model that nothing reduces, in a world above one; for no such ranks.
+    """
+    if isinstance(ranks, str) and ranks not in ("auto", "local"):
+        raise ValueError(f"ranks must be 'auto', 'local', a process group or Ranks, got {ranks!r}")
+    if isinstance(ranks, Ranks):
+        return ranks
+    if ranks == "local" or world_size() == 1:
+        return None
+    if ranks != "auto":
+        return Ranks(ranks)  # type: ignore[arg-type]
+    if wrapper is None:
+        ways_out = ways_out or (
+            f"pass the wrapper itself, {source}(DistributedDataParallel(model), ...); ranks=group, "
+            "where something else reduces .grad in the backward pass"
+        )
+        raise ValueError(
+            f"torch.distributed runs with {world_size()} ranks, and {source} was given nothing "
+            "that says how they share the batch: it would see the samples of one rank alone, and "
+            f"the ranks would part. Ways out: {ways_out}; ranks='local' for the samples of this "
+            "rank alone"
+        )
+    return Ranks(wrapper.process_group)

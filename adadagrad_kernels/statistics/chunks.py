@@ -1,0 +1,87 @@
+"""The variance between the mean gradients of chunks of a batch that ranks have among them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from adadagrad_kernels.ranks import Ranks
+from adadagrad_kernels.statistics.measuring.over_ranks import require_reduced
+from adadagrad_kernels.statistics.record import GradientStatistics
+from adadagrad_kernels.statistics.sums import cosine_of_parts, squared_norm
+
+
+class Chunks(NamedTuple):
+    """The chunks of one rank, whose gradients h_c add up to its own.
+
+    Attributes:
+        number: of chunks.
+        samples: of all.
+        weighted: the sum of |h_c|^2 / m_c.
+    """
+
+    number: int
+    samples: int
+    weighted: float
+
+    @classmethod
+    def of(cls, samples: Sequence[int], sq_norms: Sequence[Tensor]) -> Chunks:
+        """From their sizes and squared norms."""
+        norms = torch.stack(list(sq_norms)).tolist() if sq_norms else []
+        weighted = math.fsum(norm / size for norm, size in zip(norms, samples, strict=True))
+        return cls(len(samples), sum(samples), weighted)
+
+
+def chunks_over_ranks(
+    ranks: Ranks,
+    own: Chunks,
+    grads: Iterable[Tensor],
+    device: torch.device,
+    grad_scale: float,
+    error: Exception | None = None,
+) -> GradientStatistics:
+    r"""The record with the variance that the chunks of all ranks say, unbiased for any sizes.
+
+    With n samples, :math:`g_c = n h_c / (D m_c)` the mean gradients of C chunks of :math:`m_c`,
+
+    .. math:: V = \frac{1}{C-1} \Bigl( \sum_c m_c \lVert g_c \rVert^2 - n N \Bigr).
+
+    Args:
+        ranks: which they are.
+        own: chunks of this one.
+        grads: of all parameters, reduced.
+        device: for the numbers.
+        grad_scale: factor by which the losses were multiplied.
+        error: what kept this rank from having any.
+
+    Raises:
+        ValueError: for gradients that differ between ranks, or fewer than two chunks.
+    """
+    numbers = [*map(float, own), squared_norm(grads).item()]
+    rows = ranks.gather(numbers, device, error)
+    signal = require_reduced([row[3] for row in rows]) / (grad_scale * grad_scale)
+    count, samples = (int(sum(row[place] for row in rows)) for place in (0, 1))
+    if count < 2:
+        raise ValueError(
+            f"the variance between gradients needs at least two of them, got {count} on all ranks; "
+            "split the batch, or measure with layer_statistics"
+        )
+    factor = samples / (ranks.divisor * grad_scale)
+    between = factor * factor * math.fsum(row[2] for row in rows)
+    cosine = None
+    sizes = [row[1] for row in rows if row[0]]
+    if count == 2 == len(sizes) and sizes[0] == sizes[1]:
+        parts = [row[2] * row[1] * (factor / samples) ** 2 for row in rows if row[0]]
+        cosine = cosine_of_parts(signal, *parts)
+    variance = (between - samples * signal) / (count - 1)
+    return GradientStatistics(
+        batch_size=samples,
+        mean_sq_norm=signal,
+        sum_sq_norms=(samples - 1) * variance + samples * signal,
+        halves_cosine=cosine,
+        agreement=ranks.agreement,
+    )

@@ -1,0 +1,154 @@
+"""The record of all ranks' samples, from what each has measured and the gradient they share.
+
+Sample i adds h_i to the gradient of its own rank, and .grad becomes the sum over all ranks, divided
+by D. So g_i = n h_i / D with n over all ranks, whatever share of the n each of them has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from adadagrad_kernels.ranks import Ranks
+from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
+from adadagrad_kernels.statistics.measuring.step import (
+    contribution_variance,
+    no_variance,
+    total_sq_norms,
+)
+from adadagrad_kernels.statistics.record import GradientStatistics
+from adadagrad_kernels.statistics.sums import squared_norm
+
+#: How far the norms of one gradient may be apart, by the rounding of unlike processors.
+_SAME = 1e-6
+
+
+def own_numbers(
+    micro_batches: Sequence[MicroBatch], mean: Mapping[str, Tensor], products: Tensor | None
+) -> list[float]:
+    """What a rank tells the others: n_r, sum |h_i|^2, N, sum p_i^2 (-1 where not measured)."""
+    samples = sum(m.samples or 0 for m in micro_batches)
+    squares = [total_sq_norms(m.norms, m.samples or 0).sum() for m in micro_batches if m.samples]
+    along = None if products is None else products.double().square().sum()
+    return [
+        float(samples),
+        float(sum(square.item() for square in squares)),
+        squared_norm(mean.values()).item(),
+        -1.0 if along is None else along.item(),
+    ]
+
+
+def require_each(products: Tensor, micro_batches: Sequence[MicroBatch]) -> None:
+    """Refuse another number of inner products than this rank has samples.
+
+    Raises:
+        ValueError: with both numbers.
+    """
+    samples = sum(m.samples or 0 for m in micro_batches)
+    if products.shape != (samples,):
+        raise ValueError(
+            f"losses() gave losses of shape {tuple(products.shape)}; accepted are those of this "
+            f"rank's samples, ({samples},), in their order"
+        )
+
+
+def require_one_step(steps: Sequence[float]) -> None:
+    """Refuse numbers of different steps.
+
+    Raises:
+        ValueError: with the step of every rank.
+    """
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"the ranks are in different steps ({', '.join(f'{step:.0f}' for step in steps)}): "
+            "each must call statistics() once in every step, measured or not"
+        )
+
+
+def require_reduced(sq_norms: Sequence[float]) -> float:
+    """Refuse gradients that are not the same on every rank; the squared norm that all take.
+
+    Raises:
+        ValueError: with the squared norms.
+    """
+    if max(sq_norms) - min(sq_norms) > _SAME * max(sq_norms):
+        raise ValueError(
+            f"the gradients of the ranks differ (their squared norms are {list(sq_norms)}): "
+            "nothing has reduced them. Ways out: call the wrapper in the forward pass, not its "
+            ".module; leave no_sync() for the last micro-batch; the same parameters in training on "
+            "every rank"
+        )
+    return sq_norms[0]
+
+
+def record_of_ranks(
+    rows: Sequence[Sequence[float]], ranks: Ranks, grad_scale: float, mean: dict[str, Tensor]
+) -> GradientStatistics:
+    """The record of all samples, the same on every rank to the last bit.
+
+    Args:
+        rows: the numbers of every rank.
+        ranks: which they are.
+        grad_scale: factor by which the losses were multiplied.
+        mean: the gradient that all have.
+
+    Raises:
+        ValueError: for no samples on any rank; for gradients that differ between ranks.
+    """
+    samples = int(sum(row[0] for row in rows))
+    if not samples:
+        raise ValueError(
+            "the batch is empty on every rank: no sample has reached the layers since the last "
+            "statistics()"
+        )
+    signal = require_reduced([row[2] for row in rows])
+    factor = samples / (ranks.divisor * grad_scale)
+    along = [row[3] for row in rows if row[0]]
+    return GradientStatistics(
+        batch_size=samples,
+        mean_sq_norm=signal,
+        sum_sq_norms=factor * factor * math.fsum(row[1] for row in rows),
+        sum_sq_inner_products=None if min(along) == -1.0 else math.fsum(along),
+        mean_gradient=mean,
+        agreement=ranks.agreement,
+    )
+
+
+def variance_of_ranks(
+    micro_batches: Sequence[MicroBatch],
+    parameters: Mapping[str, nn.Parameter],
+    ranks: Ranks,
+    grad_scale: float,
+    record: GradientStatistics,
+) -> dict[str, Tensor]:
+    """The variance of every coordinate, from one all_reduce of as many numbers.
+
+    With the mean of all samples known, the deviations of each micro-batch are
+    (m - 1) Var_m + m (mean_m - mean)^2, and they add up.
+    """
+    mean = record.require_mean_gradient()
+    factor = record.batch_size / (ranks.divisor * grad_scale)
+    deviations = {}
+    for name, parameter in parameters.items():
+        total = no_variance(parameter)
+        for micro_batch in micro_batches:
+            size = micro_batch.samples or 0
+            if not size:
+                continue
+            own_variance = contribution_variance(micro_batch, parameter)
+            total.add_(own_variance, alpha=factor * factor * (size - 1))
+            own = micro_batch.own.get(id(parameter))
+            center = torch.zeros_like(total) if own is None else _dense(own, total.dtype)
+            center = center * (factor / size) - _dense(mean[name], total.dtype)
+            total.addcmul_(center, center, value=size)
+        deviations[name] = total
+    added = ranks.add_up_all(list(deviations.values()))
+    divisor = max(record.batch_size - 1, 1)
+    return {name: total.div_(divisor) for name, total in zip(deviations, added, strict=True)}
+
+
+def _dense(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    return (gradient.to_dense() if gradient.is_sparse else gradient).to(dtype)

@@ -1,0 +1,131 @@
+"""One record of the samples of all ranks, from records that each has of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from adadagrad_kernels.errors import MissingStatisticError
+from adadagrad_kernels.ranks import Ranks
+from adadagrad_kernels.statistics.record import GradientStatistics
+from adadagrad_kernels.statistics.sums import squared_norm
+
+
+def pool(record: GradientStatistics, ranks: Ranks) -> GradientStatistics:
+    r"""The record of the samples of all ranks, as exact as one pass over all of them.
+
+    Each rank gives the record of its own samples, whose mean gradient :math:`\bar g_r` nothing has
+    reduced: of ``PerSampleGradients(..., ranks="local")``, say. With :math:`n = \sum_r n_r`,
+
+    .. math::
+        \bar g = \sum_r \frac{n_r}{n} \bar g_r, \qquad
+        (n-1) \mathrm{Var} = \sum_r (n_r - 1) \mathrm{Var}_r + n_r (\bar g_r - \bar g)^2
+
+    (Chan, Golub, LeVeque 1979). Every rank calls it, in the same steps, and gets the same numbers
+    to the last bit. It takes two all_gathers of a few numbers, an all_reduce of the mean gradient,
+    and another of the variance where it was measured. Single norms and inner products are None in
+    the result: the latter refer to the mean of all samples. ``.grad`` is left alone:
+    ``mean_gradient`` is what it is to be.
+
+    Sources that are given ``ranks`` pool by themselves: ``layer_statistics`` of a wrapper does.
+
+    Args:
+        record: of this rank's samples.
+        ranks: who pools; its ``gradient_divisor`` does not matter here.
+
+    Raises:
+        MissingStatisticError: on every rank, where a record has no mean gradient.
+        ValueError: on every rank, for a record that is pooled already, and for ranks with different
+            parameters.
+
+    Example:
+        >>> import torch.distributed as dist
+        >>> from adadagrad_kernels import GradientStatistics
+        >>> from adadagrad_kernels.distributed import Ranks, pool
+        >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        >>> mean = {"weight": torch.tensor([2.0, 2.0])}
+        >>> own = GradientStatistics(2, mean_sq_norm=8.0, sum_sq_norms=18.0, mean_gradient=mean)
+        >>> pool(own, Ranks()).batch_size
+        2
+        >>> dist.destroy_process_group()
+    """
+    error: Exception | None = None
+    if record.agreement is not None and record.agreement.is_whole:
+        error = ValueError(
+            "the record has the samples of all ranks already; pool() takes that of one rank, from "
+            "a source with ranks='local'"
+        )
+    return pooled(record, ranks, error)
+
+
+def pooled(
+    record: GradientStatistics | None, ranks: Ranks, error: Exception | None
+) -> GradientStatistics:
+    """The same; an error of one rank, which has no record then, is an error of all."""
+    mean: dict[str, Tensor] = {}
+    numbers, device = [0.0] * 5, ranks.device
+    try:
+        if record is not None and error is None:
+            mean = record.require_mean_gradient()
+            device = next(iter(mean.values())).device
+            numbers = [
+                float(record.batch_size),
+                record.sum_sq_norms,
+                math.nan if record.loss is None else record.loss,
+                float(record.variance is not None),
+                float(sum(tensor.numel() for tensor in mean.values())),
+            ]
+    except MissingStatisticError as missing:
+        error = missing
+    rows = ranks.gather(numbers, device, error)
+    assert record is not None
+    if len({row[4] for row in rows}) > 1:
+        raise ValueError(
+            "the ranks have gradients of different parameters, of "
+            f"{', '.join(f'{row[4]:.0f}' for row in rows)} elements; accepted are the same on all"
+        )
+    samples = int(sum(row[0] for row in rows))
+    names = sorted(mean)
+    share = record.batch_size / samples
+    whole = dict(zip(names, ranks.add_up_all([mean[n] * share for n in names]), strict=True))
+    variance = None
+    if all(row[3] for row in rows) and record.variance is not None:
+        variance = _variance(record, record.variance, whole, names, ranks, samples)
+    signal = ranks.gather([squared_norm(whole.values()).item()], device)[0][0]
+    loss = math.fsum(row[2] * row[0] for row in rows) / samples
+    return replace(
+        record,
+        batch_size=samples,
+        mean_sq_norm=signal,
+        sum_sq_norms=math.fsum(row[1] for row in rows),
+        sq_norms=None,
+        inner_products=None,
+        sum_sq_inner_products=None,
+        variance=variance,
+        mean_gradient={name: whole[name] for name in mean},
+        loss=None if math.isnan(loss) and record.loss is None else loss,
+        halves_cosine=None,
+        by_parameter=None,
+        agreement=ranks.agreement,
+    )
+
+
+def _variance(
+    record: GradientStatistics,
+    own: dict[str, Tensor],
+    whole: dict[str, Tensor],
+    names: Sequence[str],
+    ranks: Ranks,
+    samples: int,
+) -> dict[str, Tensor]:
+    mean, size = record.require_mean_gradient(), record.batch_size
+    deviations = []
+    for name in names:
+        apart = (mean[name] - whole[name]).to(own[name].dtype)
+        deviations.append(own[name] * (size - 1) + apart.square_() * size)
+    added = ranks.add_up_all(deviations)
+    divisor = max(samples - 1, 1)
+    return {name: total / divisor for name, total in zip(names, added, strict=True)}

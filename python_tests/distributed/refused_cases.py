@@ -1,0 +1,162 @@
+"""What is refused where several processes train: run on every rank by ``support.ranks``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from small_models import data, loss, network, share
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
+
+import adadagrad_kernels as adk
+
+
+def layer_statistics_of_a_bare_model() -> Any:
+    adk.layer_statistics(network())
+
+
+def layer_statistics_of_the_module_of_a_wrapper() -> Any:
+    adk.layer_statistics(DistributedDataParallel(network()).module)
+
+
+def per_sample_gradients_of_a_bare_model() -> Any:
+    adk.PerSampleGradients(network(), loss)
+
+
+def backward_with_statistics_of_a_bare_model() -> Any:
+    adk.backward_with_statistics(network(), loss, *share())
+
+
+def micro_batch_gradients_of_a_bare_model() -> Any:
+    adk.MicroBatchGradients(network())
+
+
+def embedding_mean() -> Any:
+    adk.EmbeddingMean(nn.Embedding(5, 2))
+
+
+def sparse_svrg() -> Any:
+    adk.SparseSvrg(torch.zeros(2), torch.ones(2), torch.ones(2))
+
+
+def no_such_ranks() -> Any:
+    adk.layer_statistics(network(), ranks="all")
+
+
+def entered_before_its_wrapping() -> Any:
+    model = network()
+    inputs, targets = share()
+    with adk.layer_statistics(model, ranks="local") as recorder:
+        loss(DistributedDataParallel(model)(inputs), targets).backward()
+        recorder.statistics()
+
+
+def micro_batches_before_the_wrapping() -> Any:
+    model = network()
+    source = adk.MicroBatchGradients(model, ranks="local")
+    inputs, targets = share()
+    with source.micro_batch(len(inputs)):
+        loss(DistributedDataParallel(model)(inputs), targets).backward()
+
+
+def statistics_of_one_rank_decide() -> Any:
+    inputs, targets = share()
+    model = network()
+    with adk.layer_statistics(model, ranks="local") as recorder:
+        loss(model(inputs), targets).backward()
+        record = recorder.statistics()
+    controller = adk.BatchController(adk.NormTest(eta=0.5), batch_size=8, max_batch_size=64)
+    controller.update(record)
+
+
+def per_sample_statistics_of_one_rank_decide() -> Any:
+    source = adk.PerSampleGradients(network(), loss, ranks="local")
+    controller = adk.BatchController(adk.NormTest(eta=0.5), batch_size=8, max_batch_size=64)
+    controller.update(source.backward(*share()))
+
+
+def samples_of_one_rank_counted_with_the_pooled_record() -> Any:
+    inputs, targets = share()
+    model = DistributedDataParallel(network())
+    controller = adk.BatchController(adk.NormTest(eta=0.5), batch_size=8, max_batch_size=64)
+    with adk.layer_statistics(model) as recorder:
+        loss(model(inputs), targets).backward()
+        controller.update(recorder.statistics(), len(inputs))
+
+
+def samples_of_one_rank_counted_by_step() -> Any:
+    controller = adk.BatchController(None, batch_size=8, max_batch_size=8)
+    for batch in adk.AdaptiveBatchSampler(64, controller):
+        controller.step(len(batch))
+
+
+def a_sampler_with_other_data_on_every_rank() -> Any:
+    adk.AdaptiveBatchSampler(100 + dist.get_rank(), 8)
+
+
+def a_batch_smaller_than_the_world() -> Any:
+    adk.AdaptiveBatchSampler(100, dist.get_world_size() - 1)
+
+
+def a_rank_beyond_the_world() -> Any:
+    adk.AdaptiveBatchSampler(100, 8, rank=dist.get_world_size())
+
+
+def a_pipeline() -> Any:
+    """Of one stage on every rank, so that none waits for one that has raised."""
+    from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
+
+    alone = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
+    model = network()
+    stage = PipelineStage(model, 0, 1, torch.device("cpu"), group=alone[dist.get_rank()])
+    inputs, targets = data()
+    schedule = ScheduleGPipe(stage, 4, loss_fn=loss)
+    with adk.layer_statistics(model, ranks="local"):
+        schedule.step(inputs, target=targets)
+
+
+def a_loader_that_accelerate_has_prepared() -> Any:
+    from accelerate.data_loader import prepare_data_loader
+
+    dataset = TensorDataset(torch.arange(64))
+    loader = DataLoader(dataset, batch_sampler=adk.AdaptiveBatchSampler(dataset, 8))
+    prepared = prepare_data_loader(
+        loader,
+        num_processes=dist.get_world_size(),
+        process_index=dist.get_rank(),
+        even_batches=False,
+    )
+    list(prepared)
+
+
+def sharded_parameters() -> Any:
+    from torch.distributed.fsdp import fully_shard
+
+    adk.layer_statistics(fully_shard(network()))
+
+
+CASES = (
+    layer_statistics_of_a_bare_model,
+    layer_statistics_of_the_module_of_a_wrapper,
+    per_sample_gradients_of_a_bare_model,
+    backward_with_statistics_of_a_bare_model,
+    micro_batch_gradients_of_a_bare_model,
+    embedding_mean,
+    sparse_svrg,
+    no_such_ranks,
+    entered_before_its_wrapping,
+    micro_batches_before_the_wrapping,
+    statistics_of_one_rank_decide,
+    per_sample_statistics_of_one_rank_decide,
+    samples_of_one_rank_counted_with_the_pooled_record,
+    samples_of_one_rank_counted_by_step,
+    a_sampler_with_other_data_on_every_rank,
+    a_batch_smaller_than_the_world,
+    a_rank_beyond_the_world,
+    a_pipeline,
+    a_loader_that_accelerate_has_prepared,
+    sharded_parameters,
+)

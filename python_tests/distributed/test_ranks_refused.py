@@ -1,0 +1,52 @@
+"""In a world above one nothing is silently of one rank alone: every rank gets the way out."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+from support import ranks
+from support.ranks import Told
+
+#: By case: the error, and words of its message.
+REFUSED = {
+    "layer_statistics_of_a_bare_model": ("ValueError", "ranks='local'"),
+    "layer_statistics_of_the_module_of_a_wrapper": ("ValueError", "pass the wrapper itself"),
+    "per_sample_gradients_of_a_bare_model": ("ValueError", "PerSampleGradients(Distributed"),
+    "backward_with_statistics_of_a_bare_model": ("ValueError", "ranks='local'"),
+    "micro_batch_gradients_of_a_bare_model": ("ValueError", "MicroBatchGradients(Distributed"),
+    "embedding_mean": ("ValueError", "ranks=Ranks(), which counts over all"),
+    "sparse_svrg": ("ValueError", "gather the rows of all ranks"),
+    "no_such_ranks": ("ValueError", "ranks must be 'auto', 'local', a process group or Ranks"),
+    "entered_before_its_wrapping": ("ValueError", "make the wrapper first"),
+    "micro_batches_before_the_wrapping": ("ValueError", "make the wrapper first"),
+    "statistics_of_one_rank_decide": ("ValueError", "one rank's samples"),
+    "per_sample_statistics_of_one_rank_decide": ("ValueError", "one rank's samples"),
+    "samples_of_one_rank_counted_with_the_pooled_record": ("ValueError", "of all ranks"),
+    "samples_of_one_rank_counted_by_step": ("ValueError", "this rank's share"),
+    "a_sampler_with_other_data_on_every_rank": ("ValueError", "samples is 100, 101"),
+    "a_batch_smaller_than_the_world": ("ValueError", "too few for 1 on each of"),
+    "a_rank_beyond_the_world": ("ValueError", "rank must be below world_size"),
+    "a_pipeline": ("ValueError", "not cut into stages"),
+    "a_loader_that_accelerate_has_prepared": ("ValueError", "do not pass the DataLoader"),
+    "sharded_parameters": ("UnsupportedModelError", "'0.weight' is a DTensor"),
+}
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def told(request: pytest.FixtureRequest) -> dict[str, list[Told]]:
+    return ranks.run("refused_cases", request.param)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_every_rank_gets_the_error(told: dict[str, list[Told]], case: str) -> None:
+    if "accelerate" in case and importlib.util.find_spec("accelerate") is None:
+        pytest.skip("accelerate is not installed")
+    kind, words = REFUSED[case]
+    for rank, of_rank in enumerate(told[case]):
+        assert of_rank.error == kind, f"rank {rank}: {of_rank}"
+        assert words in of_rank.message, f"rank {rank}: {of_rank.message}"
+
+
+def test_every_case_is_asserted(told: dict[str, list[Told]]) -> None:
+    assert told.keys() == REFUSED.keys()
