@@ -14,7 +14,8 @@ VENV := .venv
 SHARED = -n $(WORKERS) -p no:benchmark
 # What `make docs` documents: the public names are those of these modules.
 DOCUMENTED = adadagrad_kernels adadagrad_kernels.ops adadagrad_kernels.optim \
-  adadagrad_kernels.criteria adadagrad_kernels.batching adadagrad_kernels.statistics
+  adadagrad_kernels.criteria adadagrad_kernels.batching adadagrad_kernels.statistics \
+  adadagrad_kernels.distributed
 BIN := $(VENV)/bin
 # setup.py finds cmake and ninja there.
 export PATH := $(CURDIR)/$(BIN):$(PATH)

@@ -5,7 +5,7 @@ its sources, the tests that turn it into a batch size, the objects of a training
 optimizers. docs/internals/architecture.md shows how they fit together.
 """
 
-from adadagrad_kernels import ops
+from adadagrad_kernels import distributed, ops
 from adadagrad_kernels.backends import use_backend
 from adadagrad_kernels.batching import (
     AdaptiveBatchSampler,
@@ -140,6 +140,7 @@ __all__ = [
     "__version__",
     "backward_with_statistics",
     "check_statistics",
+    "distributed",
     "layer_statistics",
     "megatron_rampup",
     "megatron_schedule",

@@ -23,7 +23,7 @@ LAYERS = [
     ("cli",),
     ("report", "training", "writers"),
     ("batching",),
-    ("criteria", "optim"),
+    ("criteria", "distributed", "optim"),
     ("statistics",),
     ("ops",),
     ("backends",),

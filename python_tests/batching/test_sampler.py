@@ -301,7 +301,7 @@ def test_a_large_permutation_is_vectorised_and_complete():
         ((iter([1]), 4), {}, "dataset_or_size"),
         ((10, 0), {}, "batch_size must be an integer of at least 1, got 0"),
         ((10, 2.5), {}, "batch_size must be an integer of at least 1, got 2.5"),
-        ((10, 2), {"world_size": 4}, "batch_size must be an integer of at least 4, got 2"),
+        ((10, 2), {"world_size": 4}, "batch_size is 2, too few for 1 on each of 4 ranks"),
         ((10, 4), {"rank": 2, "world_size": 2}, "rank must be below world_size 2, got 2"),
         ((3, 4), {"world_size": 4}, "dataset of 3 samples cannot give 4 ranks 1 each"),
         ((10, 4), {"seed": -1}, "seed must be an integer of at least 0, got -1"),

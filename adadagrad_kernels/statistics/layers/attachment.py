@@ -262,8 +262,8 @@ def _call_of_a_layer(recorder: Recorder, runner: Any, layer: Layer) -> Forward:
         try:
             return runner(recorder, layer, *args, **kwargs)
         except Exception as error:
-            if not recorder.pooled:
-                raise
+            if not recorder.pooled or in_backward():
+                raise  # in a backward pass a checkpoint stops what it runs again so
             # What the layer itself refuses is raised by it; the others do not run into that.
             result = layer.forward(*args, **kwargs)
             recorder.keep(error)
