@@ -219,6 +219,28 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
             "pending": [*in_flight, *self._pending],
         }
 
+    def next_total(self, consumed: int) -> int:
+        """The samples, over all ranks, of the batch that follows ``consumed`` samples.
+
+        With workers, which draw ahead, the batch that is trained on next is not the latest drawn.
+
+        Args:
+            consumed: samples trained on since the start of the run, over all ranks: what
+                ``BatchController.samples_seen`` counts.
+
+        Raises:
+            ValueError: if no remembered batch begins there.
+        """
+        borders = [place.drawn for place in self._places]
+        later = [drawn for drawn in borders if drawn > consumed]
+        if consumed not in borders or not later:
+            raise ValueError(
+                f"no batch that was drawn begins after consumed={consumed} samples; {self.drawn} "
+                "were drawn. Call it once the loader has given the batch, and count whole global "
+                "batches, as BatchController.samples_seen does"
+            )
+        return later[0] - consumed
+
     def rewind(self, consumed: int) -> None:
         """Draws again what was drawn beyond ``consumed`` samples, before anything new.
 

@@ -72,7 +72,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
     In a compiled model measured layers run between the compiled graphs.
 
     Args:
-        model: the module in training, compiled or not. DistributedDataParallel: its ``.module``.
+        model: the module in training, compiled or not; or DistributedDataParallel around it.
         inner_products: measure :math:`\langle g_i, g \rangle`, for the inner-product tests.
         variance: measure the variance of every coordinate.
         shadow: change nothing: autograd computes the gradients and the layers only listen. The
@@ -84,11 +84,22 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         on_other: ``"vmap"``, or ``"raise"`` for modules without a kernel.
         on_nonfinite: ``"raise"``, or ``"record"`` to get records with NaN and infinity, with which
             ``BatchController`` keeps the size.
+        ranks: whose samples the record has, where several processes train. ``"auto"``: those of
+            all ranks of the wrapper. A process group or ``Ranks``: of all of these, for a model
+            whose gradients something else reduces over them in the backward pass. ``"local"``: of
+            this process alone, for a model that nothing reduces.
+
+    Over several ranks every rank gets the same record, exact for any shares, and an error of one is
+    an error of all. It has no norms or inner products of single samples, only their sums. Norms
+    and inner products take one all_gather of a few numbers, the variance one all_reduce of as many
+    numbers as there are parameters. Inner products need ``statistics(losses=...)``.
 
     Raises:
         UnsupportedModelError: for layers whose samples have no gradient of their own, such as
             BatchNorm in training; and, where asked, for modules without a kernel.
-        ValueError: for a model without parameters that require grad, or settings out of range.
+        ValueError: for a model without parameters that require grad, or settings out of range; in
+            several processes for a model without a wrapper, where ``ranks`` does not say what is
+            meant.
 
     Example:
         >>> import torch
@@ -200,7 +211,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         Args:
             losses: runs the model on all samples of the step, in their order, and returns their own
                 losses, ``[samples]``. Inner products are then the derivatives of these along the
-                mean gradient.
+                mean gradient. Over several ranks: the module inside of the wrapper, on this rank's
+                samples.
             exact: by forward mode, exact at about two forward passes; else by a central
                 difference, two forward passes and right to some tenths of a percent, for layers
                 without a forward-mode derivative.

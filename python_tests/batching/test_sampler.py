@@ -336,3 +336,19 @@ def test_a_state_that_does_not_fit_changes_nothing(change, message):
     with pytest.raises(ValueError, match="lacks position"):
         sampler.load_state_dict({k: v for k, v in before.items() if k != "position"})
     assert sampler.state_dict() == before
+
+
+def test_the_next_total_is_that_of_the_batch_which_is_trained_on():
+    sizes = iter([4, 6, 5, 5])
+    sampler = AdaptiveBatchSampler(20, lambda: next(sizes), rank=1, world_size=2)
+    drawn = iter(sampler)
+    with pytest.raises(ValueError, match="no batch that was drawn begins after consumed=0"):
+        sampler.next_total(0)
+    for consumed, total in ((0, 4), (4, 6)):
+        assert len(next(drawn)) == total // 2
+        assert sampler.next_total(consumed) == total
+    # One batch ahead, as a loader with workers is.
+    next(drawn)
+    assert sampler.next_total(4) == 6
+    with pytest.raises(ValueError, match="consumed=7"):
+        sampler.next_total(7)
