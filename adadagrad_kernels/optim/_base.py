@@ -12,6 +12,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from adadagrad_kernels.optim._buckets import Accumulator, Bucket, Call, Group, same
 from adadagrad_kernels.optim._scalars import capturing, kept_where_skipped, require_capturable
+from adadagrad_kernels.optim._shards import Shards, shards_of
 
 
 class MultiTensorOptimizer(Optimizer):
@@ -204,9 +205,10 @@ class MultiTensorOptimizer(Optimizer):
         self._add_missing_state()
         self._buckets = []
         for group in self.param_groups:
-            by_kind: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+            by_kind: dict[tuple[torch.device, torch.dtype, Shards], list[Tensor]] = {}
             for param in group["params"]:
-                by_kind.setdefault((param.device, param.dtype), []).append(param)
+                kind = (param.device, param.dtype, shards_of(param))
+                by_kind.setdefault(kind, []).append(param)
             for params in by_kind.values():
                 states = [self.state[param] for param in params]
                 self._buckets.append(Bucket(group, self._accumulator(group), params, states))

@@ -19,6 +19,7 @@ from torch import Tensor
 from adadagrad_kernels.checks import check_updated
 from adadagrad_kernels.optim._counters import Counters, State, join
 from adadagrad_kernels.optim._scalars import as_device_scalar
+from adadagrad_kernels.optim._shards import shards_of
 
 Group = dict[str, Any]
 
@@ -35,7 +36,7 @@ class Accumulator(Enum):
 
 
 class Bucket:
-    """The parameters of one group that share a device and a dtype, with their states."""
+    """The parameters of one group that share device, dtype and shards, with their states."""
 
     def __init__(
         self, group: Group, kind: Accumulator, params: list[Tensor], states: list[State]
@@ -45,6 +46,7 @@ class Bucket:
         self.params = params
         self.states = states
         self.device = params[0].device
+        self.shards = shards_of(params[0])
         self.capturable = bool(group["capturable"])
         # Where no one has to wait for the numbers of a step, they are read.
         self.on_host = self.device.type == "cpu" and not self.capturable

@@ -15,11 +15,12 @@ def first_sums(
     missing: list[tuple[Tensor, Group]], groups: list[Group], value: float
 ) -> list[Tensor]:
     """The accumulators of parameters that have none: ``value`` per row, or for the single v."""
-    for param, _ in missing:
-        if hasattr(param, "to_local"):
+    for param, group in missing:
+        if hasattr(param, "to_local") and group["row_wise"]:
             raise ValueError(
-                f"AdagradNorm got a {type(param).__name__} of shape {tuple(param.shape)}: norms "
-                "over shards are not supported; accepted are plain parameters, as in DDP"
+                f"AdagradNorm(row_wise=True) got a {type(param).__name__} of shape "
+                f"{tuple(param.shape)}: accumulators of rows have no shards. Ways out: "
+                "row_wise=False, one accumulator in all; plain parameters, as in DDP"
             )
     sharing = [param for param, group in missing if not group["row_wise"]]
     everyone = [p for group in groups if not group["row_wise"] for p in group["params"]]

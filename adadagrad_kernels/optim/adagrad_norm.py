@@ -20,6 +20,7 @@ from adadagrad_kernels.optim._norm_state import (
     summed,
 )
 from adadagrad_kernels.optim._scalars import kept_where_skipped
+from adadagrad_kernels.optim._shards import whole_sum
 
 
 class AdagradNorm(MultiTensorOptimizer):
@@ -42,7 +43,9 @@ class AdagradNorm(MultiTensorOptimizer):
     State is kept by parameter, so that checkpoints can be resharded and parameters added:
     ``step``, and ``sum`` in float64, which is v ``[rows]`` or the parameter's share of v. The
     shares add up to v; each call's addition to v is split by the number of elements. A parameter
-    that joins a running optimizer starts with a share of zero.
+    that joins a running optimizer starts with a share of zero. Of DTensors, as
+    ``fully_shard`` makes them, the norm is that of all shards, from one all_reduce of a number for
+    each call.
 
     A state dict of torch.optim.Adagrad loads directly: its sums over coordinates add up to v.
     :meth:`adagrad_state_dict` goes the other way.
@@ -181,6 +184,8 @@ class AdagradNorm(MultiTensorOptimizer):
     def _update_sharing(self, calls: list[Call]) -> list[Tensor]:
         # v must hold the whole gradient before any tensor moves, but a call of the op adds and
         # moves its own. So all calls but the largest are measured first.
+        if any(call.bucket.shards for call in calls):
+            return self._update_over_shards(calls)
         if len(calls) > 1:
             calls = sorted(calls, key=lambda call: sum(p.numel() for p in call.params))
         *others, largest = calls
@@ -193,11 +198,33 @@ class AdagradNorm(MultiTensorOptimizer):
             rest = _moved(accumulator, growth) - growth
             sq_norms.append(call.run(partial(_step, accumulator=rest)))
         growths.append(accumulator - before)
-        for call, growth in zip(calls, growths, strict=True):
-            if call.found_inf is not None:
-                growth = kept_where_skipped(torch.zeros_like(growth), growth, call.found_inf)
-            call.bucket.share_out(growth, call.positions)
+        _share_out(calls, growths)
         return sq_norms
+
+    def _update_over_shards(self, calls: list[Call]) -> list[Tensor]:
+        """As ``_update_sharing``, with the norm over all processes that have a part."""
+        shares = [bucket.shares.sum() for bucket in self._buckets if bucket.shares is not None]
+        own = [_measure(call) for call in calls]
+        growths = [
+            whole_sum(growth, call.bucket.shards) for call, growth in zip(calls, own, strict=True)
+        ]
+        after = total_of([*shares, *growths])
+        sq_norms = []
+        for call, part in zip(calls, own, strict=True):
+            rest = _moved(after, part) - part
+            sq_norms.append(call.run(partial(_step, accumulator=rest)))
+        _share_out(calls, growths)
+        return [
+            whole_sum(norm, call.bucket.shards) for call, norm in zip(calls, sq_norms, strict=True)
+        ]
+
+
+def _share_out(calls: list[Call], growths: list[Tensor]) -> None:
+    """Add to the parameters' shares what each call has added to v."""
+    for call, growth in zip(calls, growths, strict=True):
+        if call.found_inf is not None:
+            growth = kept_where_skipped(torch.zeros_like(growth), growth, call.found_inf)
+        call.bucket.share_out(growth, call.positions)
 
 
 def _moved(number: Tensor, other: Tensor) -> Tensor:

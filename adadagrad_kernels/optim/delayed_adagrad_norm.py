@@ -150,6 +150,12 @@ class DelayedAdagradNorm(Optimizer):
     def _require_dense(params: list[Tensor]) -> None:
         for param in params:
             assert param.grad is not None
+            if hasattr(param, "to_local"):
+                raise RuntimeError(
+                    f"DelayedAdagradNorm got a {type(param).__name__} of shape "
+                    f"{tuple(param.shape)}, of which this process has a part, and norms over "
+                    "shards are not known here. Ways out: AdagradNorm; plain parameters, as in DDP"
+                )
             if param.grad.is_sparse or param.grad.is_complex():
                 kind = "sparse" if param.grad.is_sparse else "complex"
                 raise RuntimeError(

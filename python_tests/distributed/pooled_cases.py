@@ -310,6 +310,59 @@ def embedding_mean() -> Any:
     return float((ours - expected).abs().max()), float(expected.abs().max())
 
 
+def _optimized(make: Callable[[Any], torch.optim.Optimizer], *, partly: bool) -> Any:
+    """Three steps of a sharded model against one process: how far they are apart, and the state."""
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    inputs, targets = data()
+    alone, model = network(), network()
+    for layer in model:
+        if list(layer.parameters()):
+            fully_shard(layer)
+    if not partly:
+        fully_shard(model)
+    ours, theirs = make(model.parameters()), make(alone.parameters())
+    for _ in range(3):
+        for net, optimizer in ((model, ours), (alone, theirs)):
+            optimizer.zero_grad()
+            loss(net(inputs), targets).backward()
+            optimizer.step()
+    far = 0.0
+    for one, other in zip(model.parameters(), alone.parameters(), strict=True):
+        whole = one.full_tensor() if isinstance(one, DTensor) else one
+        far = max(far, float((whole - other).detach().abs().max()))
+    sums = [float(ours.state[p]["sum"]) for p in model.parameters()]
+    expected = [float(theirs.state[p]["sum"]) for p in alone.parameters()]
+    return {"far": far, "sums": sums, "expected": expected, "norm": float(ours.grad_sq_norm)}
+
+
+def adagrad_norm_of_shards() -> Any:
+    return _optimized(lambda params: adk.AdagradNorm(params, lr=0.5), partly=False)
+
+
+def adagrad_norm_of_shards_and_decay() -> Any:
+    return _optimized(lambda p: adk.AdagradNorm(p, lr=0.5, weight_decay=0.1), partly=True)
+
+
+def adagrad_norm_of_a_wrapper() -> Any:
+    """Gradients are the same on every rank, and the norm needs nothing."""
+    inputs, targets = data()
+    alone, model = network(), DistributedDataParallel(network())
+    own_inputs, own_targets = share()
+    ours = adk.AdagradNorm(model.parameters(), lr=0.5)
+    theirs = adk.AdagradNorm(alone.parameters(), lr=0.5)
+    for _ in range(3):
+        ours.zero_grad()
+        theirs.zero_grad()
+        _weighted(model, own_inputs, own_targets).backward()
+        loss(alone(inputs), targets).backward()
+        ours.step()
+        theirs.step()
+    pairs = zip(model.module.parameters(), alone.parameters(), strict=True)
+    return max(float((p - q).detach().abs().max()) for p, q in pairs)
+
+
 def batches_of_a_sampler() -> Any:
     return list(adk.AdaptiveBatchSampler(22, 8, seed=5))
 
@@ -384,6 +437,9 @@ CASES = (
     worker_gradients,
     halves_of_two_ranks,
     embedding_mean,
+    adagrad_norm_of_shards,
+    adagrad_norm_of_shards_and_decay,
+    adagrad_norm_of_a_wrapper,
     batches_of_a_sampler,
     a_training_run,
 )

@@ -55,6 +55,20 @@ def test_lookups_of_all_ranks_count(told: dict[str, list[Told]]) -> None:
         assert far < 1e-6 * largest
 
 
+@pytest.mark.parametrize("case", ["adagrad_norm_of_shards", "adagrad_norm_of_shards_and_decay"])
+def test_norms_are_those_of_all_shards(told: dict[str, list[Told]], case: str) -> None:
+    of_ranks = values(told[case])
+    for run in of_ranks:
+        assert run["far"] < 1e-12
+        assert run["sums"] == pytest.approx(run["expected"], rel=1e-12)
+        assert run["sums"] == of_ranks[0]["sums"]
+        assert run["norm"] == of_ranks[0]["norm"]
+
+
+def test_a_wrapped_model_is_stepped_along_like_one(told: dict[str, list[Told]]) -> None:
+    assert max(values(told["adagrad_norm_of_a_wrapper"])) < 1e-12
+
+
 def test_samplers_draw_every_sample_once(told: dict[str, list[Told]]) -> None:
     of_ranks = values(told["batches_of_a_sampler"])
     drawn = [sample for batches in of_ranks for batch in batches for sample in batch]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from trajectories import assert_same, assert_same_state, copies, follow, parameters, set_gradients
 
-from adadagrad_kernels.optim import Adagrad, AdagradNorm
+from adadagrad_kernels.optim import Adagrad, AdagradNorm, DelayedAdagradNorm
 from adadagrad_kernels.optim import adagrad as adagrad_module
 from adadagrad_kernels.optim._buckets import Call
 
@@ -277,9 +277,20 @@ def test_sharded_parameters_are_updated_shard_by_shard(mesh: Any) -> None:
     assert_same([weight.to_local()], [plain], rtol=1e-6, atol=1e-7)
 
 
-def test_norms_over_shards_are_refused(mesh: Any) -> None:
+def test_rows_of_shards_are_refused(mesh: Any) -> None:
     from torch.distributed.tensor import Shard, distribute_tensor
 
     weight = Parameter(distribute_tensor(torch.randn(4, 3), mesh, [Shard(0)]))
-    with pytest.raises(ValueError, match="norms over shards are not supported"):
-        AdagradNorm([weight])
+    with pytest.raises(ValueError, match="accumulators of rows have no shards"):
+        AdagradNorm([weight], row_wise=True)
+
+
+def test_a_delayed_norm_over_shards_is_refused(mesh: Any) -> None:
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    weight = Parameter(distribute_tensor(torch.randn(4, 3), mesh, [Shard(0)]))
+    weight.grad = distribute_tensor(torch.randn(4, 3), mesh, [Shard(0)])
+    before = weight.to_local().detach().clone()
+    with pytest.raises(RuntimeError, match="norms over shards are not known here"):
+        DelayedAdagradNorm([weight]).step()
+    assert torch.equal(weight.to_local(), before)
