@@ -128,7 +128,8 @@ def use_isa(name: str) -> None:
     if name not in supported:
         raise BackendUnavailableError(
             f"the instruction set {name!r} is not available: compiled in are "
-            f"{', '.join(C.compiled_isas())}, and this machine runs {', '.join(supported)}"
+            f"{', '.join(C.compiled_isas())}, and this machine runs {', '.join(supported)}; "
+            "choose one of these"
         )
     C.use_isa(name)
     global isa_refused

@@ -108,7 +108,10 @@ def check_per_sample_grads(
     require_no_graph(name, per_sample_grads)
     samples, features = per_sample_grads.shape
     if samples == 0:
-        raise ValueError(f"{name} has no samples; at least one is needed for a mean")
+        raise ValueError(
+            f"{name} has shape {tuple(per_sample_grads.shape)}, without samples; accepted is at "
+            "least one, which a mean needs: skip empty batches"
+        )
     if variance and samples == 1:
         raise ValueError(
             "a variance needs at least two samples, got a batch of one; "

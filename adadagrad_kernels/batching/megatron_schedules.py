@@ -37,8 +37,8 @@ def megatron_schedule(text: str, *, tokens_per_sample: int = 1) -> MilestoneSche
         match = _STEP.fullmatch(step)
         if match is None:
             raise ValueError(
-                f"step {step!r} of the schedule {text!r} is not FROM:SIZE, such as 250B:1536 "
-                "with K, M, B or T after the number"
+                f"step {step!r} of the schedule {text!r} is not accepted: write FROM:SIZE, such as "
+                "250B:1536, with K, M, B or T after the number"
             )
         start = -(-round(float(match[1]) * _UNITS[match[2]]) // tokens_per_sample)
         if milestones and start <= max(milestones):
@@ -50,7 +50,7 @@ def megatron_schedule(text: str, *, tokens_per_sample: int = 1) -> MilestoneSche
         if milestones and size < max(milestones.values()):
             raise ValueError(
                 f"step {step!r} of the schedule {text!r} is smaller than the one before it: "
-                "a schedule may only grow"
+                "a schedule may only grow, so give sizes in rising order"
             )
         milestones[start] = size
     return MilestoneSchedule(milestones)

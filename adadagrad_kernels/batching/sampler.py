@@ -303,7 +303,8 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
             return 0
         if left < self._fewest and not self.drop_last:
             # Batches are cut so that this happens only after a resume on more ranks.
-            _logger.warning("left out %d samples, too few for %d ranks", left, self.world_size)
+            text = "left out %d samples, too few for %d ranks; resume on fewer ranks to use them"
+            _logger.warning(text, left, self.world_size)
             return 0
         if self._pending:
             return min(self._pending.popleft(), left)

@@ -81,7 +81,7 @@ class Schedule(BatchSizeSchedule):
         if not 1.0 <= size < math.inf:
             raise ValueError(
                 f"the schedule '{self.name}' gave {size} at {samples_seen:,} samples; "
-                "a batch size is a finite number of at least 1"
+                "accepted is a finite number of at least 1"
             )
         return size
 
@@ -121,7 +121,7 @@ class MilestoneSchedule(BatchSizeSchedule):
             if size < before:
                 raise ValueError(
                     f"the size at {samples:,} samples, {size:,}, is below {before:,} before it: "
-                    "a schedule may only grow"
+                    "a schedule may only grow, so give sizes in rising order"
                 )
             before = size
         object.__setattr__(self, "milestones", ordered)

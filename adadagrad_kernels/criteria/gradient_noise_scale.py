@@ -141,7 +141,8 @@ def two_batch_noise_scale(
     """
     if not 1 <= small < big:
         raise ValueError(
-            f"two batch sizes are needed, 1 <= small < big, got small={small} and big={big}"
+            f"small and big must be two batch sizes, 1 <= small < big, got small={small} and "
+            f"big={big}"
         )
     noise = (small_sq_norm - big_sq_norm) / (1 / small - 1 / big)
     signal = (big * big_sq_norm - small * small_sq_norm) / (big - small)

@@ -37,9 +37,13 @@ class MultiTensorOptimizer(Optimizer):
         super().__init__(params, defaults)
         if defaults["fused"]:
             if defaults["differentiable"]:
-                raise RuntimeError("`fused` does not support `differentiable`")
+                raise RuntimeError(
+                    "`fused` does not support `differentiable`; pass differentiable=False"
+                )
             if defaults["foreach"]:
-                raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+                raise RuntimeError(
+                    "`fused` and `foreach` cannot be `True` together. Pass one of them alone"
+                )
             self._step_supports_amp_scaling = True
         self._add_missing_state()
         self._set_up_buckets(all_new=True)

@@ -206,7 +206,9 @@ class Call:
     def _prepare(self, param: Tensor, grad: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
         kind = self.bucket.kind
         if self.group["fused"] and (grad.is_sparse or param.is_complex()):
-            raise RuntimeError("`fused` does not support sparse grad or complex param")
+            raise RuntimeError(
+                "`fused` does not support sparse grad or complex param; pass fused=False"
+            )
         if kind is Accumulator.ELEMENT:
             _match(param, state)
         total: Tensor = state["sum"]
@@ -237,7 +239,10 @@ class Call:
     def _gather(self, param: Tensor, grad: Tensor, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The touched rows of a sparse gradient as a dense tensor, which is all that moves."""
         if self.group["weight_decay"] != 0:
-            raise RuntimeError("weight_decay option is not compatible with sparse gradients")
+            raise RuntimeError(
+                "weight_decay option is not compatible with sparse gradients; pass weight_decay=0 "
+                "for the group, or dense gradients"
+            )
         if self.bucket.kind is Accumulator.ROW and grad.sparse_dim() != 1:
             raise ValueError(
                 f"a sparse gradient with {grad.sparse_dim()} sparse dimensions has no whole rows; "

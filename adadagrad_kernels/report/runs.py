@@ -192,7 +192,8 @@ def _check(file: Path, number: int, line: dict[str, Any]) -> None:
     if not _is_number(samples) or not (math.isfinite(samples) and samples >= 0):
         found = f"samples_seen is {samples!r}" if "samples_seen" in line else "no samples_seen"
         raise DataFormatError(
-            f"{file}:{number}: {found}; every line needs the samples seen so far, 0 or more"
+            f"{file}:{number}: {found}; every line must have the samples seen so far, 0 or more: "
+            "restore the file, or leave this run out"
         )
     for name, value in line.items():
         needed = name in _NUMBERS or name.startswith("test/")

@@ -104,7 +104,7 @@ def _fitting(targets: Tensor, loss: str) -> Tensor:
         right, accepted = targets.abs() == 1, "-1 and 1"
     if not right.all():
         wrong = targets[~right][0].item()
-        raise ValueError(f"targets has {wrong:g}; the {loss} loss takes {accepted}")
+        raise ValueError(f"targets has {wrong:g}; accepted for the {loss} loss are {accepted}")
     return targets
 
 

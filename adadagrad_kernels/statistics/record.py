@@ -137,7 +137,7 @@ class GradientStatistics:
         if inner_products.shape != (self.batch_size,):
             raise ValueError(
                 f"inner_products has shape {tuple(inner_products.shape)}; "
-                f"this record needs ({self.batch_size},), one for each sample"
+                f"accepted is ({self.batch_size},), one for each sample of this record"
             )
         inner_products = inner_products.double()
         return replace(

@@ -87,7 +87,9 @@ def resolve(arguments: argparse.Namespace, training_samples: int, test_samples: 
     kind, data = OPTIMIZERS[arguments.optimizer], data_set(arguments.data)
     if arguments.momentum and not kind.has_momentum:
         accepted = ", ".join(name for name, each in OPTIMIZERS.items() if each.has_momentum)
-        raise UsageError(f"--momentum is for --optimizer {accepted}, not {arguments.optimizer}")
+        raise UsageError(
+            f"--momentum is for --optimizer {accepted}, not {arguments.optimizer}: leave it out"
+        )
     batch_size, max_batch = _sizes(arguments, test, training_samples)
     samples = arguments.samples or EPOCHS * training_samples
     least = evaluated_samples(training_samples, test_samples)
@@ -180,14 +182,14 @@ def _sizes(arguments: argparse.Namespace, test: str, training_samples: int) -> t
     if fixed and arguments.max_batch not in (None, batch_size):
         raise UsageError(
             f"--test none keeps the batch at --batch-size {batch_size}: "
-            f"--max-batch {arguments.max_batch} would not be reached"
+            f"--max-batch {arguments.max_batch} would not be reached, leave it out"
         )
     if fixed:
         return batch_size, batch_size
     maximum = arguments.max_batch or (stated[-1] if stated else training_samples)
     if batch_size > maximum:
         source = "--max-batch" if arguments.max_batch else "the size of the training set,"
-        raise UsageError(f"--batch-size {batch_size} is above {source} {maximum}")
+        raise UsageError(f"--batch-size {batch_size} is above {source} {maximum}: lower it")
     if test != "none" and batch_size < 2:
         raise UsageError(
             "--batch-size 1 has no variance to test, so the batch would never grow; "

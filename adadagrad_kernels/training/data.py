@@ -105,6 +105,7 @@ def _find_folder(name: str, folder: Path) -> Path:
     raise DataFormatError(
         f"--data {name}: found no train-images-idx3-ubyte.gz in "
         + " or ".join(str(candidate) for candidate in candidates)
+        + "; give the folder of the four files as --data-dir"
     )
 
 

@@ -77,7 +77,9 @@ def _own(path: str, folder: Path | None) -> Data:
         )
     for what, value in zip(_PARTS, found, strict=True):
         if not isinstance(value, Tensor):
-            raise DataFormatError(f"--data {path} gave {_short(value)} for the {what}, no tensor")
+            raise DataFormatError(
+                f"--data {path} gave {_short(value)} for the {what}; accepted is a tensor"
+            )
     train, test = (_samples(path, *part) for part in (found[:2], found[2:]))
     if train.inputs.shape[1:] != test.inputs.shape[1:]:
         raise DataFormatError(
@@ -110,7 +112,9 @@ def _samples(path: str, inputs: Tensor, targets: Tensor) -> Samples:
             f"--data {path} gave class {int(targets.min())}; accepted are 0 and above"
         )
     if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
-        raise DataFormatError(f"--data {path} gave inputs that are NaN or infinite")
+        raise DataFormatError(
+            f"--data {path} gave inputs that are NaN or infinite; accepted are finite numbers"
+        )
     return Samples(inputs.detach().cpu(), targets.detach().cpu().long())
 
 

@@ -176,7 +176,7 @@ ROWS: dict[str, tuple[Make, str]] = {
     # Per-sample gradients
     "1-D": (lambda: _moments(_ones(6)), r"must be 2-D \[samples, features\], got shape \(6,\)"),
     "3-D": (lambda: _batch(grads=_ones(3, 2, 3)), r"got shape \(3, 2, 3\); flatten"),
-    "no samples": (lambda: _moments(_ones(0, 6)), "has no samples; at least one"),
+    "no samples": (lambda: _moments(_ones(0, 6)), "without samples; accepted is at least one"),
     "variance of one": (lambda: _moments(_ones(1, 6)), "at least two.*variance=False"),
     "step and variance of one": (lambda: _batch(grads=_ones(1, 6)), "at least two samples"),
     "columns apart": (lambda: _moments(_ones(6, 3).t()), r"strides \(1, 3\).*must be adjacent"),

@@ -117,7 +117,7 @@ def test_a_function_with_an_argument_gets_the_folder(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("three", "gave a tuple of 3; accepted are four tensors"),
-        ("arrays", "gave a ndarray for the training inputs, no tensor"),
+        ("arrays", "gave a ndarray for the training inputs; accepted is a tensor"),
         ("floats", "and torch.float32; accepted are whole numbers"),
         ("short", "with 9 classes; accepted are as many"),
         ("negative", "gave class -1; accepted are 0 and above"),
