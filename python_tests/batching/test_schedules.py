@@ -97,7 +97,7 @@ def test_megatrons_ramp_is_its_calculator_written_out():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: megatron_schedule("0:8 fast:16"), "'fast:16' .* is not FROM:SIZE"),
+        (lambda: megatron_schedule("0:8 fast:16"), "'fast:16' .* is not accepted: write FROM:SIZE"),
         (lambda: megatron_schedule("0:8 1K:16 1K:32"), "'1K:32' .* does not begin after"),
         (lambda: megatron_schedule("0:8 1K:4"), "'1K:4' .* is smaller than the one before"),
         (

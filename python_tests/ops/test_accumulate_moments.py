@@ -208,7 +208,7 @@ def _first_row(given: dict[str, Tensor]) -> Tensor:
 REFUSED: dict[str, tuple[str, Callable[[dict[str, Tensor]], object], str]] = {
     "a list": ("chunk", lambda _: [[1.0]], r"chunk must be a torch\.Tensor, got list"),
     "one dimension": ("chunk", lambda _: torch.ones(6), r"chunk must be 2-D .* got shape \(6,\)"),
-    "no rows": ("chunk", lambda _: torch.ones(0, 6), "chunk has no samples"),
+    "no rows": ("chunk", lambda _: torch.ones(0, 6), r"chunk has shape \(0, 6\), without samples"),
     "integers": ("chunk", lambda _: torch.ones(3, 6).long(), r"chunk has dtype torch\.int64"),
     "columns apart": (
         "chunk",

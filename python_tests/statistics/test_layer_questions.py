@@ -284,7 +284,7 @@ def test_arguments_that_can_be_read_once() -> None:
         output = model(iter([x, x]))
         torch.testing.assert_close(output, 2 * model.a(x))
         output.square().mean().backward()
-        with pytest.warns(UserWarning, match="read but once"):
+        with pytest.warns(UserWarning, match="read only once"):
             recorder.statistics()
 
 

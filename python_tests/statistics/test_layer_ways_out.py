@@ -104,7 +104,7 @@ REFUSED: dict[str, tuple[Entry, str, Entry]] = {
     "dropout between recurrent layers": (
         Entry(made(lambda m, x: m.r(x)[0],
                    r=lambda: nn.LSTM(D, 3, 2, dropout=0.5, batch_first=True)), sequences),
-        r"drops out between its layers.*a module for each layer",
+        r"has dropout between its layers.*a module for each layer",
         Entry(made(lambda m, x: m.b(m.drop(m.a(x)[0]))[0],
                    a=lambda: nn.LSTM(D, 3, batch_first=True), drop=lambda: nn.Dropout(0.0),
                    b=lambda: nn.LSTM(3, 3, batch_first=True)), sequences),
