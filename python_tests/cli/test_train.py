@@ -250,7 +250,7 @@ def test_checkpoint_of_another_run(
     before = {path: path.read_bytes() for path in reference.iterdir()}
     assert train(reference, "--resume", *options) == 1
     error = capsys.readouterr().err
-    assert "checkpoint.adak: of another run:" in error
+    assert "checkpoint.adak: belongs to another run:" in error
     assert message in error
     assert {path: path.read_bytes() for path in reference.iterdir()} == before
 
