@@ -117,7 +117,9 @@ def _version(number: int) -> str:
 
 
 def use_isa(name: str) -> None:
-    """Run the CPU kernels with one instruction set: ``scalar``, ``avx2`` or ``avx512``.
+    """Run the CPU kernels with one instruction set.
+
+    ``scalar`` everywhere; ``avx2`` or ``avx512`` on x86-64; ``neon`` on 64-bit ARM.
 
     Raises:
         BackendUnavailableError: where it was not compiled in or this machine lacks it.

@@ -237,8 +237,9 @@ std::int64_t sparse_mean_csr_workspace(const SparseMeanCsrArgs& args);
 // False, and nothing written, where row starts do not ascend so or a column is outside.
 bool sparse_mean_csr_step(const SparseMeanCsrArgs& args, double* sq_norm);
 
-enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2 };
-inline constexpr int isa_count = 3;
+// Of each processor from the narrowest to the widest; which are compiled in depends on the target.
+enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2, neon = 3 };
+inline constexpr int isa_count = 4;
 const char* isa_name(Isa isa);
 bool isa_compiled(Isa isa);
 bool isa_supported(Isa isa);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,8 +133,12 @@ def _flags_that_may_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(behind, "__allow_nonbracketed_mutation_flag", True)
 
 
-#: The instruction sets with kernels of their own.
-ISAS = ("scalar", "avx2", "avx512")
+#: The instruction sets with kernels of their own, of this kind of processor.
+ISAS = (
+    ("scalar", "neon")
+    if platform.machine() in ("aarch64", "arm64")
+    else ("scalar", "avx2", "avx512")
+)
 
 #: Element types of every op.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -52,7 +52,7 @@ def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         description="Says what can run here: versions, backends and why one is missing, "
         "instruction sets and which is active, threads, OpenMP runtimes in the process.",
         epilog="ADADAGRAD_KERNELS_BACKEND (auto, cpu, reference) and ADADAGRAD_KERNELS_ISA "
-        "(scalar, avx2, avx512) choose by name.",
+        "(scalar, avx2, avx512, neon) choose by name.",
         allow_abbrev=False,
     )
     info.add_argument("--json", action="store_true", help="print one JSON object")

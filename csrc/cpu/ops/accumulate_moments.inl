@@ -21,8 +21,9 @@ struct Running {
 template <int R, bool begins, bool with_squares, class T, class Vec = VecOf<T>>
 inline void accumulate_rows(const T* chunk, std::int64_t row_stride, std::int64_t columns,
                             const Running<typename Vec::Lane>& running, double* sq_norms) {
-  const auto [sums, squares, before] = running;
-  const Pooling<Vec> pooling(before, R);
+  typename Vec::Lane* const sums = running.sum;
+  typename Vec::Lane* const squares = running.squares;
+  const Pooling<Vec> pooling(running.rows, R);
   const Vec inverse = Vec::fill(1.0 / R);
   Vec norms[R];
   for (int k = 0; k < R; ++k) norms[k] = Vec::fill(0);
