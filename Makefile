@@ -17,11 +17,13 @@ DOCUMENTED = adadagrad_kernels adadagrad_kernels.ops adadagrad_kernels.optim \
   adadagrad_kernels.criteria adadagrad_kernels.batching adadagrad_kernels.statistics \
   adadagrad_kernels.distributed
 BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # setup.py finds cmake and ninja there.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
-REQUIREMENTS := $(addprefix requirements/,development.txt cuda.txt models.txt writers.txt)
+DEMO := requirements/demo.txt
+REQUIREMENTS := $(DEMO) $(addprefix requirements/,development.txt cuda.txt models.txt writers.txt)
 # Asks for torchvision and another torch, and needs neither: installed without what it asks for.
 PEERS := requirements/peers.txt
 SOURCES := $(NATIVE) $(shell find adadagrad_kernels -name __pycache__ -prune -o -print)
@@ -41,11 +43,11 @@ demo: install ## Train on real data with every method; a table, a picture and me
 	$(BIN)/adadagrad-kernels demo --out runs/demo $(ARGS)
 
 .PHONY: test
-test: install ## Run the whole test suite [DATA_DIR=folder with mnist/] [ARGS=...]
+test: develop ## Run the whole test suite [DATA_DIR=folder with mnist/] [ARGS=...]
 	$(BIN)/pytest $(SHARED) $(if $(DATA_DIR),--data-dir="$(DATA_DIR)") $(ARGS)
 
 .PHONY: docs
-docs: install ## Make build/docs, every public name with its docstring; write the tables of docs/ from the code
+docs: develop ## Make build/docs, every public name with its docstring; write the tables of docs/ from the code
 	$(BIN)/python .ci/write_tables.py
 	PYTHONWARNINGS=ignore $(BIN)/pdoc --docformat google --math --no-show-source -o build/docs $(DOCUMENTED)
 	@echo "written: build/docs/index.html"
@@ -67,15 +69,15 @@ typecheck: environment ## Check types with mypy --strict
 	$(BIN)/mypy $(ARGS)
 
 .PHONY: bench
-bench: install ## Benchmark every op with pytest-benchmark [ARGS="-k batch_moments"]
+bench: develop ## Benchmark every op with pytest-benchmark [ARGS="-k batch_moments"]
 	$(BIN)/pytest benchmarks --benchmark-only $(ARGS)
 
 .PHONY: limits
-limits: install ## Measure every op against its goal, in one run: a table and benchmarks/results/
+limits: develop ## Measure every op against its goal, in one run: a table and benchmarks/results/
 	$(BIN)/python benchmarks limits $(ARGS)
 
 .PHONY: reproduce
-reproduce: install ## Run the papers' experiments, two hours on two cores; write docs/reference/reproduction.md [DATA_DIR=folder] [ARGS=...]
+reproduce: develop ## Run the papers' experiments, two hours on two cores; write docs/reference/reproduction.md [DATA_DIR=folder] [ARGS=...]
 	$(BIN)/python benchmarks/reproduce $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
 
 .PHONY: gpu-static
@@ -83,11 +85,11 @@ gpu-static: environment ## Compile every GPU kernel for every architecture; writ
 	$(BIN)/python -m gpu_ladder.static $(ARGS)
 
 .PHONY: gpu-nightly
-gpu-nightly: install ## Run every case of every GPU kernel on every rung and architecture (an hour)
+gpu-nightly: develop ## Run every case of every GPU kernel on every rung and architecture (an hour)
 	$(BIN)/pytest $(SHARED) python_tests/ops gpu_ladder/tests -m '' --gpu-cases all $(ARGS)
 
 .PHONY: gpu-report
-gpu-report: install ## On a machine with a GPU: run the gpu tests, time every op, write docs/internals/gpu_report.md
+gpu-report: develop ## On a machine with a GPU: run the gpu tests, time every op, write docs/internals/gpu_report.md
 	$(BIN)/python benchmarks gpu-report $(ARGS)
 
 .PHONY: wheel
@@ -99,7 +101,7 @@ sanitize: build/sanitize/.built ## Run the op tests on kernels built with ASan a
 	.ci/sanitize $(ARGS)
 
 .PHONY: avx512-emulated
-avx512-emulated: $(if $(HAS_AVX512),install,build/emulated/.built) ## Run the op tests with AVX-512, emulated where it is missing
+avx512-emulated: $(if $(HAS_AVX512),develop,build/emulated/.built) ## Run the op tests with AVX-512, emulated where it is missing
 	CI=true ADADAGRAD_KERNELS_ISA=avx512 $(if $(HAS_AVX512),,PYTHONPATH=build/emulated/lib) \
 	  $(BIN)/pytest -p no:cacheprovider $(or $(ARGS),python_tests/ops)
 
@@ -107,25 +109,43 @@ avx512-emulated: $(if $(HAS_AVX512),install,build/emulated/.built) ## Run the op
 environment: $(VENV)/.requirements ## Make .venv with the pinned requirements
 
 .PHONY: install
-install: $(VENV)/.installed ## Build the package and install it into .venv
+install: $(VENV)/.demo ## Build the package for CPUs and install it into .venv, with what the demo needs
+
+.PHONY: develop
+develop: $(VENV)/.installed ## Build and install the whole package, with all that checks, tests and measures it
 
 .PHONY: clean
 clean: ## Remove everything that was made, but for runs/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# What is asked of the machine comes before what takes minutes. Of torch's two thousand files few
+# are imported: those are compiled by the first who does.
+$(VENV)/.demo-requirements: $(DEMO)
+	@for name in $${CXX:-c++ g++ clang++}; do command -v "$$name" >/dev/null && exit; done; \
+	echo "no C++ compiler was found ($${CXX:-c++, g++, clang++}): install one that knows C++20, such as" \
+	  "Debian's package g++, or name it in CXX" >&2; exit 1
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --no-compile -r $(DEMO)
+	touch $@
+
 $(VENV)/.requirements: $(REQUIREMENTS) $(PEERS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(REQUIREMENTS:%=-r %)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(PEERS)
+	$(PIP_INSTALL) $(REQUIREMENTS:%=-r %)
+	$(PIP_INSTALL) --no-deps -r $(PEERS)
 	touch $@
 
 # build/ keeps the compiled objects; the folder that a wheel is packed from starts empty, or a
 # module that was deleted here would live on in it.
-$(VENV)/.installed: $(SOURCES) $(VENV)/.requirements
+$(VENV)/.demo: $(SOURCES) $(VENV)/.demo-requirements
+$(VENV)/.installed: $(VENV)/.demo-requirements $(SOURCES) $(VENV)/.requirements
+# Said each time, since build/ remembers it; what the environment says comes last and counts.
+$(VENV)/.demo: CUDA := OFF
+$(VENV)/.installed: CUDA := AUTO
+$(VENV)/.demo $(VENV)/.installed:
 	rm -rf build/lib*
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps .
-	touch $@
+	CMAKE_ARGS="-DADAK_CUDA=$(CUDA) $(CMAKE_ARGS)" $(PIP_INSTALL) --no-build-isolation --no-deps .
+	touch $(VENV)/.demo $@
 
 # Builds beside the installed one, to be put on PYTHONPATH. Sanitizers see into the emulation, but
 # not into AVX-512's own masked loads. -O1 compiles three times as fast as -O3 with sanitizers.
