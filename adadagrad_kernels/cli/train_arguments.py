@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 
 from adadagrad_kernels.cli import texts
-from adadagrad_kernels.training import options, quantities
+from adadagrad_kernels.training import option, options, quantities
 
 
 def add_train_options(train: argparse.ArgumentParser) -> None:
     """Adds them in their groups."""
-    for title in (options.TASK, options.BATCH_SIZE, options.BUDGET):
+    for title in (option.TASK, option.BATCH_SIZE, option.BUDGET):
         _add_rows(train.add_argument_group(title), title)
-    _add_output(train.add_argument_group(options.OUTPUT))
+    _add_output(train.add_argument_group(option.OUTPUT))
 
 
 def add_printing(group: argparse._ActionsContainer) -> None:
@@ -27,15 +27,15 @@ def add_printing(group: argparse._ActionsContainer) -> None:
 
 
 def _add_rows(group: argparse._ArgumentGroup, title: str) -> None:
-    for option in options.OPTIONS:
-        if option.group == title:
+    for row in options.OPTIONS:
+        if row.group == title:
             group.add_argument(
-                option.flag,
-                type=option.read,
-                default=option.default,
-                metavar=option.metavar,
-                choices=option.choices,
-                help=option.explained.replace("%", "%%"),
+                row.flag,
+                type=row.read,
+                default=row.default,
+                metavar=row.metavar,
+                choices=row.choices,
+                help=row.explained.replace("%", "%%"),
             )
 
 
@@ -65,7 +65,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         metavar="N|Ts",
         help="a checkpoint every N samples (1M) or T seconds (300s), and at the end (default: 60s)",
     )
-    _add_rows(group, options.OUTPUT)
+    _add_rows(group, option.OUTPUT)
     group.add_argument(
         "--writer",
         type=lambda text: quantities.names(text, texts.WRITERS),

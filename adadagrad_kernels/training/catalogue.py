@@ -23,8 +23,11 @@ from adadagrad_kernels.batching import (
     StepSchedule,
 )
 
-#: The default of each constant of a test.
-CONSTANTS = {"eta": 0.1, "theta": 0.5, "nu": 1.0, "scale": 1.0, "delta": 0.1}
+#: The default of each constant of a test; those that count are whole numbers.
+CONSTANTS: dict[str, float] = {
+    "eta": 0.1, "theta": 0.5, "nu": 1.0, "scale": 1.0, "delta": 0.1, "epochs_between": 1,
+    "filter_steps": 5,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,16 @@ TESTS = {
         ),
         ("theta", "nu"),
     ),
+    "adabatchgrad": BatchTest(
+        "augmented, of which the smallest suggestion of filter-steps in a row counts\n"
+        "(AdaBatchGrad, Ostroukhov et al. 2024, with --optimizer delayed-adagrad-norm;\n"
+        "the defaults of a port of their code are theta 0.9 and nu 5.84).",
+        lambda task: criteria.SmallestOf(
+            criteria.AugmentedInnerProductTest(task.constants["theta"], task.constants["nu"]),
+            steps=int(task.constants["filter_steps"]),
+        ),
+        ("theta", "nu", "filter_steps"),
+    ),
     "coordinate": BatchTest(
         "the norm test for each coordinate alone; the strictest decides.\n"
         "Grows fastest, as coordinates with a tiny gradient ask for huge batches.",
@@ -133,10 +146,13 @@ TESTS = {
         coupled=True,
     ),
     "diversity": BatchTest(
-        "b = delta n D at the end of each epoch, where D = sum |g_i|^2 / |sum g_i|^2 over\n"
-        "its n samples (DiveBatch, Chen et al. 2025). --lr-rule linear is its rescaling.",
-        lambda task: criteria.GradientDiversity(task.constants["delta"], task.training_samples),
-        ("delta",),
+        "b = delta n D at the end of every --epochs-between-th epoch, over whose n samples\n"
+        "D = sum |g_i|^2 / |sum g_i|^2 (DiveBatch, Chen et al. 2025).\n"
+        "--lr-rule linear is its rescaling.",
+        lambda task: criteria.GradientDiversity(
+            task.constants["delta"], task.training_samples, int(task.constants["epochs_between"])
+        ),
+        ("delta", "epochs_between"),
         decides_every_step=False,
     ),
     "none": BatchTest(
@@ -180,16 +196,24 @@ class Descent:
     Attributes:
         help: what it is.
         lr: the default learning rate.
-        build: from parameters, ``lr`` and ``weight_decay``.
+        build: from parameters, ``lr`` and what it takes.
         metric: that its steps are the steepest descent in, for the test of that name.
-        has_momentum: whether it takes ``momentum`` too.
+        takes: which of ``SETTINGS``.
     """
 
     help: str
     lr: float
     build: Callable[..., Optimizer]
     metric: str | None = None
-    has_momentum: bool = False
+    takes: tuple[str, ...] = ("weight_decay",)
+
+
+#: The default of each setting that only some optimizers take.
+SETTINGS = {"momentum": 0.0, "beta2": 0.999, "weight_decay": 0.0}
+
+
+def _adam(kind: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    return lambda parameters, *, beta2, **settings: kind(parameters, betas=(0.9, beta2), **settings)
 
 
 OPTIMIZERS = {
@@ -198,15 +222,30 @@ OPTIMIZERS = {
     "adagrad-norm-rows": Descent(
         "one per output row, as in the paper's code", 0.1, partial(optim.AdagradNorm, row_wise=True)
     ),
-    "sgd": Descent("torch's", 0.1, torch.optim.SGD, has_momentum=True),
-    "adam": Descent("torch's", 0.001, torch.optim.Adam, metric="adam"),
-    "adamw": Descent("torch's", 0.001, torch.optim.AdamW, metric="adam"),
+    "delayed-adagrad-norm": Descent(
+        "one in all, without the current gradient (AdaBatchGrad)",
+        1.0,
+        optim.DelayedAdagradNorm,
+        takes=(),
+    ),
+    "sgd": Descent("torch's", 0.1, torch.optim.SGD, takes=("momentum", "weight_decay")),
+    "adam": Descent(
+        "torch's", 0.001, _adam(torch.optim.Adam), metric="adam", takes=("beta2", "weight_decay")
+    ),
+    "adamw": Descent(
+        "torch's", 0.001, _adam(torch.optim.AdamW), metric="adam", takes=("beta2", "weight_decay")
+    ),
 }
 
 
 def tests_with(constant: str) -> list[str]:
     """The tests that have a constant."""
     return [name for name, test in TESTS.items() if constant in test.constants]
+
+
+def takers_of(setting: str) -> list[str]:
+    """The optimizers that take a setting."""
+    return [name for name, kind in OPTIMIZERS.items() if setting in kind.takes]
 
 
 def optimizers_with_metric() -> list[str]:
@@ -219,10 +258,16 @@ def build_optimizer(
     parameters: Iterable[nn.Parameter],
     *,
     lr: float,
-    weight_decay: float = 0.0,
-    momentum: float = 0.0,
+    **settings: float,
 ) -> Optimizer:
-    """Builds an optimizer; AdaGrad and AdaGrad-Norm run on this package's kernels."""
+    """Builds an optimizer; AdaGrad and AdaGrad-Norm run on this package's kernels.
+
+    Args:
+        name: one of ``OPTIMIZERS``.
+        parameters: to be trained.
+        lr: the learning rate.
+        settings: some of ``SETTINGS``; what the optimizer does not take is left out.
+    """
     kind = OPTIMIZERS[name]
-    more = {"momentum": momentum} if kind.has_momentum else {}
-    return kind.build(parameters, lr=lr, weight_decay=weight_decay, **more)
+    taken = {setting: {**SETTINGS, **settings}[setting] for setting in kind.takes}
+    return kind.build(parameters, lr=lr, **taken)

@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass
 from adadagrad_kernels.training.catalogue import (
     CONSTANTS,
     OPTIMIZERS,
+    SETTINGS,
     TESTS,
     optimizers_with_metric,
+    takers_of,
     tests_with,
 )
 from adadagrad_kernels.training.data_sets import data_set
@@ -45,6 +47,8 @@ class RunConfig:
     nu: float | None = None
     scale: float | None = None
     delta: float | None = None
+    epochs_between: int | None = None
+    filter_steps: int | None = None
     schedule: str | None = None
     test_interval: int = 1
     smoothing: float = 0.0
@@ -53,6 +57,7 @@ class RunConfig:
     cooldown: int = 0
     lr_rule: str | float | None = None
     momentum: float = 0.0
+    beta2: float = 0.999
     weight_decay: float = 0.0
     micro_batch: int | None = None
     memory: int | None = None
@@ -66,6 +71,10 @@ class RunConfig:
     def test_constants(self) -> dict[str, float]:
         """Returns the constants of the test."""
         return {name: getattr(self, name) for name in TESTS[self.test].constants}
+
+    def settings(self) -> dict[str, float]:
+        """Returns the settings of the optimizer."""
+        return {name: getattr(self, name) for name in OPTIMIZERS[self.optimizer].takes}
 
     def metrics(self) -> dict[str, float]:
         """Returns the constants of the test under the names that metrics have for them."""
@@ -85,11 +94,12 @@ def resolve(arguments: argparse.Namespace, training_samples: int, test_samples: 
     test = arguments.test or ("none" if arguments.schedule else "norm")
     _require_readable_options(arguments, test)
     kind, data = OPTIMIZERS[arguments.optimizer], data_set(arguments.data)
-    if arguments.momentum and not kind.has_momentum:
-        accepted = ", ".join(name for name, each in OPTIMIZERS.items() if each.has_momentum)
-        raise UsageError(
-            f"--momentum is for --optimizer {accepted}, not {arguments.optimizer}: leave it out"
-        )
+    for name, default in SETTINGS.items():
+        if getattr(arguments, name) != default and name not in kind.takes:
+            raise UsageError(
+                f"{_FLAGS[name]} is for --optimizer {', '.join(takers_of(name))}, "
+                f"not {arguments.optimizer}: leave it out"
+            )
     batch_size, max_batch = _sizes(arguments, test, training_samples)
     samples = arguments.samples or EPOCHS * training_samples
     least = evaluated_samples(training_samples, test_samples)
@@ -162,9 +172,8 @@ def _constants(
         given = getattr(arguments, name)
         if given is not None and name not in used:
             policy = f"--schedule {arguments.schedule}" if arguments.schedule else f"--test {test}"
-            raise UsageError(
-                f"--{name} is of no use to {policy}, only to --test {', '.join(tests_with(name))}"
-            )
+            readers = ", ".join(tests_with(name))
+            raise UsageError(f"{_FLAGS[name]} is of no use to {policy}, only to --test {readers}")
         constants[name] = (given or default) if name in used else None
     return constants
 

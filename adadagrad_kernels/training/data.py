@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from torch import Tensor
 from adadagrad_kernels.errors import DataFormatError
 from adadagrad_kernels.optional import require
 from adadagrad_kernels.training.idx import read_idx
+from adadagrad_kernels.training.objectives import CLASSIFICATION, Objective
 
 CLASSES = 10
 DIGITS_TEST_SAMPLES = 360
+
+#: The training loss along the way is that of the first samples; only the last one is of all.
+TRAIN_SAMPLES = 10_000
 
 # Where the four idx files may lie below --data-dir: in it, in a folder named like the data set,
 # or where torchvision puts them.
@@ -28,7 +33,7 @@ _FOLDERS = {
 
 @dataclass(frozen=True)
 class Samples:
-    """Inputs `[samples, ...]` of a model, and their classes `[samples]`.
+    """Inputs `[samples, ...]` of a model, and their targets `[samples, ...]`, such as classes.
 
     Images are `[samples, channels, height, width]`, in [0, 1].
     """
@@ -47,15 +52,32 @@ class Samples:
         """Returns the first `count` samples, as a view."""
         return Samples(self.inputs[:count], self.targets[:count])
 
+    def parts(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields all samples, so many at a time, as views."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield self.inputs[part], self.targets[part]
+
 
 @dataclass(frozen=True)
 class Data:
-    """A training and a test set, with a checksum by which a checkpoint knows them again."""
+    """A training and a test set, and what is to be learnt of them.
+
+    Attributes:
+        train: to learn from.
+        test: to be judged by.
+        checksum: by which a checkpoint knows them again.
+        classes: how many there are.
+        objective: the loss, and what counts as right.
+        train_samples: of the training set that an evaluation along the way takes, from the first.
+    """
 
     train: Samples
     test: Samples
     checksum: int
     classes: int = CLASSES
+    objective: Objective = CLASSIFICATION
+    train_samples: int = TRAIN_SAMPLES
 
 
 def idx_files(name: str, folder: Path | None) -> Data:

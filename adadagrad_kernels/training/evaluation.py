@@ -4,45 +4,45 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from adadagrad_kernels.training.data import Data, Samples
+from adadagrad_kernels.training.data import TRAIN_SAMPLES, Data, Samples
+from adadagrad_kernels.training.objectives import CLASSIFICATION, Objective
 
 # Larger ones leave the cache: the CNN took 1.5 times as long with 1,000.
 BATCH = 250
 
-# The training loss along the way is that of the first samples; only the last one is of all.
-TRAIN_SAMPLES = 10_000
 
+def evaluate(
+    model: nn.Module, samples: Samples, objective: Objective = CLASSIFICATION
+) -> dict[str, float]:
+    """Returns the mean ``loss``, and as ``accuracy`` the share of the samples that are right.
 
-def evaluate(model: nn.Module, samples: Samples) -> tuple[float, float]:
-    """Returns the mean cross-entropy and the share of samples classified correctly.
-
-    The model is in evaluation mode meanwhile.
+    There is no accuracy where the objective says nothing of it. The model is in evaluation mode
+    meanwhile.
     """
     loss, correct = 0.0, 0
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
-            for inputs, targets in zip(
-                torch.split(samples.inputs, BATCH), torch.split(samples.targets, BATCH), strict=True
-            ):
-                scores = model(inputs)
-                loss += F.cross_entropy(scores, targets, reduction="sum").item()
-                correct += int((scores.argmax(1) == targets).sum())
+            for inputs, targets in samples.parts(BATCH):
+                outputs = model(inputs)
+                loss += objective.loss(outputs, targets, reduction="sum").item()
+                if objective.correct is not None:
+                    correct += int(objective.correct(outputs, targets).sum())
     finally:
         for module, training in modes:
             module.training = training
-    return loss / len(samples), correct / len(samples)
+    found = {"loss": loss / len(samples)}
+    return found if objective.correct is None else found | {"accuracy": correct / len(samples)}
 
 
 def evaluation_metrics(model: nn.Module, data: Data, *, whole: bool = False) -> dict[str, float]:
-    """Evaluates on both sets: on the whole training set, or on its first `TRAIN_SAMPLES`."""
-    train = data.train if whole else data.train.first(TRAIN_SAMPLES)
-    train_loss, _ = evaluate(model, train)
-    test_loss, test_accuracy = evaluate(model, data.test)
-    return {"train_loss": train_loss, "test_loss": test_loss, "test_accuracy": test_accuracy}
+    """Evaluates on both sets: on the whole training set, or on its first `train_samples`."""
+    train = data.train if whole else data.train.first(data.train_samples)
+    found = {"train_loss": evaluate(model, train, data.objective)["loss"]}
+    tested = evaluate(model, data.test, data.objective)
+    return found | {f"test_{name}": value for name, value in tested.items()}
 
 
 def evaluated_samples(training: int, test: int) -> int:

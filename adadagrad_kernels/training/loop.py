@@ -10,8 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from adadagrad_kernels.batching import (
     AdaptiveBatchSampler,
@@ -49,7 +48,8 @@ class Trainer:
 
     Args:
         config: The run.
-        data: Its training and test set.
+        data: Its training and test set, and what is minimized.
+        build: Makes the model, by torch's random numbers; by default `config.model` names it.
 
     Attributes:
         seconds: Time spent in training steps; `train --help` says what is left out.
@@ -57,17 +57,15 @@ class Trainer:
         wall_seconds: Time since the start of the run, all included but what a stop had lost.
     """
 
-    def __init__(self, config: RunConfig, data: Data) -> None:
+    def __init__(
+        self, config: RunConfig, data: Data, build: Callable[[], nn.Module] | None = None
+    ) -> None:
         self.config = config
         self.data = data
         torch.manual_seed(config.seed)
-        self.model = build_model(config.model, data)
+        self.model = build_model(config.model, data) if build is None else build()
         self.optimizer = build_optimizer(
-            config.optimizer,
-            self.model.parameters(),
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
+            config.optimizer, self.model.parameters(), lr=config.lr, **config.settings()
         )
         policy = build_policy(config, len(data.train), self.model, self.optimizer)
         self.controller = BatchController(
@@ -98,7 +96,7 @@ class Trainer:
             max_samples=config.micro_batch or MICRO_BATCH, max_bytes=config.memory
         )
         # On a copy, which nobody measures; its parameters' values do not matter.
-        self.timer = PlainBackwardTimer(copy.deepcopy(self.model), F.cross_entropy)
+        self.timer = PlainBackwardTimer(copy.deepcopy(self.model), data.objective.loss)
         self.seconds = 0.0
         self.statistics_seconds = 0.0
         self._wall_before = 0.0
@@ -108,8 +106,10 @@ class Trainer:
     def wall_seconds(self) -> float:  # noqa: D102 - among the attributes
         return self._wall_before + time.perf_counter() - self._wall_started
 
-    def run(self, record: Callable[[dict[str, Any]], None], progress: Progress) -> Iterator[None]:
+    def run(self, record: Callable[[dict[str, Any]], None], progress: Progress) -> Iterator[float]:
         """Trains to the end of the budget; after each step the caller may save or stop.
+
+        What a step came to, the loss of its batch before it, is yielded.
 
         Args:
             record: Gets the lines for `metrics.jsonl`: every `log_every` and `evaluate_every`
@@ -119,7 +119,7 @@ class Trainer:
         with self.source:
             yield from self._run(record, progress)
 
-    def _run(self, record: Callable[[dict[str, Any]], None], progress: Progress) -> Iterator[None]:
+    def _run(self, record: Callable[[dict[str, Any]], None], progress: Progress) -> Iterator[float]:
         config = self.config
         policy = self.controller.criterion
         # The sizes of a schedule are known; those of tests are what is to be seen.
@@ -129,12 +129,12 @@ class Trainer:
             evaluate = now // config.evaluate_every > before // config.evaluate_every
             log = now // config.log_every > before // config.log_every
             if evaluate or log or (samples != self.controller.batch_size and not schedule):
-                found = evaluation_metrics(self.model, self.data) if evaluate else {}
+                found = self.evaluate() if evaluate else {}
                 record({**self.counts(), "batch/used": samples, "loss": loss, **found})
                 if evaluate and schedule is not None:
                     schedule.observe(found["test_loss"])
             progress.advance(samples, self.controller.batch_size, loss)
-            yield
+            yield loss
 
     def counts(self) -> dict[str, Any]:
         """Returns what was counted and measured so far: samples, steps, latest test, times."""
@@ -152,6 +152,10 @@ class Trainer:
             # Differences of timings: their noise may put a share near 0 a little below it.
             "statistics_share": self.statistics_seconds / self.seconds if self.seconds else 0.0,
         }
+
+    def evaluate(self) -> dict[str, float]:
+        """Returns the losses and the accuracy now, as `record` gets them along the way."""
+        return evaluation_metrics(self.model, self.data)
 
     def summary(self) -> dict[str, Any]:
         """Returns the counts, the evaluation on the whole training and test set, the wall time.
@@ -235,12 +239,13 @@ class Trainer:
 
     def _backward(self, inputs: Tensor, targets: Tensor) -> tuple[float, GradientStatistics | None]:
         """Returns the loss, and the statistics where the controller wants them."""
+        loss_of = self.data.objective.loss
 
         def step(parts: list[slice]) -> tuple[float, GradientStatistics | None]:
             self.source.reset()
             total = 0.0
             for part in parts:
-                loss = F.cross_entropy(self.model(inputs[part]), targets[part], reduction="sum")
+                loss = loss_of(self.model(inputs[part]), targets[part], reduction="sum")
                 loss = loss / len(targets)
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.item()
@@ -251,7 +256,7 @@ class Trainer:
         def losses(parts: list[slice]) -> Tensor:
             return torch.cat(
                 [
-                    F.cross_entropy(self.model(inputs[part]), targets[part], reduction="none")
+                    loss_of(self.model(inputs[part]), targets[part], reduction="none")
                     for part in parts
                 ]
             )

@@ -6,69 +6,26 @@ table of docs/reference/cli.md are made from these rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from adadagrad_kernels.training import quantities, readers
-from adadagrad_kernels.training.catalogue import CONSTANTS, OPTIMIZERS, TESTS, tests_with
+from adadagrad_kernels.training.catalogue import (
+    CONSTANTS,
+    OPTIMIZERS,
+    SETTINGS,
+    TESTS,
+    takers_of,
+    tests_with,
+)
 from adadagrad_kernels.training.data_sets import DATA_SETS
 from adadagrad_kernels.training.models import MODELS
+from adadagrad_kernels.training.option import BATCH_SIZE, BUDGET, OUTPUT, TASK, Option
 
 #: Samples that pass at once: where the paper's CNN on MNIST is fastest on a CPU; larger ones leave
 #: its cache.
 MICRO_BATCH = 512
 #: The first batch, and passes over the training set, where nothing else is said.
 BATCH, EPOCHS = 8, 10
-
-#: The groups of ``--help``, in their order.
-TASK, BATCH_SIZE, BUDGET, OUTPUT = (
-    "what to train",
-    "batch size",
-    "budget and memory",
-    "output",
-)
-
-
-@dataclass(frozen=True)
-class Option:
-    """An option.
-
-    Attributes:
-        name: of the field of a run's configuration; with dashes, of the option.
-        group: of ``--help``.
-        help: what it does.
-        read: makes its value of a text; raises argparse's error where that says none.
-        default: the value where it is not given; None where it follows from others.
-        shown: the default in words, where it is not the value itself; empty for none.
-        metavar: what stands for the value in ``--help``.
-        choices: all values that are accepted, or None.
-        read_by: what decides the size where it is read: a test, a schedule or none of them.
-        defines: whether another value makes another run.
-    """
-
-    name: str
-    group: str
-    help: str
-    read: Callable[[str], Any] = str
-    default: Any = None
-    shown: str | None = None
-    metavar: str | None = None
-    choices: tuple[str, ...] | None = None
-    read_by: tuple[str, ...] = ("test", "schedule", "none")
-    defines: bool = True
-
-    @property
-    def flag(self) -> str:
-        """As it is given."""
-        return f"--{self.name.replace('_', '-')}"
-
-    @property
-    def explained(self) -> str:
-        """Its help with the default."""
-        shown = f"{self.default}" if self.shown is None else self.shown
-        return f"{self.help} (default: {shown})".strip() if shown else self.help
 
 
 def _rates() -> str:
@@ -90,9 +47,17 @@ def _constant(name: str) -> Option:
         name,
         BATCH_SIZE,
         f"constant of --test {', '.join(tests_with(name))}",
-        quantities.positive,
+        quantities.count if isinstance(CONSTANTS[name], int) else quantities.positive,
         shown=f"{CONSTANTS[name]}{''.join(others)}",
-        metavar=name.upper(),
+        metavar="N" if isinstance(CONSTANTS[name], int) else name.upper(),
+    )
+
+
+def _setting(name: str, meaning: str, metavar: str) -> Option:
+    takers = takers_of(name)
+    read = quantities.share if name == "beta2" else quantities.non_negative
+    return Option(
+        name, TASK, f"{meaning}, for {', '.join(takers)}", read, SETTINGS[name], metavar=metavar
     )
 
 
@@ -135,10 +100,18 @@ OPTIONS = (
         "cnn",
         metavar="MODEL",
     ),
-    Option("optimizer", TASK, _OPTIMIZER_HELP, default="adagrad", choices=tuple(OPTIMIZERS)),
+    Option(
+        "optimizer",
+        TASK,
+        _OPTIMIZER_HELP,
+        default="adagrad",
+        metavar="OPTIMIZER",
+        choices=tuple(OPTIMIZERS),
+    ),
     Option("lr", TASK, "learning rate, constant", quantities.positive, None, _rates(), "LR"),
-    Option("momentum", TASK, "for sgd", quantities.non_negative, 0.0, metavar="M"),
-    Option("weight_decay", TASK, "of the optimizer", quantities.non_negative, 0.0, metavar="W"),
+    _setting("momentum", "weight of the past in its steps", "M"),
+    _setting("beta2", "weight of the past in the average of squares", "BETA"),
+    _setting("weight_decay", "as torch's optimizers have it", "W"),
     Option(
         "test",
         BATCH_SIZE,

@@ -97,7 +97,8 @@ def test_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
         for name in (*TESTS, *(f"{shape}:N" for shape in SHAPES)):
             assert f"\n  {name} " in text, "every test and schedule is explained"
         for name, value in CONSTANTS.items():
-            assert f"(default: {value}" in text.partition(f"  --{name} ")[2].partition("  --")[0]
+            flag = name.replace("_", "-")
+            assert f"(default: {value}" in text.partition(f"  --{flag} ")[2].partition("  --")[0]
         told = " ".join(text.partition("  --lr LR  ")[2].partition("  --")[0].split())
         for optimizer, kind in OPTIMIZERS.items():
             assert optimizer in told
@@ -150,7 +151,7 @@ def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str], arguments:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--theta 0.5", "of no use to --test norm, only to --test inner-product, augmented"),
+        ("--theta 0.5", "of no use to --test norm, only to --test inner-product, augmented, adab"),
         ("--test none --eta 1", "--eta is of no use to --test none, only to --test norm, coord"),
         ("--schedule step:9 --eta 1", "--eta is of no use to --schedule step:9, only to --test"),
         ("--schedule step:9 --test norm", "decides the size without statistics: leave out --test"),
@@ -164,6 +165,12 @@ def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str], arguments:
         ("--test metric --optimizer sgd", "for --optimizer adagrad, adam, adamw, which have"),
         ("--test cabs --lr-rule linear", "a constant learning rate: leave out --lr-rule"),
         ("--momentum 0.9", "--momentum is for --optimizer sgd, not adagrad"),
+        ("--beta2 0.9", "--beta2 is for --optimizer adam, adamw, not adagrad"),
+        (
+            "--optimizer delayed-adagrad-norm --weight-decay 0.1",
+            "--weight-decay is for --optimizer adagrad, adagrad-norm, adagrad-norm-rows, sgd, ",
+        ),
+        ("--epochs-between 2", "--epochs-between is of no use to --test norm, only to --test div"),
         ("--batch-size 64 --max-batch 32", "--batch-size 64 is above --max-batch 32"),
         ("--batch-size 2000", "is above the size of the training set, 1437"),
         ("--batch-size 1", "begin with 2 or more, or choose --test none"),

@@ -15,6 +15,7 @@ from adadagrad_kernels.training.build import build_policy
 from adadagrad_kernels.training.catalogue import (
     CONSTANTS,
     OPTIMIZERS,
+    SETTINGS,
     SHAPES,
     TESTS,
     build_optimizer,
@@ -78,11 +79,18 @@ def test_every_shape_of_a_schedule_begins_with_the_smallest_size(shape: str) -> 
     assert build_schedule(f"{shape}:100", 8, 64)(0) == 8
 
 
-def test_momentum_is_for_those_that_have_it() -> None:
+def test_an_optimizer_gets_the_settings_that_it_takes_and_no_other() -> None:
     parameters = [torch.zeros(2, requires_grad=True)]
+    given = {"momentum": 0.5, "beta2": 0.75, "weight_decay": 0.25}
+    assert set(given) == set(SETTINGS)
     for name, kind in OPTIMIZERS.items():
-        group = build_optimizer(name, parameters, lr=0.1, momentum=0.5).param_groups[0]
-        assert (group.get("momentum") == 0.5) == kind.has_momentum
+        group = build_optimizer(name, parameters, lr=0.1, **given).param_groups[0]
+        found = {
+            "momentum": group.get("momentum") == 0.5,
+            "beta2": group.get("betas") == (0.9, 0.75),
+            "weight_decay": group.get("weight_decay") == 0.25,
+        }
+        assert {setting for setting, has in found.items() if has} == set(kind.takes)
 
 
 def test_the_documented_table_is_made_of_the_rows() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from torch import nn
 
 from adadagrad_kernels.cli import main
 from adadagrad_kernels.cli.arguments import build_parser
-from adadagrad_kernels.training import evaluation
+from adadagrad_kernels.training import data_sets, evaluation
 from adadagrad_kernels.training.config import RunConfig, resolve
 from adadagrad_kernels.training.data import Samples
+from adadagrad_kernels.training.objectives import Objective
 
 MNIST = (60_000, 10_000)
 DIGITS = (1_437, 360)
@@ -46,10 +48,10 @@ def test_no_more_is_evaluated_along_the_way_than_trained_on(
 ) -> None:
     evaluate, counted = evaluation.evaluate, 0
 
-    def counting(model: nn.Module, given: Samples) -> tuple[float, float]:
+    def counting(model: nn.Module, given: Samples, objective: Objective) -> dict[str, float]:
         nonlocal counted
         counted += len(given)
-        return evaluate(model, given)
+        return evaluate(model, given, objective)
 
     monkeypatch.setattr(evaluation, "evaluate", counting)
     run = "train --model logistic --test none --batch-size 50 --quiet"
@@ -65,12 +67,13 @@ def test_no_more_is_evaluated_along_the_way_than_trained_on(
 def test_of_a_set_beyond_the_budget_the_first_part_is_evaluated_at_the_end(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(evaluation, "TRAIN_SAMPLES", 100)
+    data = replace(data_sets.load_data("digits", None), train_samples=100)
+    monkeypatch.setitem(data_sets.DATA_SETS, "digits", data_sets.DataSet(lambda folder: data))
     sizes = []
 
-    def evaluate(model: nn.Module, given: Samples) -> tuple[float, float]:
+    def evaluate(model: nn.Module, given: Samples, objective: Objective) -> dict[str, float]:
         sizes.append(len(given))
-        return 1.0, 0.5
+        return {"loss": 1.0, "accuracy": 0.5}
 
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
     for samples, expected in ((1_436, [100, 360]), (1_437, [1_437, 360])):

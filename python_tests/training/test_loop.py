@@ -152,9 +152,15 @@ def test_fixed_batch_is_the_plain_loop(data: Data, monkeypatch: pytest.MonkeyPat
         ("adam", 0.01, "sign", {"eta": 1.0}),
         ("sgd", 0.2, "noise-scale", {"scale": 2.0, "smoothing": 0.9}),
         ("sgd", 0.2, "cabs", {"scale": 8.0}),
-        ("sgd", 0.2, "diversity", {"delta": 0.02, "lr_rule": "sqrt", "samples": 6000}),
+        (
+            "sgd",
+            0.2,
+            "diversity",
+            {"delta": 0.02, "epochs_between": 1, "lr_rule": "sqrt", "samples": 6000},
+        ),
+        ("delayed-adagrad-norm", 1.0, "adabatchgrad", {"theta": 0.5, "nu": 0.7, "filter_steps": 5}),
     ],
-)
+)  # fmt: skip
 def test_every_optimizer_and_test_learns(
     data: Data, optimizer: str, lr: float, test: str, constants: dict[str, Any]
 ) -> None:
@@ -299,7 +305,23 @@ def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {"test": "none", "eta": None, "schedule": "step:300", "lr_rule": 0.75},
         {"test": "none", "eta": None, "schedule": "plateau:1", "evaluate_every": 50},
         {"test": "metric", "smoothing": 0.0, "cooldown": 2, "growth_cap": 1.5},
-        {"test": "diversity", "eta": None, "delta": 0.02, "optimizer": "sgd", "lr_rule": "linear"},
+        {
+            "test": "diversity",
+            "eta": None,
+            "delta": 0.02,
+            "epochs_between": 1,
+            "optimizer": "sgd",
+            "lr_rule": "linear",
+        },
+        {
+            "test": "adabatchgrad",
+            "eta": None,
+            "theta": 0.5,
+            "nu": 0.7,
+            "filter_steps": 3,
+            "optimizer": "delayed-adagrad-norm",
+            "lr": 1.0,
+        },
         {"test": "cabs", "eta": None, "scale": 8.0, "optimizer": "sgd"},
         {"test": "noise-scale", "eta": None, "scale": 1.0, "smoothing": 0.9, "hysteresis": 1.2},
     ],
