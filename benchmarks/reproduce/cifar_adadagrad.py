@@ -6,22 +6,20 @@ BatchNorm, with which no sample has a gradient of its own.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import commands
-from harness import training_run
-from plan import Plan
-from results import Experiment, Options, Run, Stored
-from tables import LOSS_AND_ACCURACY, paragraph, tasks, training_table
-from tasks import cifar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adadagrad_kernels.training.data import CLASSES
+from benchmarks.reproduce.harness import training_run
+from benchmarks.reproduce.plan import Plan
+from benchmarks.reproduce.results import Experiment, Options, Run, Stored
+from benchmarks.reproduce.tables import LOSS_AND_ACCURACY, paragraph, tasks, training_table
+from benchmarks.reproduce.tasks import cifar
 
 NAME = "cifar_adadagrad"
 
@@ -185,6 +183,3 @@ fifty thousand. The ResNet repeats it with fewer steps still.
 EXPERIMENT = Experiment(
     NAME, "AdAdaGrad on a part of CIFAR-10", 13, runs, section, {"machine": FINDINGS}
 )
-
-if __name__ == "__main__":
-    sys.exit(commands.main(EXPERIMENT))

@@ -6,14 +6,13 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from results import SIZES, Experiment, Options, stored
-
 from adadagrad_kernels.errors import DataFormatError
 from adadagrad_kernels.training.quantities import count
+from benchmarks.reproduce.results import SIZES, Experiment, Options, stored
 
 DESCRIPTION = """\
 Runs experiments of the papers on adaptive batch sizes and keeps their figures.
@@ -25,7 +24,7 @@ then writes docs/reference/reproduction.md from the figures that are kept.
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
-    """The options of every script."""
+    """The options."""
     result = argparse.ArgumentParser(
         prog=prog,
         description=DESCRIPTION,
@@ -108,13 +107,3 @@ def run(experiment: Experiment, options: Options) -> bool:
     if not options.only:
         figures.order(runs)
     return True
-
-
-def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
-    """One experiment as a script: its runs, and its section of the page on stdout."""
-    options = options_of(parser(experiment.name).parse_args(arguments))
-    complete = run(experiment, options)
-    figures = stored(experiment.name, options.size, options.folder)
-    if figures.runs and not options.quiet:
-        print("\n".join(experiment.section(figures)))
-    return 0 if complete else 1

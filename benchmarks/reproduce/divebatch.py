@@ -6,21 +6,20 @@ arXiv 1712.02029.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
-import commands
 import torch
-from harness import training_run
-from plan import Plan
-from results import Experiment, Options, Run, Stored
-from tables import LOSS_AND_ACCURACY, paragraph, table, tasks, training_table
-from tasks import images, linear
 from torch import nn
-from training import Task
+
+from adadagrad_kernels.training.data import Samples
+from benchmarks.reproduce.harness import training_run
+from benchmarks.reproduce.plan import Plan
+from benchmarks.reproduce.results import Experiment, Options, Run, Stored
+from benchmarks.reproduce.tables import LOSS_AND_ACCURACY, paragraph, table, tasks, training_table
+from benchmarks.reproduce.tasks import Task, images, linear
 
 NAME = "divebatch"
 
@@ -156,7 +155,8 @@ def synthetic(training_set: int, convex: bool) -> Task:
         return nn.Sequential(nn.Linear(dimension, 32), nn.Tanh(), nn.Linear(32, 1))
 
     train = slice(training_set)
-    return linear(inputs[train], targets[train], (inputs[test], targets[test]), build)
+    parts = (Samples(inputs[part], targets[part]) for part in (train, test))
+    return linear(CONVEX if convex else NON_CONVEX, *parts, build)
 
 
 TEXT = """\
@@ -215,6 +215,3 @@ of a few microseconds a sample and 3 % or less of the CNN.
 """
 
 EXPERIMENT = Experiment(NAME, "DiveBatch", 8, runs, section, {"machine": FINDINGS})
-
-if __name__ == "__main__":
-    sys.exit(commands.main(EXPERIMENT))

@@ -5,25 +5,30 @@ A controlled study of its own: 10,000 of MNIST's images, so that there is someth
 
 from __future__ import annotations
 
-import copy
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
-import commands
-from harness import training_run
-from plan import Plan
-from results import Experiment, Options, Run, Stored, groups
-from tables import cell, paragraph, percent, short, table, training_table, whole
-from tasks import classification, load_images
+import torch
 from torch import nn
-from training import Task
 
 from adadagrad_kernels import layer_statistics
 from adadagrad_kernels.training.data import CLASSES
 from adadagrad_kernels.training.models import MODELS
+from benchmarks.reproduce.harness import training_run
+from benchmarks.reproduce.plan import Plan
+from benchmarks.reproduce.results import Experiment, Options, Run, Stored, groups
+from benchmarks.reproduce.tables import (
+    cell,
+    paragraph,
+    percent,
+    short,
+    table,
+    training_table,
+    whole,
+)
+from benchmarks.reproduce.tasks import Task, classification, load_images
 
 NAME = "generalization"
 #: Samples by whose gradients the noise is measured at every evaluation.
@@ -109,32 +114,32 @@ def _task(size: Size, options: Options) -> Task:
     data = load_images(options)
     data = replace(data, train=data.train.first(size.training_set))
     build = partial(MODELS["cnn"], data.train.inputs.shape[1:], CLASSES)
-    task = classification(data, build)
-    return replace(task, evaluate=_with_noise(task))
+    task = classification("a part of MNIST", data, build)
+    return replace(task, also=_noise(task))
 
 
-def _with_noise(task: Task) -> Callable[[nn.Module], dict[str, float]]:
-    """The evaluation, and the noise scale tr(Sigma) / |G|² on the same samples every time."""
+def _noise(task: Task) -> Callable[[nn.Module], dict[str, float]]:
+    """The noise scale tr(Sigma) / |G|² on the same samples every time."""
+    with torch.random.fork_rng(devices=[]):
+        apart = task.build()
+    data = task.data.train.first(NOISE_SAMPLES)
 
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        metrics = task.evaluate(model)
-        apart = copy.deepcopy(model)
+    def measured(model: nn.Module) -> dict[str, float]:
+        # Not the model itself, whose layers are being measured for the training.
+        apart.load_state_dict(model.state_dict())
         apart.zero_grad()
-        samples = min(NOISE_SAMPLES, len(task.targets))
         with layer_statistics(apart, on_nonfinite="record") as recorder:
-            for start in range(0, samples, 512):
-                part = slice(start, min(start + 512, samples))
-                outputs = apart(task.inputs[part])
-                (task.loss(outputs, task.targets[part]) / samples).backward()
+            for inputs, targets in data.parts(512):
+                loss = task.data.objective.loss(apart(inputs), targets, reduction="sum")
+                (loss / len(data)).backward()
             statistics = recorder.statistics()
         assert statistics is not None
         return {
-            **metrics,
             "noise": statistics.noise_scale,
-            "smallest_eta": (statistics.variance_norm / statistics.mean_sq_norm / samples) ** 0.5,
+            "smallest_eta": (statistics.variance_norm / statistics.mean_sq_norm / len(data)) ** 0.5,
         }
 
-    return evaluate
+    return measured
 
 
 TEXT = """\
@@ -193,6 +198,3 @@ says how far a training has come, more than by which batches.
 EXPERIMENT = Experiment(
     NAME, "Batch schedules and generalization", 7.5, runs, section, {"machine": FINDINGS}
 )
-
-if __name__ == "__main__":
-    sys.exit(commands.main(EXPERIMENT))

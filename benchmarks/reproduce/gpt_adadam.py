@@ -6,16 +6,14 @@ No paper's experiment: the published ones on language models (Lau et al., arXiv 
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-import commands
-from harness import training_run
-from plan import Plan
-from results import Experiment, Options, Run, Stored
-from tables import paragraph, short, training_table
-from tasks import text
+from benchmarks.reproduce.harness import training_run
+from benchmarks.reproduce.plan import Plan
+from benchmarks.reproduce.results import Experiment, Options, Run, Stored
+from benchmarks.reproduce.tables import paragraph, short, training_table
+from benchmarks.reproduce.tasks import text
 
 NAME = "gpt_adadam"
 
@@ -120,6 +118,3 @@ doubling, and behind the fixed batches of 32 and 128.
 """
 
 EXPERIMENT = Experiment(NAME, "A small GPT with AdAdam", 9.5, runs, section, {"machine": FINDINGS})
-
-if __name__ == "__main__":
-    sys.exit(commands.main(EXPERIMENT))

@@ -1,20 +1,40 @@
-"""Runs of a plan on a task, as the experiments list them."""
+"""Runs of a plan on a task, by the package's training core, as the experiments list them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import cache, partial
 from typing import Any
 
 import torch
-from plan import Plan
-from results import Options, Run
 from torch import nn
-from training import Task, Training
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
+from adadagrad_kernels import SamplesLR
 from adadagrad_kernels.cli.progress import Progress
+from adadagrad_kernels.training.data import Data, Samples
+from adadagrad_kernels.training.loop import Trainer
+from adadagrad_kernels.training.objectives import Objective
+from benchmarks.reproduce.plan import Plan
+from benchmarks.reproduce.results import Options, Run
+from benchmarks.reproduce.targets import Targets
+from benchmarks.reproduce.tasks import Task
+
+#: Points of a curve that are kept.
+POINTS = 40
+#: What is kept of a line of the core's metrics, and the names that it has there.
+COUNTS = {
+    "steps": "steps",
+    "samples": "samples_seen",
+    "seconds": "seconds",
+    "statistics_seconds": "statistics_seconds",
+    "batch": "batch/global",
+}
+METRICS = ("train_loss", "test_loss", "test_accuracy")
 
 
 def training_run(
@@ -42,26 +62,68 @@ def training_run(
         progress = Progress(f"{task}, {plan.method}", plan.samples, quiet=options.quiet)
         try:
             with using_threads(threads):
-                return Training(make(), plan, seed, progress).run()
+                return train(make(), plan, seed, progress)[1]
         finally:
             progress.close()
 
     return Run(task, plan.method, seed, settings, measure)
 
 
+def train(task: Task, plan: Plan, seed: int, progress: Progress) -> tuple[Trainer, dict[str, Any]]:
+    """Train to the end of the budget, or until the loss is no number; and what was reached."""
+    trainer = Trainer(plan.config(task.name, seed), task.data, task.build)
+    rate = SamplesLR(LambdaLR(trainer.optimizer, plan.rate), samples_per_step=1)
+    targets, curve = Targets(plan.targets), []
+
+    def record(line: dict[str, Any]) -> None:
+        metrics = {name: line[name] for name in METRICS if name in line}
+        if metrics:
+            metrics |= task.also(trainer.model)
+            counts = _counts(line)
+            targets.see(metrics, counts)
+            curve.append({**counts, **metrics})
+
+    def evaluate() -> None:
+        record({**trainer.counts(), **trainer.evaluate()})
+
+    evaluate()
+    loss = 0.0
+    with closing(trainer.run(record, progress)) as steps:
+        for loss in steps:
+            rate.step(trainer.controller.samples_seen - rate.samples_seen)
+            if not math.isfinite(loss):
+                break
+    if curve[-1]["samples"] < trainer.controller.samples_seen:
+        evaluate()
+    return trainer, {
+        **_counts(trainer.counts()),
+        "diverged": not math.isfinite(loss),
+        "final": curve[-1],
+        "targets": targets.reached,
+        "curve": _thinned(curve),
+    }
+
+
+def _counts(line: dict[str, Any]) -> dict[str, float]:
+    return {name: line[there] for name, there in COUNTS.items()}
+
+
+def _thinned(curve: list[dict[str, float]]) -> list[dict[str, float]]:
+    """At most so many points, the first and the last among them, with five digits."""
+    places = torch.linspace(0, len(curve) - 1, min(POINTS, len(curve))).round().int().tolist()
+    return [
+        {name: float(f"{value:.5g}") for name, value in curve[place].items()} for place in places
+    ]
+
+
 @cache
 def warm_up() -> None:
     """Train a little, or the first run would be timed with what is loaded at a first step."""
-    task = Task(
-        torch.randn(8, 2),
-        torch.randn(8, 1),
-        partial(nn.Linear, 2, 1),
-        lambda outputs, targets: (outputs - targets).square().sum(),
-        lambda model: {},
-    )
-    plan = Plan("", {"kind": "sgd", "lr": 0.0}, 2, 8, 8, growth={"rule": "norm", "eta": 9.0},
+    samples = Samples(torch.randn(8, 2), torch.randn(8, 1))
+    data = Data(samples, samples, checksum=0, objective=Objective(F.mse_loss))
+    plan = Plan("", {"kind": "sgd", "lr": 1e-9}, 2, 8, 8, growth={"rule": "norm", "eta": 9.0},
                 max_batch=4)  # fmt: skip
-    Training(task, plan, 0, Progress("", 8, quiet=True)).run()
+    train(Task("", data, partial(nn.Linear, 2, 1)), plan, 0, Progress("", 8, quiet=True))
 
 
 @contextmanager

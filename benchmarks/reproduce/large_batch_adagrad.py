@@ -6,24 +6,21 @@ Liu, Pan, Zhang, arXiv 2406.15244: AdaGrad's bound has ||sigma||_1 D_inf / sqrt(
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
-import commands
 import torch
-from harness import training_run
-from plan import Plan
-from results import Experiment, Options, Run, Stored
-from sparse_data import data_set, regression, split
-from tables import NONE, cell, final, mean, paragraph, short, table, tasks
-from tasks import fine_tuning
 from torch import nn
-from training import Task, Training
 
 from adadagrad_kernels.cli.progress import Progress
+from benchmarks.reproduce.harness import train, training_run
+from benchmarks.reproduce.plan import Plan
+from benchmarks.reproduce.results import Experiment, Options, Run, Stored
+from benchmarks.reproduce.sparse_data import data_set, regression, split
+from benchmarks.reproduce.tables import NONE, cell, final, mean, paragraph, short, table, tasks
+from benchmarks.reproduce.tasks import Task, fine_tuning
 
 NAME = "large_batch_adagrad"
 OPTIMIZERS = {"AdaGrad": "adagrad", "SGD": "sgd"}
@@ -113,7 +110,7 @@ def _grid(
 
 
 def _task(name: str, options: Options) -> Callable[[], Task]:
-    return cache(lambda: regression(*split(data_set(name, options))))
+    return cache(lambda: regression(name, *split(data_set(name, options))))
 
 
 def _pretrained(size: Size, options: Options) -> Callable[[], Task]:
@@ -124,9 +121,8 @@ def _pretrained(size: Size, options: Options) -> Callable[[], Task]:
         before, after = fine_tuning(options, size.tokens, size.layers, size.width)
         plan = Plan("", {"kind": "adam", "lr": 2e-3}, 32, size.pretraining,
                     evaluate_every=size.pretraining, shape="cosine", warmup=0.05)  # fmt: skip
-        training = Training(before, plan, 0, Progress("Austen", size.pretraining, quiet=True))
-        training.run()
-        return replace(after, build=partial(_copy, after.build, training.model.state_dict()))
+        trainer, _ = train(before, plan, 0, Progress("Austen", size.pretraining, quiet=True))
+        return replace(after, build=partial(_copy, after.build, trainer.model.state_dict()))
 
     return make
 
@@ -208,6 +204,3 @@ so few steps that neither gets far.
 EXPERIMENT = Experiment(
     NAME, "AdaGrad against SGD at large batches", 13, runs, section, {"machine": FINDINGS}
 )
-
-if __name__ == "__main__":
-    sys.exit(commands.main(EXPERIMENT))

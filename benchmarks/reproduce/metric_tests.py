@@ -7,16 +7,14 @@ them, and the question is what is reached with equal samples and steps.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
-import commands
-from harness import training_run
-from plan import Plan
-from results import Experiment, Options, Run, Stored
-from tables import LOSS_AND_ACCURACY, paragraph, tasks, training_table
-from tasks import images
+from benchmarks.reproduce.harness import training_run
+from benchmarks.reproduce.plan import Plan
+from benchmarks.reproduce.results import Experiment, Options, Run, Stored
+from benchmarks.reproduce.tables import LOSS_AND_ACCURACY, paragraph, tasks, training_table
+from benchmarks.reproduce.tasks import images
 
 NAME = "metric_tests"
 
@@ -125,6 +123,3 @@ higher than the Euclidean test does with as many. In other words, another metric
 EXPERIMENT = Experiment(
     NAME, "The norm test in the optimizer's metric", 10.5, runs, section, {"machine": FINDINGS}
 )
-
-if __name__ == "__main__":
-    sys.exit(commands.main(EXPERIMENT))

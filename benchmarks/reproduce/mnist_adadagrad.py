@@ -5,17 +5,23 @@ Lau, Liu, Kolar, arXiv 2402.11215: logistic regression and the "3-layer CNN", 6,
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
-import commands
-from harness import training_run
-from plan import Plan
-from results import Experiment, Options, Run, Stored, groups
-from tables import LOSS_AND_ACCURACY, cell, paragraph, table, tasks, training_table, whole
-from targets import at
-from tasks import images
+from benchmarks.reproduce.harness import training_run
+from benchmarks.reproduce.plan import Plan
+from benchmarks.reproduce.results import Experiment, Options, Run, Stored, groups
+from benchmarks.reproduce.tables import (
+    LOSS_AND_ACCURACY,
+    cell,
+    paragraph,
+    table,
+    tasks,
+    training_table,
+    whole,
+)
+from benchmarks.reproduce.targets import at
+from benchmarks.reproduce.tasks import images
 
 NAME = "mnist_adadagrad"
 BUDGET = 6_000_000
@@ -198,6 +204,3 @@ about what timings can tell.
 """
 
 EXPERIMENT = Experiment(NAME, "AdAdaGrad on MNIST", 49, runs, section, {"machine": FINDINGS})
-
-if __name__ == "__main__":
-    sys.exit(commands.main(EXPERIMENT))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from results import FOLDER, SIZES, Experiment, Stored, stored
-from tables import paragraph
+from benchmarks.reproduce.results import FOLDER, SIZES, Experiment, Stored, stored
+from benchmarks.reproduce.tables import paragraph
 
 DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs" / "reference" / "reproduction.md"
 
@@ -75,6 +75,6 @@ def _made(experiment: Experiment, figures: Stored) -> str:
     )
     threads = sorted({run["settings"]["threads"] for run in figures.runs})
     return (
-        f"Size: {figures.size}. Script: `benchmarks/reproduce/{experiment.name}.py`. "
+        f"Size: {figures.size}. Source: `benchmarks/reproduce/{experiment.name}.py`. "
         f"Threads: {' and '.join(map(str, threads))}. Machine: {machines}."
     )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
-import commands
-import page
-from results import Experiment
+from benchmarks.reproduce import commands, page
+from benchmarks.reproduce.results import Experiment
 
-#: The scripts, in the order of the page.
+#: Their files, in the order of the page.
 NAMES = (
     "mnist_adadagrad",
     "cifar_adadagrad",
@@ -18,14 +17,15 @@ NAMES = (
     "large_batch_adagrad",
     "gpt_adadam",
     "generalization",
+    "adabatchgrad",
     "sparse_adabatch",
     "metric_tests",
 )
 
 
 def experiments() -> list[Experiment]:
-    """The experiments of all scripts."""
-    return [importlib.import_module(name).EXPERIMENT for name in NAMES]
+    """All of them."""
+    return [importlib.import_module(f"benchmarks.reproduce.{name}").EXPERIMENT for name in NAMES]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,23 +1,12 @@
-"""How a model is trained: a plan, and the objects that it names."""
+"""How a model is trained: a plan, and the run of the training core that it stands for."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import nn
-
-from adadagrad_kernels import batching, criteria, optim
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adagrad": optim.Adagrad,
-    "adagrad-norm": optim.AdagradNorm,
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-}
+from adadagrad_kernels.training.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -26,11 +15,12 @@ class Plan:
 
     Attributes:
         method: as the tables name it.
-        optimizer: ``kind``, one of ``OPTIMIZERS``, and its arguments.
+        optimizer: ``kind``, one of the core's optimizers, its ``lr`` and settings.
         batch_size: of the first step.
         samples: the budget.
         evaluate_every: samples between two evaluations.
-        growth: ``rule`` and its constants, see ``growth_of``; empty for a fixed size.
+        growth: empty for a fixed size; else ``rule``, one of the core's tests with its constants,
+            or ``doubling`` with the samples in ``every``.
         max_batch: the cap of a size that grows.
         shape: of the learning rate over the budget, ``constant`` or ``cosine``.
         warmup: share of the budget in which the rate rises from zero.
@@ -67,43 +57,37 @@ class Plan:
         share = (progress - self.warmup) / (1.0 - self.warmup)
         return self.floor + (1.0 - self.floor) * (1.0 + math.cos(math.pi * share)) / 2.0
 
+    def config(self, task: str, seed: int) -> RunConfig:
+        """The run, but for the learning rate's shape."""
+        return RunConfig(
+            data=task,
+            model=task,
+            batch_size=self.batch_size,
+            max_batch=self.max_batch or self.batch_size,
+            samples=self.samples,
+            evaluate_every=self.evaluate_every,
+            log_every=self.samples,
+            test_interval=self.test_interval,
+            lr_rule=2.0**self.on_growth,
+            micro_batch=self.micro_batch,
+            seed=seed,
+            **_optimizer(**self.optimizer),
+            **_growth(**self.growth),
+        )
 
-def optimizer_of(plan: Plan, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The plan's optimizer."""
-    arguments = dict(plan.optimizer)
-    return OPTIMIZERS[arguments.pop("kind")](parameters, **arguments)
+
+def _optimizer(
+    kind: str, betas: tuple[float, float] | None = None, **settings: float
+) -> dict[str, Any]:
+    if betas is not None:
+        first, settings["beta2"] = betas
+        assert first == 0.9, "the core's Adam has no other"
+    return {"optimizer": kind, **settings}
 
 
-def controller_of(
-    plan: Plan, size: int, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> batching.BatchController:
-    """The plan's controller, for a training set of a size."""
-    arguments = dict(plan.growth)
-    rule = arguments.pop("rule", "fixed")
+def _growth(rule: str = "none", **constants: Any) -> dict[str, Any]:
     if rule == "doubling":
-        schedule = batching.StepSchedule(plan.batch_size, step_size=plan.growth["every"])
-        return batching.BatchController(schedule, max_batch_size=plan.max_batch or plan.batch_size)
-    rules: dict[str, Callable[[], Any]] = {
-        "fixed": lambda: None,
-        "norm": lambda: criteria.NormTest(**arguments),
-        "diversity": lambda: criteria.GradientDiversity(dataset_size=size, **arguments),
-        "metric": lambda: criteria.MetricNormTest(
-            optimizer=optimizer, parameters=dict(model.named_parameters()), **arguments
-        ),
-    }
-    return batching.BatchController(
-        rules[rule](),
-        batch_size=plan.batch_size,
-        max_batch_size=plan.max_batch or plan.batch_size,
-        test_interval=plan.test_interval,
-    )
-
-
-def next_batch(plan: Plan, controller: batching.BatchController) -> int:
-    """The size of the next batch.
-
-    The last two batches share what is left of the budget: a last step of a few samples would
-    undo what was reached.
-    """
-    size, left = controller.batch_size, plan.samples - controller.samples_seen
-    return (left + 1) // 2 if size < left < 2 * size else size
+        return {"test": "none", "schedule": f"step:{constants['every']}"}
+    if rule == "metric" and constants.pop("metric") == "sign":
+        rule = "sign"
+    return {"test": rule, **constants}

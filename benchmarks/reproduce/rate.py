@@ -3,60 +3,34 @@
 Lau, Liu, Kolar, arXiv 2402.11215, theorems 5.1 (smooth) and 5.3 ((L0, L1)-smooth). A fixed batch
 has O(1/sqrt(K)).
 
-The gradient of a sample is that of F and Gaussian noise, independent in every coordinate. So the
-mean gradient and the sample variance of a batch are independent too, a Gaussian and a chi-squared
-variable in each coordinate: they are drawn from these laws, exactly and at a cost that does not
-depend on the batch, which grows without bound here.
+Not on the training core: there are neither data nor a model, and batches are drawn from their laws
+(``closed_form``), for they grow far beyond any data set. Here the noise is independent in every
+coordinate, and its variance differs from one to the next.
 """
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import commands
 import numpy as np
-import torch
-from harness import using_threads
-from results import Experiment, Options, Run, Stored, groups
-from tables import cell, paragraph, short, table, whole
-from targets import Targets, at
 
 from adadagrad_kernels import AdagradNorm, BatchController, GradientStatistics, NormTest
+from benchmarks.reproduce import closed_form
+from benchmarks.reproduce.closed_form import FUNCTIONS, LARGEST_BATCH, last_batch
+from benchmarks.reproduce.harness import using_threads
+from benchmarks.reproduce.results import Experiment, Options, Run, Stored, groups
+from benchmarks.reproduce.tables import cell, paragraph, short, slope, table, whole
+from benchmarks.reproduce.targets import at
 
 NAME = "rate"
-#: No size is above this, at which the chi-squared variables are still exact to the last digit.
-LARGEST_BATCH = 2**50
-#: Steps at which the smallest and the mean squared norm are kept: the places of a line.
-PLACES = 41
 TARGETS = {"smallest": [1e-3]}
-
-
-def bounded(x: np.ndarray) -> np.ndarray:
-    """Derivative of x² / (1 + x²): concave away from zero, curvature at most 2."""
-    return 2 * x / np.square(1 + np.square(x))
-
-
-def double_well(x: np.ndarray) -> np.ndarray:
-    """Derivative of (x² - 1)² / 4: its curvature, 3 x² - 1, grows with the gradient."""
-    return x * (np.square(x) - 1)
-
-
-FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "smooth, Σ w x² / (1 + x²)": bounded,
-    "(L0, L1)-smooth, Σ w (x² − 1)² / 4": double_well,
-}
 
 
 @dataclass(frozen=True)
 class Descent:
-    """AdaGrad-Norm on F(x) = sum_j w_j f(x_j), w_j = j^-power.
-
-    The weights make decay a power of the steps, not exponential: it is F's flat directions that
-    the rate is about. The noise of coordinate j has variance proportional to w_j, ``noise`` in all.
+    """AdaGrad-Norm on F; the noise of coordinate j has variance ~ w_j, ``noise`` in all.
 
     Attributes:
         eta: of the norm test, or None for a fixed batch.
@@ -71,59 +45,44 @@ class Descent:
     lr: float = 1.0
 
     def run(self, derivative: Callable[[np.ndarray], np.ndarray], seed: int) -> dict[str, Any]:
-        """Squared norms of F's gradient at places evenly spaced in the logarithm of the steps."""
+        """What ``closed_form.descend`` gives."""
         generator = np.random.default_rng(seed)
-        weights = np.arange(1.0, self.dimension + 1) ** -self.power
-        deviations = np.sqrt(self.noise * weights / weights.sum())
-        start = generator.choice([-1.0, 1.0], self.dimension) * generator.uniform(
-            1.2, 1.8, self.dimension
-        )
-        point = torch.nn.Parameter(torch.from_numpy(start))
-        optimizer = AdagradNorm([point], lr=self.lr)
+        weights = closed_form.weights(self.dimension, self.power)
+        point = closed_form.start(self.dimension, generator)
         controller = BatchController(
             None if self.eta is None else NormTest(self.eta),
             batch_size=self.batch_size,
             max_batch_size=LARGEST_BATCH,
         )
-        places = set(np.geomspace(self.steps / 10, self.steps, PLACES).astype(int).tolist())
-        smallest, total, line = np.inf, 0.0, []
-        targets = Targets(TARGETS)
-        seconds = 0.0
-        for step in range(1, self.steps + 1):
-            started = time.perf_counter()
-            batch = controller.batch_size
-            exact = weights * derivative(point.detach().numpy())
-            noise = deviations / np.sqrt(batch) * generator.standard_normal(self.dimension)
-            point.grad = torch.from_numpy(exact + noise)
-            squared = float(np.dot(exact, exact))
-            if self.eta is None:
-                controller.step(batch)
-            else:
-                spread = generator.chisquare(batch - 1, self.dimension)
-                mean = float(torch.dot(point.grad, point.grad))
-                deviation = float(np.dot(np.square(deviations), spread))
-                controller.update(GradientStatistics(batch, mean, deviation + batch * mean))
-            optimizer.step()
-            seconds += time.perf_counter() - started
-            smallest, total = min(smallest, squared), total + squared
-            counts = {"steps": step, "samples": controller.samples_seen, "seconds": seconds}
-            targets.see({"smallest": smallest}, counts)
-            if step in places:
-                line.append([step, smallest, total / step, controller.samples_seen])
-        return {
-            "line": line,
-            "slope": slope(line, 1),
-            "slope_of_mean": slope(line, 2),
-            "samples": controller.samples_seen,
-            "seconds": seconds,
-            "targets": targets.reached,
-        }
+        return closed_form.descend(
+            point,
+            lambda x: weights * derivative(x),
+            IndependentNoise(np.sqrt(self.noise * weights / weights.sum()), generator),
+            AdagradNorm([point], lr=self.lr),
+            controller,
+            steps=self.steps,
+            targets=TARGETS,
+        )
 
 
-def slope(line: list[list[float]], column: int) -> float:
-    """Of the logarithm of a column against that of the first, by least squares."""
-    found = np.log(np.array(line, dtype=float))
-    return float(np.polyfit(found[:, 0], found[:, column], 1)[0])
+@dataclass(frozen=True)
+class IndependentNoise:
+    """Noise with a standard deviation for every coordinate."""
+
+    deviations: np.ndarray
+    generator: np.random.Generator
+
+    def mean(self, exact: np.ndarray, batch: int) -> np.ndarray:
+        """F's gradient and a Gaussian."""
+        normal = self.generator.standard_normal(len(exact))
+        return exact + self.deviations / np.sqrt(batch) * normal
+
+    def statistics(self, exact: np.ndarray, mean: np.ndarray, batch: int) -> GradientStatistics:
+        """The variance of every coordinate is a chi-squared variable."""
+        chi_squared = self.generator.chisquare(batch - 1, len(mean))
+        squared = float(np.dot(mean, mean))
+        deviation = float(np.dot(np.square(self.deviations), chi_squared))
+        return GradientStatistics(batch, squared, deviation + batch * squared)
 
 
 SIZES = {
@@ -183,14 +142,14 @@ def section(figures: Stored) -> list[str]:
         fixed = members[0]["settings"]["descent"]["eta"] is None
         reached = [at(result, "smallest", value) for result in results]
         spent = [[r and r[name] for r in reached] for name in ("steps", "samples", "seconds")]
-        sizes = [_last_batch(result["line"]) for result in results]
+        sizes = [last_batch(result["line"]) for result in results]
         rows.append(
             [
                 f"{task}; {method}",
                 str(len(members)),
                 "-1/2" if fixed else "≤ -1",
-                cell([result["slope"] for result in results], _slope),
-                cell([result["slope_of_mean"] for result in results], _slope),
+                cell([result["slope"] for result in results], slope),
+                cell([result["slope_of_mean"] for result in results], slope),
                 f"{np.median(sizes):,.0f}",
                 cell(spent[0], whole),
                 cell(spent[1], whole),
@@ -198,15 +157,6 @@ def section(figures: Stored) -> list[str]:
             ]
         )
     return lines + table(header, rows)
-
-
-def _last_batch(line: list[list[float]]) -> float:
-    (before, *_, drawn), (step, *_, samples) = line[-2:]
-    return (samples - drawn) / (step - before)
-
-
-def _slope(value: float, like: float) -> str:
-    return f"{value:.3f}"
 
 
 FINDINGS = """\
@@ -217,6 +167,3 @@ times those of the fixed batch of 4, in a tenth to a quarter of its steps.
 """
 
 EXPERIMENT = Experiment(NAME, "The rate of AdAdaGrad-Norm", 3, runs, section, {"machine": FINDINGS})
-
-if __name__ == "__main__":
-    sys.exit(commands.main(EXPERIMENT))

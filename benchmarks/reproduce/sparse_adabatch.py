@@ -3,20 +3,22 @@
 Defossez and Bach, arXiv 1711.01761: each coordinate of the batch's gradient is divided by the
 number of samples that touch it, so that a batch keeps the sample efficiency of single samples on
 rare features. Logistic regression without intercept.
+
+Not on the training core: the method is the inner loop (``sparse_descent``). Its op takes the
+samples' own sparse gradients and makes the step, so there is neither a backward pass nor an
+optimizer, and Hogwild's threads have no batches at all.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import commands
-from harness import using_threads
-from results import Experiment, Options, Run, Stored
-from sparse_data import data_set, split
-from sparse_descent import EVALUATIONS, Descent
-from tables import NONE, cell, mean, paragraph, short, spent_to, table, tasks
+from benchmarks.reproduce.harness import using_threads
+from benchmarks.reproduce.results import Experiment, Options, Run, Stored
+from benchmarks.reproduce.sparse_data import data_set, split
+from benchmarks.reproduce.sparse_descent import EVALUATIONS, Descent
+from benchmarks.reproduce.tables import NONE, cell, mean, paragraph, short, spent_to, table, tasks
 
 NAME = "sparse_adabatch"
 
@@ -168,6 +170,3 @@ are close up to 128; at 1,024 AdaBatch's rule is the best on all three sets.
 EXPERIMENT = Experiment(
     NAME, "AdaBatch's aggregation of sparse gradients", 4, runs, section, {"machine": FINDINGS}
 )
-
-if __name__ == "__main__":
-    sys.exit(commands.main(EXPERIMENT))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
 import torch
-from libsvm import read_libsvm
-from results import Options
-from tasks import linear, required
 from torch import Tensor, nn
-from training import Task
+
+from adadagrad_kernels.training.data import Samples
+from benchmarks.reproduce.libsvm import read_libsvm
+from benchmarks.reproduce.results import Options
+from benchmarks.reproduce.tasks import Task, linear, required
 
 #: Features of each data set; rows of more than ``DENSE_FEATURES`` stay sparse.
 FEATURES = {"a4a": 123, "a9a": 123, "w8a": 300, "mushrooms": 112, "news20": 62_061}
@@ -67,13 +68,24 @@ def split(data: DataSet) -> tuple[DataSet, DataSet]:
 
 
 class Rows:
-    """Sparse rows that are picked like those of a tensor, as sparse tensors."""
+    """Sparse rows that are picked and cut like those of a tensor."""
 
     def __init__(self, rows: scipy.sparse.csr_matrix) -> None:
         self._rows = rows
 
-    def __getitem__(self, picked: Any) -> Tensor:
-        rows = self._rows[np.asarray(picked)].tocoo()
+    def index_select(self, dim: int, indices: Tensor) -> Rows:
+        """The rows with these indices."""
+        return Rows(self._rows[indices.numpy()])
+
+    def __getitem__(self, part: slice) -> Rows:
+        return Rows(self._rows[part])
+
+    def __len__(self) -> int:
+        return int(self._rows.shape[0])
+
+    def tensor(self) -> Tensor:
+        """All of them as a sparse tensor."""
+        rows = self._rows.tocoo()
         places = torch.from_numpy(np.stack([rows.row, rows.col]).astype(np.int64))
         return torch.sparse_coo_tensor(
             places,
@@ -83,28 +95,26 @@ class Rows:
             check_invariants=False,
         )
 
-    def all(self) -> Tensor:
-        """Every row."""
-        return self[np.arange(self._rows.shape[0])]
-
 
 class SparseLinear(nn.Linear):
     """A linear layer on sparse rows."""
 
-    def forward(self, rows: Tensor) -> Tensor:
-        return torch.sparse.mm(rows, self.weight.t()) + self.bias
+    def forward(self, rows: Rows) -> Tensor:
+        return torch.sparse.mm(rows.tensor(), self.weight.t()) + self.bias
 
 
-def regression(train: DataSet, held_out: DataSet) -> Task:
+def regression(name: str, train: DataSet, held_out: DataSet) -> Task:
     """Logistic regression from zero; many features stay sparse."""
     features = train.rows.shape[1]
-    targets, held_targets = (torch.from_numpy(part.labels) for part in (train, held_out))
-    if features > DENSE_FEATURES:
-        inputs, held = Rows(train.rows), Rows(held_out.rows).all()
-        build = partial(_zero, SparseLinear, features)
-        return linear(inputs, targets, (held, held_targets), build, whole=inputs.all())
-    dense, held = (torch.from_numpy(part.rows.toarray()) for part in (train, held_out))
-    return linear(dense, targets, (held, held_targets), partial(_zero, nn.Linear, features))
+    sparse = features > DENSE_FEATURES
+    samples = (
+        Samples(
+            Rows(part.rows) if sparse else torch.from_numpy(part.rows.toarray()),
+            torch.from_numpy(part.labels),
+        )
+        for part in (train, held_out)
+    )
+    return linear(name, *samples, partial(_zero, SparseLinear if sparse else nn.Linear, features))
 
 
 def _zero(kind: type[nn.Linear], features: int) -> nn.Linear:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import torch
-from sparse_data import DataSet
-from targets import Targets
 
 from adadagrad_kernels import AdaptiveBatchSampler, ops
+from benchmarks.reproduce.sparse_data import DataSet
+from benchmarks.reproduce.targets import Targets
 
 EVALUATIONS = 20
 HOGWILD_THREADS = 2

@@ -8,8 +8,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import targets
-from results import groups
+from benchmarks.reproduce import targets
+from benchmarks.reproduce.results import groups
 
 NONE = "–"
 
@@ -63,6 +63,11 @@ def short(value: float, like: float) -> str:
     return f"{value:,.{digits}f}" if digits <= 6 else f"{value:.2e}"
 
 
+def slope(value: float, like: float) -> str:
+    """Exponents."""
+    return f"{value:.3f}"
+
+
 #: What is shown of the end of a training: head, metric, style.
 LOSS_AND_ACCURACY = (
     ("training loss", "train_loss", short),
@@ -81,7 +86,7 @@ def share(runs: Sequence[dict[str, Any]]) -> str:
 
 
 #: The rules of growth that need statistics.
-TESTED = ("norm", "diversity", "metric")
+TESTED = ("norm", "diversity", "metric", "adabatchgrad")
 
 
 def spent_to(
@@ -115,6 +120,7 @@ def training_table(
     finals: Sequence[tuple[str, str, Style]],
     *,
     tokens: int | None = None,
+    timed: bool = True,
 ) -> list[str]:
     """A row for each method: what the budget and what a target took, and where it ended.
 
@@ -124,26 +130,24 @@ def training_table(
         value: the target.
         finals: head of the column, metric and style of what is shown of the end.
         tokens: of a sample, to count them in place of samples.
+        timed: whether seconds, and the share of the statistics in them, are shown.
     """
     text = f"{100 * value:g} %" if metric.endswith("accuracy") else f"{value:g}"
-    header = ["", "seeds", "steps", "average batch", "seconds", "of it statistics"]
-    header += [f"steps to {text}", f"{'tokens' if tokens else 'samples'} to it", "seconds to it"]
+    header = ["", "seeds", "steps", "average batch"]
+    header += ["seconds", "of it statistics"] if timed else []
+    header += [f"steps to {text}", f"{'tokens' if tokens else 'samples'} to it"]
+    header += ["seconds to it"] if timed else []
     header += [head for head, _, _ in finals]
     rows = []
     for _, method, members in groups(runs):
         results = [run["result"] for run in members]
-        rows.append(
-            [
-                method,
-                str(len(members)),
-                cell([r["steps"] for r in results], whole),
-                cell([r["samples"] / r["steps"] for r in results], whole),
-                cell([r["seconds"] for r in results], short),
-                share(members),
-                *spent_to(members, metric, value, tokens or 1),
-                *(cell(final(members, name), style) for _, name, style in finals),
-            ]
-        )
+        steps = cell([r["steps"] for r in results], whole)
+        average = cell([r["samples"] / r["steps"] for r in results], whole)
+        seconds = [cell([r["seconds"] for r in results], short), share(members)] if timed else []
+        spent = spent_to(members, metric, value, tokens or 1)
+        ends = [cell(final(members, name), style) for _, name, style in finals]
+        spent = spent if timed else spent[:2]
+        rows.append([method, str(len(members)), steps, average, *seconds, *spent, *ends])
     return table(header, rows)
 
 

@@ -1,36 +1,53 @@
-"""The tasks that several experiments share: data, models, evaluations."""
+"""The tasks that several experiments share: data, models, what is minimized."""
 
 from __future__ import annotations
 
 import bz2
-import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from results import Options
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training import Task
 
 from adadagrad_kernels.errors import DataFormatError
 from adadagrad_kernels.training.data import CLASSES, Data, Samples
 from adadagrad_kernels.training.data_sets import load_data
-from adadagrad_kernels.training.evaluation import evaluate
 from adadagrad_kernels.training.models import MODELS
-
-# The decoder that training steps are timed on. Its folder is first while `benchmarks` is found:
-# Opacus installs another one.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from adadagrad_kernels.training.objectives import Objective
+from benchmarks.reproduce.results import Options
 from benchmarks.train_steps.models import Decoder
 
-sys.path.remove(str(Path(__file__).resolve().parents[2]))
+
+def nothing(model: nn.Module) -> dict[str, float]:
+    """No metrics beside losses and accuracy."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model and what it is trained on.
+
+    Attributes:
+        name: what it is.
+        data: training and test set, and what is minimized.
+        build: makes the model, from torch's random state.
+        also: from a model to metrics beside losses and accuracy.
+    """
+
+    name: str
+    data: Data
+    build: Callable[[], nn.Module]
+    also: Callable[[nn.Module], dict[str, float]] = nothing
+
 
 #: Samples on which the training loss is evaluated along the way.
 TRAIN_SAMPLES = 2000
+#: Of a text, sequences that are evaluated, of either set.
+SEQUENCES = 256
 
 
 def images(model: str, options: Options) -> Callable[[], Task]:
@@ -38,7 +55,8 @@ def images(model: str, options: Options) -> Callable[[], Task]:
 
     def make() -> Task:
         data = load_images(options)
-        return classification(data, partial(MODELS[model], data.train.inputs.shape[1:], CLASSES))
+        build = partial(MODELS[model], data.train.inputs.shape[1:], CLASSES)
+        return classification(model, data, build)
 
     return make
 
@@ -53,21 +71,9 @@ def _loaded(name: str, folder: Path | None) -> Data:
     return load_data(name, folder)
 
 
-def classification(data: Data, build: Callable[[], nn.Module]) -> Task:
+def classification(name: str, data: Data, build: Callable[[], nn.Module]) -> Task:
     """Images with labels, cross-entropy, accuracy on the test set."""
-
-    def metrics(model: nn.Module) -> dict[str, float]:
-        train_loss, _ = evaluate(model, data.train.first(TRAIN_SAMPLES))
-        test_loss, test_accuracy = evaluate(model, data.test)
-        return {"train_loss": train_loss, "test_loss": test_loss, "test_accuracy": test_accuracy}
-
-    return Task(
-        data.train.inputs,
-        data.train.targets,
-        build,
-        partial(F.cross_entropy, reduction="sum"),
-        metrics,
-    )
+    return Task(name, replace(data, train_samples=TRAIN_SAMPLES), build)
 
 
 def cifar(options: Options, build: Callable[[], nn.Module]) -> Callable[[], Task]:
@@ -75,8 +81,8 @@ def cifar(options: Options, build: Callable[[], nn.Module]) -> Callable[[], Task
 
     def make() -> Task:
         if options.size == "smoke":
-            return classification(made_up_images(), build)
-        return classification(_cifar(options.data_dir), build)
+            return classification("CIFAR-10", made_up_images(), build)
+        return classification("CIFAR-10", _cifar(options.data_dir), build)
 
     return make
 
@@ -134,23 +140,24 @@ def _text(content: str, tokens: int, layers: int, width: int, letters: str = "")
     targets = codes[1 : inputs.numel() + 1].view(-1, tokens)
     border = len(inputs) * 9 // 10
 
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        # A sample is a sequence, and its loss the mean over its characters.
-        return F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="sum") / tokens
+    train, test = (
+        Samples(inputs[part], targets[part])
+        for part in (slice(border), slice(border, border + SEQUENCES))
+    )
+    data = Data(
+        train, test, checksum=0, objective=Objective(sequence_loss), train_samples=SEQUENCES
+    )
+    return Task("text", data, partial(Decoder, len(letters), tokens, layers, width))
 
-    def mean_loss(model: nn.Module, rows: slice) -> float:
-        with torch.no_grad():
-            parts = zip(inputs[rows].split(64), targets[rows].split(64), strict=True)
-            return sum(loss(model(x), y).item() for x, y in parts) / len(targets[rows])
 
-    def metrics(model: nn.Module) -> dict[str, float]:
-        return {
-            "train_loss": mean_loss(model, slice(256)),
-            "test_loss": mean_loss(model, slice(border, border + 256)),
-        }
-
-    build = partial(Decoder, len(letters), tokens, layers, width)
-    return Task(inputs[:border], targets[:border], build, loss, metrics)
+def sequence_loss(outputs: Tensor, targets: Tensor, /, *, reduction: str = "mean") -> Tensor:
+    """A sample is a sequence, and its loss the mean cross-entropy of its characters."""
+    each = "none" if reduction == "none" else "sum"
+    losses = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction=each)
+    if reduction == "none":
+        return losses.view(targets.shape).mean(1)
+    total = losses / targets.shape[1]
+    return total if reduction == "sum" else total / len(targets)
 
 
 def _read_text(options: Options) -> str:
@@ -179,30 +186,15 @@ def required(folder: Path | None, name: str) -> Path:
     return folder / name
 
 
-def linear(
-    inputs: Any,
-    targets: Tensor,
-    held_out: tuple[Any, Tensor],
-    build: Callable[[], nn.Module],
-    whole: Any = None,
-) -> Task:
-    """Logistic regression, or any model with one output, and labels 0 and 1.
+def _side_loss(outputs: Tensor, targets: Tensor, /, *, reduction: str = "mean") -> Tensor:
+    return F.binary_cross_entropy_with_logits(outputs.squeeze(1), targets, reduction=reduction)
 
-    Args:
-        whole: all inputs at once, where ``inputs`` can only be picked from.
-    """
-    everything = inputs if whole is None else whole
 
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(outputs.squeeze(1), targets, reduction="sum")
+#: Labels are 0 and 1, and the one output is the score of the second.
+SIDES = Objective(_side_loss, lambda scores, labels: (scores.squeeze(1) > 0) == (labels > 0))
 
-    def metrics(model: nn.Module) -> dict[str, float]:
-        with torch.no_grad():
-            found, held = model(everything).squeeze(1), model(held_out[0]).squeeze(1)
-        return {
-            "train_loss": F.binary_cross_entropy_with_logits(found, targets).item(),
-            "test_loss": F.binary_cross_entropy_with_logits(held, held_out[1]).item(),
-            "test_accuracy": ((held > 0) == (held_out[1] > 0)).float().mean().item(),
-        }
 
-    return Task(inputs, targets, build, loss, metrics)
+def linear(name: str, train: Samples, test: Samples, build: Callable[[], nn.Module]) -> Task:
+    """Logistic regression, or any model with one output, and labels 0 and 1."""
+    data = Data(train, test, checksum=0, classes=2, objective=SIDES, train_samples=len(train))
+    return Task(name, data, build)

@@ -12,9 +12,8 @@ import torch
 
 sklearn_datasets = pytest.importorskip("sklearn.datasets", reason="the reader builds on it")
 
-from libsvm import csr_rows, read_libsvm  # noqa: E402
-
 from adadagrad_kernels.errors import DataFormatError  # noqa: E402
+from benchmarks.reproduce.libsvm import csr_rows, read_libsvm  # noqa: E402
 
 TEXT = b"""# three samples
 +1 1:0.5 3:-2e1   # a comment

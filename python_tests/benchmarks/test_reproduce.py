@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import re
@@ -10,20 +9,23 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import cifar_adadagrad
-import commands
-import mnist_adadagrad
 import numpy as np
-import page
-import papers
 import pytest
-import rate
-import results
-import tables
 from torch import nn
 
 from adadagrad_kernels import BatchController
 from adadagrad_kernels.errors import DataFormatError
+from benchmarks.reproduce import (
+    cifar_adadagrad,
+    closed_form,
+    commands,
+    mnist_adadagrad,
+    page,
+    papers,
+    rate,
+    results,
+    tables,
+)
 
 
 def options(folder: Path, **changes) -> results.Options:
@@ -108,7 +110,7 @@ def test_the_page_is_written_from_the_files_alone(
     text = page.write([experiment], tmp_path).read_text()
     assert not calls
     assert "## Counting" in text
-    assert "Size: smoke. Script: `benchmarks/reproduce/counting.py`. Threads: 1." in text
+    assert "Size: smoke. Source: `benchmarks/reproduce/counting.py`. Threads: 1." in text
     assert "first: None\nsecond: 2.0" in text
     stored = tmp_path / "counting_machine.json"
     stored.write_text((tmp_path / "counting_smoke.json").read_text().replace("2.0", "3.0"))
@@ -155,26 +157,24 @@ def test_a_table_of_two_seeds() -> None:
     assert "| 20 (1 of 2) | 200 | 1.00 | – |" in row
 
 
-@pytest.mark.parametrize("name", papers.NAMES)
-def test_every_script_at_smoke_size(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("experiment", papers.experiments(), ids=papers.NAMES)
+def test_every_experiment_at_smoke_size(experiment: results.Experiment, tmp_path: Path) -> None:
     """It runs, is finished the second time, and its section says nothing of missing figures."""
-    experiment = importlib.import_module(name).EXPERIMENT
-    assert experiment.name == name
-    given = ["--size", "smoke", "--out", str(tmp_path), "--seeds", "1"]
-    assert commands.main(experiment, given) == 0
-    told = capsys.readouterr().out
-    figures = results.stored(name, "smoke", tmp_path)
+    given = ["--size", "smoke", "--out", str(tmp_path), "--seeds", "1", "--quiet"]
+    given += ["--only", f"{experiment.name}/"]
+    assert papers.main(given) == 0
+    told = (tmp_path / "reproduction.md").read_text().partition(f"## {experiment.title}\n")[2]
+    told = told.partition("\n## ")[0]
+    kept = (tmp_path / f"{experiment.name}_smoke.json").read_bytes()
+    figures = results.stored(experiment.name, "smoke", tmp_path)
     assert len(figures.runs) == len(experiment.runs(options(tmp_path, seeds=1)))
-    assert commands.main(experiment, given) == 0
-    again = capsys.readouterr().out
-    assert again
-    assert told.endswith(again)
-    assert "nan" not in again
+    assert papers.main(given) == 0
+    assert (tmp_path / f"{experiment.name}_smoke.json").read_bytes() == kept
+    assert f"Source: `benchmarks/reproduce/{experiment.name}.py`" in told
+    assert "nan" not in told
     for task, method, _ in results.groups(figures.runs):
         # Of a grid of learning rates only the best is shown.
-        assert task in again if re.search(r", lr [\d.]+$", method) else method in again
+        assert task in told if re.search(r", lr [\d.]+$", method) else method in told
 
 
 def test_data_that_are_missing_are_named(
@@ -187,7 +187,7 @@ def test_data_that_are_missing_are_named(
 def test_the_exact_laws_of_a_batch() -> None:
     """The descent with a fixed batch of noise-free samples is AdaGrad-Norm on F."""
 
-    found = rate.Descent(3, 40, 2, None, noise=0.0).run(rate.double_well, 0)
+    found = rate.Descent(3, 40, 2, None, noise=0.0).run(closed_form.double_well, 0)
     generator = np.random.default_rng(0)
     x = generator.choice([-1.0, 1.0], 3) * generator.uniform(1.2, 1.8, 3)
     total, smallest = 1e-2, math.inf
@@ -198,7 +198,7 @@ def test_the_exact_laws_of_a_batch() -> None:
         x = x - gradient / np.sqrt(total)
     assert found["line"][-1][1] == pytest.approx(smallest, rel=1e-9)
     line = [[k, 7 * k**-1.5] for k in (10, 20, 40, 80)]
-    assert rate.slope(line, 1) == pytest.approx(-1.5)
+    assert closed_form.slope(line, 1) == pytest.approx(-1.5)
 
 
 def test_the_noise_of_a_drawn_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_the_noise_of_a_drawn_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(rate, "BatchController", Keeping)
     descent = rate.Descent(50, 2000, 4, eta=99.0, noise=3.0, lr=0.0)
-    exact = descent.run(rate.bounded, 0)["line"][-1][1]
+    exact = descent.run(closed_form.bounded, 0)["line"][-1][1]
     assert len(records) == 2000
     means = [sum(r.mean_sq_norm for r in records), sum(r.variance_norm for r in records)]
     assert means[0] / 2000 == pytest.approx(exact + 3.0 / 4, rel=0.05)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-import sparse_data
 import torch
-from plan import Plan, controller_of, next_batch
 from scipy.sparse import csr_matrix
-from targets import Targets, at
 from torch import nn
 from torch.nn import functional as F
-from training import Task, Training
 
 from adadagrad_kernels import (
     AdaptiveBatchSampler,
@@ -24,6 +21,15 @@ from adadagrad_kernels import (
     PerSampleGradients,
 )
 from adadagrad_kernels.cli.progress import Progress
+from adadagrad_kernels.training.catalogue import OPTIMIZERS
+from adadagrad_kernels.training.data import Data, Samples
+from adadagrad_kernels.training.loop import Trainer
+from adadagrad_kernels.training.objectives import Objective
+from benchmarks.reproduce import generalization, harness, sparse_data
+from benchmarks.reproduce.plan import Plan
+from benchmarks.reproduce.results import Options
+from benchmarks.reproduce.targets import Targets, at
+from benchmarks.reproduce.tasks import Task, sequence_loss
 
 QUIET = Progress("", 1, quiet=True)
 ADAPTIVE = {"growth": {"rule": "norm", "eta": 0.5}, "max_batch": 24}
@@ -35,14 +41,9 @@ def regression(seed: int = 0) -> Task:
     targets = inputs @ torch.tensor([[1.0], [-2.0], [0.5]])
     targets += torch.randn(40, 1, generator=generator)
 
-    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return (outputs - targets).square().sum()
-
-    def metrics(model: nn.Module) -> dict[str, float]:
-        with torch.no_grad():
-            return {"train_loss": F.mse_loss(model(inputs), targets).item()}
-
-    return Task(inputs, targets, partial(nn.Linear, 3, 1), loss, metrics)
+    samples = Samples(inputs, targets)
+    data = Data(samples, samples, checksum=0, objective=Objective(F.mse_loss))
+    return Task("regression", data, partial(nn.Linear, 3, 1))
 
 
 def plan(**changes) -> Plan:
@@ -58,10 +59,10 @@ def plan(**changes) -> Plan:
     return Plan(**{**settings, **changes})
 
 
-def train(plan: Plan, task: Task | None = None, seed: int = 3) -> Training:
-    training = Training(task or regression(), plan, seed, QUIET)
-    training.result = training.run()
-    return training
+def train(plan: Plan, task: Task | None = None, seed: int = 3) -> Trainer:
+    trainer, result = harness.train(task or regression(), plan, seed, QUIET)
+    trainer.result = result
+    return trainer
 
 
 def test_a_training_takes_the_steps_that_are_written_out_here() -> None:
@@ -81,7 +82,7 @@ def test_a_training_takes_the_steps_that_are_written_out_here() -> None:
         size = (left + 1) // 2 if size < left < 2 * size else min(size, left)
         rows = torch.tensor([next(order) for _ in range(size)])
         sgd.zero_grad()
-        statistics = source.backward(task.inputs[rows], task.targets[rows])
+        statistics = source.backward(*task.data.train.select(rows))
         controller.update(statistics)
         sgd.step()
         left -= size
@@ -90,10 +91,10 @@ def test_a_training_takes_the_steps_that_are_written_out_here() -> None:
     torch.testing.assert_close(list(model.parameters()), list(found.model.parameters()))
 
 
-def whole_order(training: Training):
+def whole_order(trainer: Trainer):
     """All indices of the budget in the sampler's order, which no batch size changes."""
 
-    return AdaptiveBatchSampler(40, 1, seed=training.sampler.seed, total_samples=200)
+    return AdaptiveBatchSampler(40, 1, seed=trainer.sampler.seed, total_samples=200)
 
 
 def test_targets_are_those_of_the_trajectory() -> None:
@@ -137,14 +138,10 @@ def test_a_loss_that_is_no_number_ends_a_run() -> None:
 
 
 def test_doubling_and_what_is_left_of_a_budget() -> None:
-    doubling = plan(growth={"rule": "doubling", "every": 50}, max_batch=16)
-    controller = controller_of(doubling, 100, nn.Linear(1, 1), None)
-    sizes = []
-    while controller.samples_seen < 200:
-        sizes.append(min(next_batch(doubling, controller), 200 - controller.samples_seen))
-        controller.step(sizes[-1])
+    doubling = plan(growth={"rule": "doubling", "every": 50}, max_batch=16, evaluate_every=1)
+    drawn = [point["samples"] for point in train(doubling).result["curve"]]
     # 52 samples in fours, 48 in eights, 96 in sixteens, and the rest in two halves.
-    assert sizes == [4] * 13 + [8] * 6 + [16] * 5 + [10, 10]
+    assert np.diff(drawn).tolist() == [4] * 13 + [8] * 6 + [16] * 5 + [10, 10]
 
 
 def test_the_rate_of_a_cosine() -> None:
@@ -153,14 +150,78 @@ def test_the_rate_of_a_cosine() -> None:
     assert rates == pytest.approx([0.0, 0.5, 1.0, 0.6, 0.2])
 
 
+def test_the_steps_of_a_run_have_the_rates_of_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step behind 40 samples has the rate at 40 samples: a warm-up begins with none."""
+    cosine = plan(shape="cosine", warmup=0.1, floor=0.2, batch_size=20)
+    found = []
+
+    class Noting(torch.optim.SGD):
+        def step(self, closure=None):
+            found.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    monkeypatch.setitem(OPTIMIZERS, "sgd", replace(OPTIMIZERS["sgd"], build=Noting))
+    train(cosine)
+    assert found == pytest.approx([0.05 * cosine.rate(samples) for samples in range(0, 200, 20)])
+
+
+@pytest.mark.parametrize(
+    ("growth", "test", "constants"),
+    [
+        ({}, "none", {}),
+        ({"rule": "norm", "eta": 0.5}, "norm", {"eta": 0.5}),
+        ({"rule": "metric", "metric": "sign", "eta": 0.5}, "sign", {"eta": 0.5}),
+        ({"rule": "metric", "metric": "adam", "eta": 0.5}, "metric", {"eta": 0.5}),
+        (
+            {"rule": "diversity", "delta": 0.1, "epochs_between": 2},
+            "diversity",
+            {"delta": 0.1, "epochs_between": 2},
+        ),
+    ],
+)
+def test_a_plan_names_a_test_of_the_core(growth: dict, test: str, constants: dict) -> None:
+    optimizer = {"kind": "adam", "lr": 0.01, "betas": [0.9, 0.95]}
+    config = plan(growth=growth, optimizer=optimizer, max_batch=24).config("task", 1)
+    assert (config.test, config.schedule) == (test, None)
+    assert config.test_constants() == constants
+    assert config.settings() == {"beta2": 0.95, "weight_decay": 0.0}
+    doubling = plan(growth={"rule": "doubling", "every": 50}).config("task", 1)
+    assert (doubling.test, doubling.schedule) == ("none", "step:50")
+
+
+def test_the_loss_of_sequences_is_the_mean_of_their_characters() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(5, 7, 3, generator=generator)
+    characters = torch.randint(3, (5, 7), generator=generator)
+    chosen = scores.log_softmax(2).gather(2, characters.unsqueeze(2)).squeeze(2)
+    each = -chosen.mean(1)
+    for reduction, expected in (("none", each), ("sum", each.sum()), ("mean", each.mean())):
+        found = sequence_loss(scores, characters, reduction=reduction)
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_noise_is_that_of_the_model_as_it_is() -> None:
+    """Measured along the way beside a model whose layers are being measured."""
+    size = generalization.SIZES["smoke"]
+    task = generalization._task(size, Options("smoke"))
+    growth = {"rule": "norm", "eta": 1.0}
+    short = plan(samples=40, evaluate_every=40, growth=growth, max_batch=8, targets={})
+    trainer = train(short, task)
+    found = trainer.result["final"]
+    samples = task.data.train.first(generalization.NOISE_SAMPLES)
+    source = PerSampleGradients(trainer.model, F.cross_entropy)
+    expected = source.backward(samples.inputs, samples.targets)
+    assert found["noise"] == pytest.approx(expected.noise_scale, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     "growth", [{"rule": "norm", "eta": 0.5}, {"rule": "doubling", "every": 40}]
 )
 def test_a_rate_follows_a_batch_that_grows(growth: dict) -> None:
     """The last step's rate is the first one's, times the growth."""
-    training = train(plan(on_growth=0.5, growth=growth, max_batch=24))
-    assert training.result["batch"] == 24
-    assert training.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 6**0.5)
+    trainer = train(plan(on_growth=0.5, growth=growth, max_batch=24))
+    assert trainer.result["batch"] == 24
+    assert trainer.lr_gain.gain == pytest.approx(6**0.5)
 
 
 def test_sparse_rows_are_the_dense_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,9 +235,9 @@ def test_sparse_rows_are_the_dense_ones(monkeypatch: pytest.MonkeyPatch) -> None
     found = []
     for limit in (1000, 3):
         monkeypatch.setattr(sparse_data, "DENSE_FEATURES", limit)
-        task = sparse_data.regression(data, data)
-        training = train(plan(samples=90, targets={}, evaluate_every=90), task)
-        found.append((list(training.model.parameters()), training.result["final"]["train_loss"]))
+        task = sparse_data.regression("rows", data, data)
+        trainer = train(plan(samples=90, targets={}, evaluate_every=90), task)
+        found.append((list(trainer.model.parameters()), trainer.result["final"]["train_loss"]))
     torch.testing.assert_close(found[0], found[1])
 
 
