@@ -156,6 +156,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         in_pass = inner_products and self._ranks is None
         self._recorder = Recorder(model, variance=variance, inner_products=in_pass, shadow=shadow)
         self._recorder.pooled = self._ranks is not None
+        self._recorder.reduced = self._recorder.pooled or wrapper is not None
         self._attachment = Attachment(self._recorder, on_other)
         self._step = 0
         self._recorder.turns.wanted = self._wants

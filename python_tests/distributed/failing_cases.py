@@ -132,6 +132,15 @@ def inner_products_without_losses() -> Any:
         _step(model, recorder)
 
 
+def a_hook_changes_a_gradient_before_it_is_reduced() -> Any:
+    """On one rank, once it is in .grad."""
+    model = DistributedDataParallel(network())
+    if _is_last():
+        model.module[0].weight.register_post_accumulate_grad_hook(lambda p: p.grad.mul_(0.5))
+    with adk.layer_statistics(model) as recorder:
+        _step(model, recorder)
+
+
 def losses_of_too_few_samples_on_one_rank() -> Any:
     model = DistributedDataParallel(network())
     inputs, targets = share()
@@ -256,6 +265,7 @@ CASES = (
     the_forward_pass_goes_around_the_wrapper,
     no_sync_is_left_on,
     inner_products_without_losses,
+    a_hook_changes_a_gradient_before_it_is_reduced,
     losses_of_too_few_samples_on_one_rank,
     no_samples_on_any_rank,
     controllers_that_part,

@@ -184,6 +184,24 @@ def gradients_that_are_added_up() -> Any:
         return _told(recorder.statistics(_own_losses(model.module, inputs, targets)))
 
 
+def workers_seen_beside_the_layers() -> Any:
+    """Two sources of one step; hooks of one are none that change a gradient for the other."""
+    model = DistributedDataParallel(network())
+    inputs, targets = share()
+    workers = WorkerGradients(model)
+    with adk.layer_statistics(model) as recorder:
+        value = _weighted(model, inputs, targets)
+        with workers.backward(len(inputs)):
+            value.backward()
+        told = _told(recorder.statistics())
+    told["errors"]["N of workers"] = abs(workers.result().mean_sq_norm / _norm() - 1.0)
+    return told
+
+
+def _norm() -> float:
+    return float(Expected.of(network(), *data()).rows.mean(0).square().sum())
+
+
 def gradients_cleared_after_the_forward_pass() -> Any:
     model = DistributedDataParallel(network())
     inputs, targets = share()
@@ -426,6 +444,7 @@ EXACT = (
     compiled_inside_of_the_wrapper,
     compiled_around_the_wrapper,
     gradients_that_are_added_up,
+    workers_seen_beside_the_layers,
     gradients_cleared_after_the_forward_pass,
     per_sample_gradients,
     per_sample_gradients_of_a_bare_model,

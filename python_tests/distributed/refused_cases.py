@@ -22,7 +22,7 @@ def layer_statistics_of_the_module_of_a_wrapper() -> Any:
     adk.layer_statistics(DistributedDataParallel(network()).module)
 
 
-def per_sample_gradients_of_a_bare_model() -> Any:
+def per_sample_gradients_without_a_wrapper() -> Any:
     adk.PerSampleGradients(network(), loss)
 
 
@@ -30,11 +30,11 @@ def backward_with_statistics_of_a_bare_model() -> Any:
     adk.backward_with_statistics(network(), loss, *share())
 
 
-def micro_batch_gradients_of_a_bare_model() -> Any:
+def micro_batch_gradients_without_a_wrapper() -> Any:
     adk.MicroBatchGradients(network())
 
 
-def embedding_mean() -> Any:
+def lookups_of_one_rank() -> Any:
     adk.EmbeddingMean(nn.Embedding(5, 2))
 
 
@@ -141,10 +141,10 @@ def sharded_parameters() -> Any:
 CASES = (
     layer_statistics_of_a_bare_model,
     layer_statistics_of_the_module_of_a_wrapper,
-    per_sample_gradients_of_a_bare_model,
+    per_sample_gradients_without_a_wrapper,
     backward_with_statistics_of_a_bare_model,
-    micro_batch_gradients_of_a_bare_model,
-    embedding_mean,
+    micro_batch_gradients_without_a_wrapper,
+    lookups_of_one_rank,
     sparse_svrg,
     no_such_ranks,
     entered_before_its_wrapping,

@@ -6,13 +6,7 @@ import math
 
 import pooled_cases
 import pytest
-from support import ranks
 from support.ranks import Told, values
-
-
-@pytest.fixture(scope="module", params=[2, 4])
-def told(request: pytest.FixtureRequest) -> dict[str, list[Told]]:
-    return ranks.run("pooled_cases", request.param)
 
 
 @pytest.mark.parametrize("case", [case.__name__ for case in pooled_cases.EXACT])

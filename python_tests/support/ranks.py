@@ -1,7 +1,7 @@
 """Several processes of torch.distributed on this machine: bounded in time, one thread each.
 
-A module of cases is run once by every rank of a world, case after case, so that a test costs no
-start of processes of its own. What a case returns or raises comes back by rank and name. Processes
+The cases of some modules are run once by every rank of a world, one after another, so that a test
+costs no start of processes. What a case returns or raises comes back by rank and name. Processes
 meet in a file, so that no port is taken.
 """
 
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,16 +38,16 @@ class Told:
     trace: str = ""
 
 
-def run(module: str, world: int, *, seconds: float = 150.0) -> dict[str, list[Told]]:
-    """What each of the ``CASES`` of a module gave, by its name, on every rank.
+def run(modules: Sequence[str], world: int, *, seconds: float = 300.0) -> dict[str, list[Told]]:
+    """What each of the ``CASES`` of some modules gave, by its name, on every rank.
 
     Args:
-        module: its name, importable as this process imports it.
+        modules: their names, importable as this process imports them.
         world: number of processes.
         seconds: after which they are ended.
     """
     with tempfile.TemporaryDirectory() as folder:
-        code = f"from support.ranks import main; main({module!r}, {world}, {folder!r})"
+        code = f"from support.ranks import main; main({tuple(modules)!r}, {world}, {folder!r})"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         ranks = [
@@ -74,11 +75,12 @@ def run(module: str, world: int, *, seconds: float = 150.0) -> dict[str, list[To
     return {name: [of_rank[name] for of_rank in told] for name in told[0]}
 
 
-def main(module: str, world: int, folder: str) -> None:
+def main(modules: Sequence[str], world: int, folder: str) -> None:
     """One rank: run the cases and leave what they gave."""
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
-    cases = importlib.import_module(module).CASES
+    cases = [case for name in modules for case in importlib.import_module(name).CASES]
+    assert len({case.__name__ for case in cases}) == len(cases), "two cases have one name"
     dist.init_process_group(
         "gloo",
         store=dist.FileStore(f"{folder}/meeting", world),

@@ -198,6 +198,7 @@ class Attachment:
 
     def _require_unmoved(self, name: str, versions: list[int], parameter: Tensor) -> None:
         """Refuse an optimizer in the backward pass, which has not reached the inputs yet."""
+        self._recorder.note_after_hooks(name, parameter)
         if versions != [parameter._version] and not self._recorder.shadow:
             raise ValueError(
                 f"a hook, such as an optimizer in the backward pass, has changed the parameter "

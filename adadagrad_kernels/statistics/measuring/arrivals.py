@@ -63,7 +63,7 @@ class Arrivals:
 
         Args:
             parameters: in training.
-            reduced: whether a wrapper writes to their gradients, at the end of the pass too.
+            reduced: whether a wrapper writes to their gradients once they are there.
         """
         now = torch._C._current_graph_task_id()
         if now == self._pass:
@@ -73,18 +73,25 @@ class Arrivals:
         def note() -> None:
             self._pass = None
             grads = {id(p): p.grad for p in parameters if p.grad is not None}
-            self._after = {key: _mark(grad) for key, grad in grads.items()} | self._marked
+            self._after = {key: _mark(grad) for key, grad in grads.items()}
+            if not reduced:
+                self._after |= self._marked
             self._marked = {}
             self._seen = _sampled_elements(grads)
 
         engine: Any = torch.autograd.Variable._execution_engine
-        # What a callback queues comes after all that the pass has queued, as the wrapper's is.
-        engine.queue_callback(partial(engine.queue_callback, note) if reduced else note)
+        # What a callback queues comes after all that the pass has queued, as a wrapper's is.
+        engine.queue_callback(partial(engine.queue_callback, note))
 
     def mark(self, parameter: Tensor) -> None:
         """Note ``.grad`` as soon as it is there, ahead of hooks that may change it."""
         if parameter.grad is not None:
             self._marked[id(parameter)] = _mark(parameter.grad)
+
+    def is_as_marked(self, parameter: Tensor) -> bool:
+        """Whether hooks have left ``.grad`` as it was ahead of them."""
+        marked = self._marked.get(id(parameter))
+        return marked is None or parameter.grad is None or marked == _mark(parameter.grad)
 
     def require_unchanged(self, parameters: NamedParameters) -> None:
         """Refuse gradients that were changed since the backward pass.

@@ -26,6 +26,7 @@ from adadagrad_kernels.statistics.measuring.turns import Turns
 from adadagrad_kernels.statistics.measuring.uses import LayerUse, Part, Use
 from adadagrad_kernels.statistics.measuring.verify import (
     NamedParameters,
+    changed_gradient_message,
     changed_input_message,
     dropped_gradient_message,
     foreign_gradient_message,
@@ -50,6 +51,7 @@ class Recorder:
         shadow: whether autograd computes everything and the layers only listen.
         pooled: whether other ranks are in the step too, which must not wait for this one: errors
             of the forward pass are kept until ``statistics``.
+        reduced: whether a wrapper writes to gradients once they are there.
         turns: says which steps are measured.
         micro_batches: those of the step so far.
         call: the call of the model that runs.
@@ -62,7 +64,7 @@ class Recorder:
     ) -> None:
         self.model = model
         self.shadow = shadow
-        self.pooled = False
+        self.pooled = self.reduced = False
         self.turns = Turns()
         self.call = ModelCall()
         self.arrivals = Arrivals()
@@ -246,7 +248,7 @@ class Recorder:
             earlier = self.micro_batches[:-1]
             if parameter.grad is None and any(id(parameter) in m.reached for m in earlier):
                 self._keep_problem(dropped_gradient_message(f"'{name}'"))
-            self.arrivals.note_at_the_end(self._known.values(), reduced=self.pooled)
+            self.arrivals.note_at_the_end(self._known.values(), reduced=self.reduced)
         as_expected = self.arrivals.matches_expected(parameter, grad)
         if as_expected is None:
             if micro_batch is not None:
@@ -263,6 +265,11 @@ class Recorder:
             require_clear(list(self.model.named_parameters()))
         except ValueError as error:
             self.problems.append(error)
+
+    def note_after_hooks(self, name: str, parameter: Tensor) -> None:
+        """See ``.grad`` behind the hooks that may change it, and ahead of a wrapper."""
+        if self.reduced and not self.arrivals.is_as_marked(parameter):
+            self._keep_problem(changed_gradient_message(name))
 
     def note_hook(self, name: str) -> None:
         """Note a hook registered after the forward pass, which sees the gradient last."""

@@ -1,0 +1,16 @@
+"""Worlds of two and of four processes, each of which runs the cases of all tests in turn."""
+
+from __future__ import annotations
+
+import pytest
+from support import ranks
+from support.ranks import Told
+
+#: Whose last case leaves a group that has timed out.
+MODULES = ("refused_cases", "pooled_cases", "failing_cases")
+
+
+@pytest.fixture(scope="session", params=[2, 4])
+def told(request: pytest.FixtureRequest) -> dict[str, list[Told]]:
+    """What every case gave, on every rank."""
+    return ranks.run(MODULES, request.param)
