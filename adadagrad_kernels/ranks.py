@@ -1,4 +1,4 @@
-"""Which processes train together, and the few numbers that they tell each other."""
+"""The processes that train together, and the few numbers that they exchange."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from adadagrad_kernels.errors import UnsupportedModelError
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-#: Of the message of an error that goes to the other ranks.
+#: Bytes of an error's message that go to the other ranks.
 _MESSAGE_BYTES = 4096
 
 
 def world_size() -> int:
-    """Processes of torch.distributed; 1 where it does not run."""
+    """Number of processes of torch.distributed; 1 if it does not run."""
     runs = dist.is_available() and dist.is_initialized()
     return dist.get_world_size() if runs else 1
 
 
 def own_rank() -> int:
-    """This process among those of torch.distributed."""
+    """The rank of this process in torch.distributed; 0 if it does not run."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 @dataclass(eq=False)
 class Agreement:
-    """What the ranks behind a record have decided, which they compare with their next numbers.
+    """The latest decision of the ranks behind a record, compared with their next numbers.
 
     Attributes:
         is_whole: whether the record has the samples of all ranks.
@@ -47,20 +47,20 @@ class Agreement:
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    r"""The processes that share a batch, and how their gradients become one.
+    r"""The processes that share a batch, and how their gradients are reduced.
 
-    Each has samples of its own, and something averages the gradients in the backward pass, as
-    DistributedDataParallel does. With :math:`h_i` what sample i adds to the gradient of its own
-    rank, :math:`D` the divisor and n samples over all ranks,
+    Each process has samples of its own, and a wrapper such as DistributedDataParallel averages the
+    gradients in the backward pass. Let :math:`h_i` be what sample i adds to the gradient of its own
+    rank, and :math:`D` the divisor. With n samples over all ranks,
 
     .. math:: g_i = \frac{n}{D} h_i, \qquad \frac{1}{n} \sum_i g_i = \texttt{.grad}.
 
-    So ranks may have unequal shares, where each weighs its mean loss by :math:`n_r D / n`.
+    So ranks may have unequal shares, if each weighs its mean loss by :math:`n_r D / n`.
 
     Args:
         data: the process group over which the batch is shared; None for all processes.
         gradient_divisor: D, by which the sum over the ranks is divided; None for their number, as
-            DistributedDataParallel divides. 1 where gradients are added up.
+            in DistributedDataParallel; 1 if gradients are summed.
 
     Raises:
         ValueError: for a divisor that is not positive.
@@ -92,9 +92,7 @@ class Ranks:
                 "which the sum of the ranks' gradients is divided, or None for their number"
             )
         if self.rank < 0:
-            raise ValueError(
-                "this process is no member of the group data; pass a group that it is in"
-            )
+            raise ValueError("this process is not in the group data; pass a group that it is in")
 
     @property
     def size(self) -> int:
@@ -121,16 +119,16 @@ class Ranks:
     def gather(
         self, numbers: Sequence[float], device: torch.device, error: Exception | None = None
     ) -> list[list[float]]:
-        """The numbers of every rank, in one all_gather; an error of one is an error of all.
+        """The numbers of every rank, in one all_gather; an error on one rank is raised on all.
 
         Args:
-            numbers: as many on every rank, also where ``error`` makes them meaningless.
-            device: where the group's backend wants them.
-            error: what kept this rank from having any.
+            numbers: equally many on every rank, also if ``error`` makes them meaningless.
+            device: where the group's backend needs them.
+            error: why this rank has no numbers, or None.
 
         Raises:
             Exception: the error of this rank, or that of the first that has one.
-            ValueError: where the latest decisions of the ranks were not the same.
+            ValueError: if the latest decisions of the ranks differ.
         """
         decided = self.agreement.decided
         known = [-1.0] * 3 if decided is None else [float(number) for number in decided]
@@ -147,7 +145,7 @@ class Ranks:
                 for rank, (size, seen, steps) in decisions.items()
             )
             raise ValueError(
-                f"the controllers of the ranks have parted ({said}). Ways out: the same settings "
+                f"the controllers of the ranks differ ({said}). Ways out: the same settings "
                 "and the same state_dict on every rank; update() with the pooled record and the "
                 "samples of all ranks, in every step"
             )
@@ -159,7 +157,7 @@ class Ranks:
         return tensor
 
     def add_up_all(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The sum of each over all ranks; those of a kind in one all_reduce."""
+        """The sum of each over all ranks, with one all_reduce per device and dtype."""
         kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
         for place, tensor in enumerate(tensors):
             kinds.setdefault((tensor.device, tensor.dtype), []).append(place)
@@ -177,14 +175,14 @@ class Ranks:
             dist.all_gather(every, mine, group=self.data)
         except RuntimeError as error:
             raise RuntimeError(
-                f"rank {self.rank} of {self.size} waited in vain for the numbers of the others: "
+                f"rank {self.rank} of {self.size} did not get the numbers of the others: "
                 "every rank must ask for statistics in the same steps, with the same settings, and "
                 f"none may leave the loop early ({error})"
             ) from error
         return every
 
     def _raise(self, error: Exception | None, failed: list[int], device: torch.device) -> None:
-        """The error of one rank on all of them; its own keeps its traceback."""
+        """Raise the error of one rank on all of them; on its own rank it keeps its traceback."""
         text = "" if error is None else f"{type(error).__name__}\n{error}"
         message = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8, device="cpu")
         given = text.encode(errors="replace")[:_MESSAGE_BYTES]
@@ -199,19 +197,19 @@ class Ranks:
 
 
 def _kind_of(name: str) -> type[Exception]:
-    """The class of an error by its name, where it is one of ours or of the plain ones."""
+    """The class of an error by its name: one of this package's, ValueError, or RuntimeError."""
     known: Any = getattr(errors, name, None) or {"ValueError": ValueError}.get(name)
     return known if isinstance(known, type) else RuntimeError
 
 
 def unwrapped(model: nn.Module) -> tuple[nn.Module, DistributedDataParallel | None]:
-    """The module that runs inside of wrappers, and the one that reduces its gradients."""
+    """The module inside all wrappers, and the wrapper that reduces its gradients."""
     wrapper: DistributedDataParallel | None = None
     inside: Any = model
     while inside is not None:
         model = inside
         wrapper = model if isinstance(model, DistributedDataParallel) else wrapper
-        # A compiled module runs the forwards of the one that it was made of.
+        # A compiled module runs the forwards of the module it was compiled from.
         inside = getattr(model, "_orig_mod", None)
         if isinstance(model, DistributedDataParallel):
             inside = model.module
@@ -219,14 +217,14 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, DistributedDataParallel | No
 
 
 def own_agreement(ranks: Ranks | None) -> Agreement | None:
-    """For a record of this process's samples; None where there is no other process."""
+    """The agreement for a record of this process's samples; None without other processes."""
     if ranks is not None:
         return ranks.agreement
     return Agreement(is_whole=False) if world_size() > 1 else None
 
 
 def require_whole_parameters(source: str, model: nn.Module) -> None:
-    """Refuse parameters of which this process has a part alone.
+    """Refuse parameters of which this process holds only a part.
 
     Raises:
         UnsupportedModelError: naming one.
@@ -235,8 +233,8 @@ def require_whole_parameters(source: str, model: nn.Module) -> None:
         if hasattr(parameter, "to_local"):
             raise UnsupportedModelError(
                 f"the parameter '{name}' is a {type(parameter).__name__}, of which this process "
-                f"has a part (fully_shard, or a tensor-parallel plan), and {source} reads whole "
-                "gradients. Way out: DistributedDataParallel, where the model fits"
+                f"holds only a part (fully_shard, or a tensor-parallel plan), and {source} reads "
+                "whole gradients. Way out: DistributedDataParallel, if the model fits"
             )
 
 
@@ -268,12 +266,12 @@ def resolved(
     if wrapper is None:
         ways_out = ways_out or (
             f"pass the wrapper itself, {source}(DistributedDataParallel(model), ...); ranks=group, "
-            "where something else reduces .grad in the backward pass"
+            "if something else reduces .grad in the backward pass"
         )
         raise ValueError(
-            f"torch.distributed runs with {world_size()} ranks, and {source} was given nothing "
-            "that says how they share the batch: it would see the samples of one rank alone, and "
-            f"the ranks would part. Ways out: {ways_out}; ranks='local' for the samples of this "
-            "rank alone"
+            f"torch.distributed runs with {world_size()} ranks, and nothing tells {source} how "
+            "they share the batch: it would see the samples of one rank alone, and the ranks would "
+            f"decide differently. Ways out: {ways_out}; ranks='local' for the samples of this rank "
+            "alone"
         )
     return Ranks(wrapper.process_group)

@@ -1,8 +1,8 @@
-"""Several processes that train one model: who they are, and what their samples say together.
+"""Several processes that train one model: their ranks, and the statistics of all their samples.
 
-``layer_statistics(DistributedDataParallel(model))`` needs nothing of this. It is for other ways in
-which gradients are reduced, for records of one rank each, for the estimate from the ranks' own
-gradients, and for micro-batches that all ranks cut alike.
+``layer_statistics(DistributedDataParallel(model))`` needs none of this. It is for other ways to
+reduce gradients, for records of one rank each, for the estimate from the ranks' own gradients, and
+for micro-batches that all ranks cut alike.
 """
 
 from adadagrad_kernels.distributed.cuts import micro_batch_cuts

@@ -1,4 +1,4 @@
-"""The same number of micro-batches on every rank, whatever its share of the batch."""
+"""Cuts every rank's share of a batch into the same number of micro-batches."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from adadagrad_kernels.settings import require_int
 def micro_batch_cuts(share: int, total: int, ranks: Ranks | int, micro: int) -> list[slice]:
     """Cuts a rank's share of a batch into as many micro-batches as every other rank's.
 
-    Wrappers wait for each other in every synchronised pass, so that a rank with one micro-batch
-    more would wait in vain. ``AdaptiveBatchSampler`` gives the ranks equally many samples, or one
+    Wrappers wait for each other in every synchronised pass, so a rank with one more micro-batch
+    would wait for ever. ``AdaptiveBatchSampler`` gives the ranks equally many samples, or one
     more; the number of micro-batches is that of the larger shares. Their sizes on a rank differ by
-    one at most. Where ``micro`` is 1 the last one of a smaller share is empty: run it too.
+    at most one. If ``micro`` is 1, the last one of a smaller share is empty: run it too.
 
     Args:
         share: samples of this rank.

@@ -1,4 +1,4 @@
-"""The variance estimated from the ranks' own gradients, for any model at hardly any cost."""
+"""Estimates the variance from the ranks' own gradients, for any model at almost no cost."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class WorkerGradients:
             = \frac{1}{W-1} \Bigl( \sum_r n_r \lVert \bar g_r \rVert^2 - n N \Bigr),
 
     whose expectation is that of :math:`V_{\mathrm{norm}}` for any shares (Lau, Li, Xu, Liu, Kolar,
-    arXiv 2412.21124; with equal ones the noise scale's estimator of McCandlish et al. 2018,
-    appendix A.1). ``batch_size``, ``mean_sq_norm`` and ``.grad`` are exact; ``sum_sq_norms`` is
-    what follows from the estimate. Two ranks of equal shares also give the exact
-    ``halves_cosine``. With W - 1 degrees of freedom it is much noisier than the variance over
-    samples, which ``layer_statistics`` measures: for models that have none, as with BatchNorm, and
-    for many ranks.
+    arXiv 2412.21124; with equal shares the gradient noise scale's estimator of McCandlish et al.
+    2018, appendix A.1). ``batch_size``, ``mean_sq_norm`` and ``.grad`` are exact; ``sum_sq_norms``
+    follows from the estimate. Two ranks with equal shares also give the exact ``halves_cosine``.
+    With W - 1 degrees of freedom it is much noisier than the variance over samples, which
+    ``layer_statistics`` measures. Use it for models without per-sample gradients, as with
+    BatchNorm, and on many ranks.
 
-    The cost is one dot product of the rank's gradient with itself and an all_gather of a few
-    numbers. Several micro-batches of a rank are one gradient here; leave all but the last to
+    It costs one dot product of the rank's gradient with itself and an all_gather of a few
+    numbers. Several micro-batches of a rank count as one gradient here; run all but the last under
     ``no_sync()``. ``MicroBatchGradients`` counts each by itself.
 
     Args:
@@ -67,8 +67,8 @@ class WorkerGradients:
         found = resolved(ranks, wrapper, "WorkerGradients")
         if found is None:
             raise ValueError(
-                "WorkerGradients compares the gradients of several ranks, and there is one alone "
-                "here. Ways out: MicroBatchGradients, which compares those of micro-batches; "
+                "WorkerGradients compares the gradients of several ranks, and there is only one. "
+                "Ways out: MicroBatchGradients, which compares those of micro-batches; "
                 "layer_statistics"
             )
         self._ranks, self._wrapper = found, wrapper
@@ -93,8 +93,8 @@ class WorkerGradients:
         samples = require_int("samples", samples, at_least=0)
         if self._reduced:
             raise ValueError(
-                "an earlier micro-batch of the step was reduced over the ranks, so that .grad is "
-                "no longer this rank's own. Ways out: run all but the last inside of the wrapper's "
+                "an earlier micro-batch of the step was reduced over the ranks, so .grad is no "
+                "longer this rank's own. Ways out: run all but the last inside the wrapper's "
                 "no_sync(); call result() after each step"
             )
         handles = [

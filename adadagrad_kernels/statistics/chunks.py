@@ -1,4 +1,4 @@
-"""The variance between the mean gradients of chunks of a batch that ranks have among them."""
+"""The variance between the mean gradients of chunks of a batch, over all ranks."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def chunks_over_ranks(
     grad_scale: float,
     error: Exception | None = None,
 ) -> GradientStatistics:
-    r"""The record with the variance that the chunks of all ranks say, unbiased for any sizes.
+    r"""The record with the variance over the chunks of all ranks, unbiased for any sizes.
 
     With n samples, :math:`g_c = n h_c / (D m_c)` the mean gradients of C chunks of :math:`m_c`,
 
     .. math:: V = \frac{1}{C-1} \Bigl( \sum_c m_c \lVert g_c \rVert^2 - n N \Bigr).
 
     Args:
-        ranks: which they are.
-        own: chunks of this one.
+        ranks: the ranks that share the batch.
+        own: the chunks of this rank.
         grads: of all parameters, reduced.
         device: for the numbers.
         grad_scale: factor by which the losses were multiplied.
-        error: what kept this rank from having any.
+        error: why this rank has no chunks, or None.
 
     Raises:
         ValueError: for gradients that differ between ranks, or fewer than two chunks.

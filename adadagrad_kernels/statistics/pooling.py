@@ -1,4 +1,4 @@
-"""One record of the samples of all ranks, from records that each has of its own."""
+"""One record of the samples of all ranks, from the record that each rank has of its own."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from adadagrad_kernels.statistics.sums import squared_norm
 def pool(record: GradientStatistics, ranks: Ranks) -> GradientStatistics:
     r"""The record of the samples of all ranks, as exact as one pass over all of them.
 
-    Each rank gives the record of its own samples, whose mean gradient :math:`\bar g_r` nothing has
-    reduced: of ``PerSampleGradients(..., ranks="local")``, say. With :math:`n = \sum_r n_r`,
+    Each rank passes the record of its own samples, whose mean gradient :math:`\bar g_r` is not
+    reduced, such as that of ``PerSampleGradients(..., ranks="local")``. With
+    :math:`n = \sum_r n_r`,
 
     .. math::
         \bar g = \sum_r \frac{n_r}{n} \bar g_r, \qquad
         (n-1) \mathrm{Var} = \sum_r (n_r - 1) \mathrm{Var}_r + n_r (\bar g_r - \bar g)^2
 
-    (Chan, Golub, LeVeque 1979). Every rank calls it, in the same steps, and gets the same numbers
-    to the last bit. It takes two all_gathers of a few numbers, an all_reduce of the mean gradient,
-    and another of the variance where it was measured. Single norms and inner products are None in
-    the result: the latter refer to the mean of all samples. ``.grad`` is left alone:
-    ``mean_gradient`` is what it is to be.
+    (Chan, Golub, LeVeque 1979). Every rank must call it in the same steps, and gets the same
+    numbers to the last bit. It takes two all_gathers of a few numbers, an all_reduce of the mean
+    gradient, and another of the variance if it was measured. Single norms and inner products are
+    None in the result; the latter refer to the mean of all samples. It does not touch ``.grad``;
+    ``mean_gradient`` holds the pooled gradient.
 
-    Sources that are given ``ranks`` pool by themselves: ``layer_statistics`` of a wrapper does.
+    Sources with ``ranks`` pool by themselves, as ``layer_statistics`` of a wrapper does.
 
     Args:
         record: of this rank's samples.
@@ -55,8 +56,8 @@ def pool(record: GradientStatistics, ranks: Ranks) -> GradientStatistics:
     error: Exception | None = None
     if record.agreement is not None and record.agreement.is_whole:
         error = ValueError(
-            "the record has the samples of all ranks already; pool() takes that of one rank, from "
-            "a source with ranks='local'"
+            "the record already has the samples of all ranks; pool() takes that of one rank, from "
+            "a source with ranks='local': use this record as it is"
         )
     return pooled(record, ranks, error)
 
@@ -85,7 +86,8 @@ def pooled(
     if len({row[4] for row in rows}) > 1:
         raise ValueError(
             "the ranks have gradients of different parameters, of "
-            f"{', '.join(f'{row[4]:.0f}' for row in rows)} elements; accepted are the same on all"
+            f"{', '.join(f'{row[4]:.0f}' for row in rows)} elements; accepted are the same on all: "
+            "freeze the same parameters on every rank"
         )
     samples = int(sum(row[0] for row in rows))
     names = sorted(mean)
@@ -124,8 +126,8 @@ def _variance(
     mean, size = record.require_mean_gradient(), record.batch_size
     deviations = []
     for name in names:
-        apart = (mean[name] - whole[name]).to(own[name].dtype)
-        deviations.append(own[name] * (size - 1) + apart.square_() * size)
+        deviation = (mean[name] - whole[name]).to(own[name].dtype)
+        deviations.append(own[name] * (size - 1) + deviation.square_() * size)
     added = ranks.add_up_all(deviations)
     divisor = max(samples - 1, 1)
     return {name: total / divisor for name, total in zip(names, added, strict=True)}

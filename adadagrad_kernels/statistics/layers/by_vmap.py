@@ -132,7 +132,7 @@ class ModuleUse(Use):
         arguments: of the call, ``(args, kwargs)``.
         outputs: which tensors of the result have gradients.
         plain: makes a context in which the module's children run as they are.
-        cast: makes the context of its autocast, which is over when it runs again.
+        autocast: makes the context of its autocast, which is over when it runs again.
         batch_size: samples of the batch.
         batched: which tensors among the arguments have samples.
         writes: whether its forward pass changes its inputs in place.

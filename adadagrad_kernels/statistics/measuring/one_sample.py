@@ -80,7 +80,7 @@ class OneSample:
 
     Attributes:
         coarse: whether it was computed in types of sixteen bits.
-        beside_rows: whether an output without rows, such as a loss, has got a gradient too.
+        has_rowless_gradient: whether an output without rows, such as a loss, got a gradient too.
     """
 
     def __init__(
