@@ -71,9 +71,9 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
         drop_last: leaves out the short last batch of an iteration, and no other: a batch size
             above the whole iteration counts as the whole iteration.
         total_samples: the sample budget over all epochs and ranks, or None.
-        rank: of this process; None as torch.distributed has it, or 0 where it does not run.
-        world_size: number of ranks; None likewise. Where both are None, the ranks compare their
-            datasets and settings here, so that each must make the sampler.
+        rank: of this process; None asks torch.distributed, or means 0 if that is not running.
+        world_size: number of ranks; None asks torch.distributed, or means 1. If both are None, the
+            ranks compare their datasets and settings here, so every rank must make the sampler.
         min_samples: fewest samples of a rank in a batch; with 2, BatchNorm and variances never see
             a tail of one.
 

@@ -1,4 +1,4 @@
-"""How several processes share the batches of one sampler: once, and the same on every rank."""
+"""Checks that several processes share each batch exactly once, with the same settings."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from types import FrameType
 
 from adadagrad_kernels import ranks
 
-#: Whose samplers share batches out over processes.
+#: The module whose samplers share whole batches out over processes.
 _ACCELERATE = "accelerate.data_loader"
 
 
 def require_same_settings(**settings: float) -> None:
-    """Refuse ranks with different datasets or settings; every rank must call it.
+    """Refuse ranks with different datasets or settings; every rank must call this.
 
     Raises:
-        ValueError: naming the setting, with its value on every rank.
+        ValueError: if a setting differs; names it and gives its value on every rank.
     """
     everyone = ranks.Ranks()
     rows = everyone.gather(list(settings.values()), everyone.device)
@@ -23,41 +23,41 @@ def require_same_settings(**settings: float) -> None:
             raise ValueError(
                 f"the ranks have different samplers: {name} is "
                 f"{', '.join(f'{value:g}' for value in values)} on rank 0 to {len(rows) - 1}. Way "
-                "out: the same dataset and settings on every rank, each of which draws its own "
+                "out: pass the same dataset and settings on every rank; each rank draws its own "
                 "share of every batch"
             )
 
 
 def require_same_world(world_size: int) -> None:
-    """Refuse a sampler that does not know how many processes there are by now.
+    """Refuse a sampler made for another number of processes than now run.
 
     Raises:
-        ValueError: with both numbers.
+        ValueError: if the numbers differ; gives both.
     """
     if ranks.world_size() != world_size:
         raise ValueError(
-            f"the sampler was made for {world_size} ranks, and torch.distributed runs with "
-            f"{ranks.world_size()} now: ranks would draw the same samples. Way out: make it after "
+            f"the sampler was made for {world_size} ranks, but torch.distributed now runs with "
+            f"{ranks.world_size()}: ranks would draw the same samples. Way out: make it after "
             "init_process_group(), or pass rank= and world_size="
         )
 
 
 def require_not_shared_out_again(caller: FrameType | None, world_size: int) -> None:
-    """Refuse another sampler that gives each process but some of the batches.
+    """Refuse a sampler on top of this one that gives each process only some of the batches.
 
     Args:
         caller: the frame that iterates.
-        world_size: ranks that share every batch already.
+        world_size: number of ranks that already share every batch.
 
     Raises:
-        ValueError: for Accelerate's.
+        ValueError: if Accelerate's sampler iterates.
     """
     if caller is None or caller.f_globals.get("__name__") != _ACCELERATE:
         return
     shards = getattr(caller.f_locals.get("self"), "num_processes", 1)
     if shards > 1:
-        lost = "each of which has its share already, so that samples would be lost"
-        grown = f"so that a step would have {shards} times the size that was decided"
+        lost = "each of which already has its share, so samples would be lost"
+        grown = f"so a step would have {shards} times the size that was decided"
         raise ValueError(
             f"Accelerate shares whole batches out over {shards} processes, "
             f"{lost if world_size > 1 else grown}. Way out: do not pass the DataLoader to "
@@ -66,10 +66,10 @@ def require_not_shared_out_again(caller: FrameType | None, world_size: int) -> N
 
 
 class WholeCounts:
-    """Sees that a controller counts the samples of all ranks, by its first count.
+    """Checks, at a controller's first count, that it counts the samples of all ranks.
 
     Args:
-        counter: what says the batch size; a controller has ``samples_seen``.
+        counter: the source of the batch size; a controller has ``samples_seen``.
         rank: of this process.
         world_size: number of ranks.
     """
@@ -80,15 +80,15 @@ class WholeCounts:
         self.begin()
 
     def begin(self) -> None:
-        """The next batch is the first."""
+        """Start over: the next batch is the first."""
         self._before: int | None = None
         self._waits = self._counter is not None
 
     def look(self, drawn: int) -> None:
-        """Before a batch is drawn, with the size of the first one or 0.
+        """Call before a batch is drawn, with the size of the first one or 0.
 
         Raises:
-            ValueError: where the share of this rank was counted.
+            ValueError: if only this rank's share was counted.
         """
         if not self._waits:
             return
@@ -99,7 +99,7 @@ class WholeCounts:
         self._waits = not counted
         if counted == len(range(self._rank, drawn, self._world_size)) != drawn:
             raise ValueError(
-                f"the controller has counted {counted} samples of a batch of {drawn}, this rank's "
-                "share of it. Way out: count those of all ranks, as "
+                f"the controller has counted {counted} samples of a batch of {drawn}, only this "
+                "rank's share. Way out: count those of all ranks, as "
                 "controller.step(controller.batch_size) does, or update() with the pooled record"
             )

@@ -160,6 +160,6 @@ class DelayedAdagradNorm(Optimizer):
                 kind = "sparse" if param.grad.is_sparse else "complex"
                 raise RuntimeError(
                     f"DelayedAdagradNorm got a {kind} gradient, of a parameter of shape "
-                    f"{tuple(param.shape)}; accepted are dense real ones, such as of "
+                    f"{tuple(param.shape)}; accepted are dense real ones, such as those of "
                     "Embedding(sparse=False)"
                 )

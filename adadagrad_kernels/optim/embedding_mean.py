@@ -122,7 +122,7 @@ class EmbeddingMean:
         self.forget()
 
     def _counted_over_ranks(self) -> tuple[int, Tensor, Tensor]:
-        """As ``_counted``; over several ranks an error of one is an error of all."""
+        """Like ``_counted``; over several ranks, an error on one is raised on all."""
         if self._ranks is None:
             return self._counted()
         device, size = self._embedding.weight.device, self._embedding.num_embeddings

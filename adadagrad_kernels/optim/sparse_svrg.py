@@ -97,16 +97,16 @@ class SparseSvrg:
     ) -> Tensor:
         r"""Step ``param`` along a batch's corrected gradients.
 
-        With a ridge the samples' terms have :math:`\lambda w_j / p_j` besides, and the minimum is
-        that of the losses' mean and :math:`\lambda \lVert w \rVert^2 / 2`; its gradient needs no
-        correction, since it is known for each sample.
+        A ridge adds :math:`\lambda w_j / p_j` to the samples' terms, so the minimum is that of the
+        losses' mean plus :math:`\lambda \lVert w \rVert^2 / 2`; its gradient needs no correction,
+        since it is known for each sample.
 
         Args:
             param: w, updated in place.
             gradients: of the batch's samples at w.
             snapshot_gradients: of the same samples at the snapshot; the same entries.
             lr: the learning rate.
-            mode: as of ``sparse_mean_step_``.
+            mode: as for ``sparse_mean_step_``.
             ridge: :math:`\lambda`.
             state_sum: AdaGrad's accumulator.
 

@@ -84,13 +84,13 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         on_other: ``"vmap"``, or ``"raise"`` for modules without a kernel.
         on_nonfinite: ``"raise"``, or ``"record"`` to get records with NaN and infinity, with which
             ``BatchController`` keeps the size.
-        ranks: whose samples the record has, where several processes train. ``"auto"``: those of
-            all ranks of the wrapper. A process group or ``Ranks``: of all of these, for a model
-            whose gradients something else reduces over them in the backward pass. ``"local"``: of
-            this process alone, for a model that nothing reduces.
+        ranks: whose samples the record covers if several processes train. ``"auto"``: those of
+            all ranks of the wrapper. A process group or ``Ranks``: those of all its ranks, for a
+            model whose gradients something else reduces in the backward pass. ``"local"``: those
+            of this process alone, for a model whose gradients nothing reduces.
 
-    Over several ranks every rank gets the same record, exact for any shares, and an error of one is
-    an error of all. It has no norms or inner products of single samples, only their sums. Norms
+    Over several ranks, every rank gets the same record, exact for any shares, and an error on one
+    is raised on all. The record has only sums, no norms or inner products of single samples. Norms
     and inner products take one all_gather of a few numbers, the variance one all_reduce of as many
     numbers as there are parameters. Inner products need ``statistics(losses=...)``.
 

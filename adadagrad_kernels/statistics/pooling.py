@@ -1,4 +1,4 @@
-"""One record of the samples of all ranks, from the record that each rank has of its own."""
+"""One record of all ranks' samples, from each rank's record of its own."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def pool(record: GradientStatistics, ranks: Ranks) -> GradientStatistics:
 def pooled(
     record: GradientStatistics | None, ranks: Ranks, error: Exception | None
 ) -> GradientStatistics:
-    """The same; an error of one rank, which has no record then, is an error of all."""
+    """The same; an error on one rank, which then has no record, is raised on all."""
     mean: dict[str, Tensor] = {}
     numbers, device = [0.0] * 5, ranks.device
     try:

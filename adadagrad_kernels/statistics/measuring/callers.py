@@ -1,6 +1,6 @@
-"""Who calls the model: a wrapper that reduces its gradients over ranks, or the stage of a pipeline.
+"""Finds who calls the model: a wrapper that reduces gradients over ranks, or a pipeline stage.
 
-What such a caller does with the gradients, or with the order of the passes, shows nowhere else.
+What they do with the gradients, or with the order of the passes, cannot be seen anywhere else.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ _PIPELINES = "torch.distributed.pipelining"
 
 
 def require_known_caller(source: str, *, pooled: bool) -> None:
-    """Refuse a call whose record would be of other samples than the gradient.
+    """Refuse a call whose record and gradient would cover different samples.
 
     Args:
-        source: its name, for messages.
-        pooled: whether the record is that of all ranks.
+        source: name of the statistics source, for messages.
+        pooled: whether the record covers all ranks.
 
     Raises:
-        ValueError: inside of a wrapper that reduces the gradients, where the record would be of
-            one rank; and inside of a pipeline, which runs micro-batches forward before backward.
+        ValueError: inside a wrapper that reduces the gradients, if the record would cover one
+            rank; inside a pipeline, which runs several forward passes before a backward pass.
     """
     if not pooled and _reduces(getattr(DistributedDataParallel, "_active_ddp_module", None)):
         raise ValueError(
             "the model is called by DistributedDataParallel, which reduces its gradients over all "
-            f"ranks, and {source} would give them the samples of this rank alone. Way out: make "
+            f"ranks, but {source} would measure only the samples of this rank. Way out: make "
             f"the wrapper first and pass it, {source}(DistributedDataParallel(model), ...)"
         )
     if _PIPELINES in sys.modules and _called_from(_PIPELINES):
         raise ValueError(
             "the model is called by a stage of torch.distributed.pipelining, which runs several "
-            f"micro-batches forward before the first backward pass: {source} would take the "
-            "samples of all of them for one micro-batch's. Way out: measure a model that is not "
+            f"micro-batches forward before the first backward pass: {source} would take all "
+            "their samples for one micro-batch. Way out: measure a model that is not "
             "cut into stages, with DistributedDataParallel around it"
         )
 

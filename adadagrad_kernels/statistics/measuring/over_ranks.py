@@ -1,7 +1,7 @@
-"""The record of all ranks' samples, from what each has measured and the gradient they share.
+"""The record of all ranks' samples, from what each rank measured and the gradient they share.
 
 Sample i adds h_i to the gradient of its own rank, and .grad becomes the sum over all ranks, divided
-by D. So g_i = n h_i / D with n over all ranks, whatever share of the n each of them has.
+by D. So g_i = n h_i / D, where n counts the samples of all ranks, however they are shared out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from adadagrad_kernels.statistics.measuring.step import (
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sums import squared_norm
 
-#: How far the norms of one gradient may be apart, by the rounding of unlike processors.
+#: Allowed relative difference between ranks' norms of one gradient (different processors round
+#: differently).
 _SAME = 1e-6
 
 
@@ -42,7 +43,7 @@ def own_numbers(
 
 
 def require_each(products: Tensor, micro_batches: Sequence[MicroBatch]) -> None:
-    """Refuse another number of inner products than this rank has samples.
+    """Require one inner product for each of this rank's samples.
 
     Raises:
         ValueError: with both numbers.
@@ -69,7 +70,7 @@ def require_one_step(steps: Sequence[float]) -> None:
 
 
 def require_reduced(sq_norms: Sequence[float]) -> float:
-    """Refuse gradients that are not the same on every rank; the squared norm that all take.
+    """Refuse gradients that differ between ranks; returns the squared norm that all use.
 
     Raises:
         ValueError: with the squared norms.
@@ -90,13 +91,13 @@ def record_of_ranks(
     """The record of all samples, the same on every rank to the last bit.
 
     Args:
-        rows: the numbers of every rank.
-        ranks: which they are.
+        rows: the numbers of every rank, as ``own_numbers`` gives them.
+        ranks: the ranks themselves.
         grad_scale: factor by which the losses were multiplied.
-        mean: the gradient that all have.
+        mean: the gradient, the same on all ranks.
 
     Raises:
-        ValueError: for no samples on any rank; for gradients that differ between ranks.
+        ValueError: if no rank has samples, or the gradients differ between ranks.
     """
     samples = int(sum(row[0] for row in rows))
     if not samples:
@@ -124,10 +125,10 @@ def variance_of_ranks(
     grad_scale: float,
     record: GradientStatistics,
 ) -> dict[str, Tensor]:
-    """The variance of every coordinate, from one all_reduce of as many numbers.
+    """The variance of every coordinate, from one all_reduce of one number per coordinate.
 
-    With the mean of all samples known, the deviations of each micro-batch are
-    (m - 1) Var_m + m (mean_m - mean)^2, and they add up.
+    Given the mean of all samples, each micro-batch's squared deviations from it are
+    (m - 1) Var_m + m (mean_m - mean)^2; their sum over micro-batches and ranks is the total.
     """
     mean = record.require_mean_gradient()
     factor = record.batch_size / (ranks.divisor * grad_scale)

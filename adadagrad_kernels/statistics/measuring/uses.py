@@ -87,7 +87,7 @@ class Use(ABC):
     @property
     @abstractmethod
     def parts(self) -> list[Part]:
-        """What it has of parameters that require grad."""
+        """The parts of its parameters that require grad."""
 
     @abstractmethod
     def contributions(self, rows: slice) -> list[Tensor]:
