@@ -10,8 +10,9 @@ ARGS ?=
 WORKERS ?= 2
 
 VENV := .venv
-# pytest-benchmark would warn that processes disturb it.
-SHARED = -n $(WORKERS) -p no:benchmark
+# A worker has a part of the files, and takes some of another's when it is done: what is compiled or
+# made once for a file is made once. pytest-benchmark would warn that processes disturb it.
+SHARED = -n $(WORKERS) --dist worksteal -p no:benchmark
 # What `make docs` documents: the public names are those of these modules.
 DOCUMENTED = adadagrad_kernels adadagrad_kernels.ops adadagrad_kernels.optim \
   adadagrad_kernels.criteria adadagrad_kernels.batching adadagrad_kernels.statistics \

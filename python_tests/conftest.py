@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+# Workers of pytest-xdist share the cores: a thread that waits for others must not spin on one.
+# OpenMP reads this when torch loads it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch

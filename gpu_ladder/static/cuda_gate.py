@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import hashlib
 import re
 import shutil
@@ -94,11 +94,14 @@ def compile_source(
     )
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            made = Path(scratch) / "made"
-            _compile(tools, source, architecture, include, made)
-            with contextlib.suppress(OSError):  # another process was first
-                made.rename(folder)
+        with open(f"{folder}.lock", "w") as lock:
+            # Two processes that want the same at once: one compiles it and the other waits.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.is_dir():
+                with tempfile.TemporaryDirectory(dir=cache) as scratch:
+                    made = Path(scratch) / "made"
+                    _compile(tools, source, architecture, include, made)
+                    made.rename(folder)
     return compiled
 
 

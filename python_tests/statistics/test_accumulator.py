@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import sample_models
 import torch
-from sample_loop import SampleLoop
+from support import sample_models
+from support.sample_loop import SampleLoop
 from torch import Tensor
 from torch.utils._pytree import tree_map
 

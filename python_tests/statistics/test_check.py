@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from support.zoo.entry import Model
 from torch import Tensor, nn
 from torch.nn import functional as F
-from zoo import Model
 
 from adadagrad_kernels import check_statistics
 from adadagrad_kernels.statistics import GradientStatistics, layer_statistics

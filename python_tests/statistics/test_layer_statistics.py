@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import sample_models
 import torch
-from sample_loop import SampleLoop
+from support import sample_models
+from support.sample_loop import SampleLoop
 from torch import Tensor, nn
 
 from adadagrad_kernels.statistics import layer_statistics

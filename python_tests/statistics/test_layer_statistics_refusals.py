@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from refusals import assert_intact, network, plain, refused
+from support.refusals import assert_intact, network, plain, refused
 from torch import Tensor, nn
 
 from adadagrad_kernels import BatchController, NormTest

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import sample_models
 import torch
 import torch.nn.functional as F
-from sample_loop import SampleLoop
+from support import sample_models
+from support.sample_loop import SampleLoop
 from torch import Tensor, nn
 
 from adadagrad_kernels.ops import batch_moments

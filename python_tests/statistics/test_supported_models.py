@@ -7,7 +7,7 @@ from collections import OrderedDict
 import pytest
 import torch
 import torch.nn.functional as F
-from sample_loop import SampleLoop
+from support.sample_loop import SampleLoop
 from torch import nn
 
 from adadagrad_kernels.errors import UnsupportedModelError

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -162,6 +164,31 @@ def test_compiled_once_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert compiled(90) != first
     assert calls == [90, 80, 90], "what a source includes counts as its content"
     assert not list((tmp_path / "cache").glob("tmp*"))
+
+
+def test_who_wants_the_same_at_once_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers of a test run take as long as one, and no more cores."""
+    calls = []
+
+    def slowly(tools: object, source: Path, architecture: int, include: object, made: Path) -> None:
+        calls.append(architecture)
+        time.sleep(0.2)
+        made.mkdir()
+
+    monkeypatch.setattr(cuda_gate, "_compile", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        wanted = [90, 90, 80]
+        found = list(
+            pool.map(
+                lambda number: cuda_gate.compile_source(KERNELS / "sound.cu", number, (), tmp_path),
+                wanted,
+            )
+        )
+    assert sorted(calls) == [80, 90]
+    assert found[0] == found[1] != found[2]
+    assert all(compiled.cubin.parent.is_dir() for compiled in found)
 
 
 def test_machine_code_is_read_once_by_content(

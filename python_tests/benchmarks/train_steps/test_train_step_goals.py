@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_models import each_case
+from support.train_step_cases import each_case
 
 from adadagrad_kernels.statistics.measuring import pending
 from benchmarks.measuring.experiment import Experiment, Settings, measured_rows

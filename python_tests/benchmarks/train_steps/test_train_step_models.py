@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from small_models import each_case
+from support.train_step_cases import each_case
 
 from benchmarks.train_steps.models import Case, cnn, gpt, mlp
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from small_models import each_case
+from support.train_step_cases import each_case
 
 from benchmarks.train_steps import goals
 from benchmarks.train_steps.models import Case, cnn, mlp

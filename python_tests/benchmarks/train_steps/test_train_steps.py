@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from small_models import CASES, each_case
+from support.train_step_cases import CASES, each_case
 
 from benchmarks.train_steps.models import Case
 from benchmarks.train_steps.peers import peers

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from refusals import assert_intact, network, plain, refused
+from support.refusals import assert_intact, network, plain, refused
 from torch import Tensor, nn
 
 from adadagrad_kernels.errors import UnsupportedModelError

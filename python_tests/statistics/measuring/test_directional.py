@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from shares import Shares
+from support.shares import Shares
 from torch import Tensor, nn
 
 from adadagrad_kernels.statistics import layer_statistics

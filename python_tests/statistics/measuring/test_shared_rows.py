@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from refusals import refused
-from shares import Shares
+from support.refusals import refused
+from support.shares import Shares
 from torch import Tensor, nn
 
 from adadagrad_kernels.errors import UnsupportedModelError

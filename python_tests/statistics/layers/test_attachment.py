@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from refusals import refused
-from shares import Shares
+from support.refusals import refused
+from support.shares import Shares
 from torch import Tensor, nn
 
 from adadagrad_kernels.errors import UnsupportedModelError

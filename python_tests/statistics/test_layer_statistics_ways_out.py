@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.zoo.entry import D, Entry, Model, T, V, images, made, rows, sequences, words
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
-from zoo import D, Entry, Model, T, V, images, made, rows, sequences, words
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics import MicroBatchGradients, PerSampleGradients, layer_statistics

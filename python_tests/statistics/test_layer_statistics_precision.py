@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from shares import Shares
+from support.shares import Shares
 from torch import Tensor, nn
 
 from adadagrad_kernels.statistics import layer_statistics

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
+from support.zoo.entry import Model
 from torch import Tensor, nn
-from zoo import Model
 
 from adadagrad_kernels.statistics import layer_statistics
 

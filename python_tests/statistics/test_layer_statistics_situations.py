@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from shares import Shares
+from support.shares import Shares
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from shares import Shares
+from support.shares import Shares
 from torch import Tensor, nn
 
 from adadagrad_kernels.errors import UnsupportedModelError

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from refusals import assert_intact, plain
+from support.refusals import assert_intact, plain
 from torch import Tensor, nn
 
 from adadagrad_kernels.errors import UnsupportedModelError

@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from refusals import refused
+from support.layer_records import norms_of_one_step
+from support.refusals import refused
 from torch import Tensor, nn
 
-from adadagrad_kernels.batching import BatchController
-from adadagrad_kernels.criteria import NormTest
 from adadagrad_kernels.statistics import layer_statistics
 
 B = 6
@@ -22,16 +21,6 @@ def network() -> nn.Sequential:
 
 def normal(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64)
-
-
-def of_one_step(model: nn.Module, x: Tensor) -> Tensor:
-    """The norms that a step on its own has."""
-    model.zero_grad()
-    with layer_statistics(model) as recorder:
-        model(x).square().sum().backward()
-        norms: Tensor = recorder.statistics().sq_norms
-    model.zero_grad()
-    return norms
 
 
 def taken_by_autograd_grad(model: nn.Module, loss: Tensor) -> None:
@@ -68,7 +57,7 @@ def test_a_gradient_that_is_not_in_grad(backward: Callable[[nn.Module, Tensor], 
 def test_a_gradient_of_the_inputs_alone_is_no_micro_batch(shadow: bool) -> None:
     """As adversarial training takes one before its forward pass, or a saliency map after it."""
     model, x = network(), normal(B, 4).requires_grad_()
-    expected = of_one_step(model, x.detach())
+    expected = norms_of_one_step(model, x.detach())
     with layer_statistics(model, shadow=shadow) as recorder:
         for _ in range(2):
             model.zero_grad()
@@ -108,7 +97,7 @@ def test_a_gradient_of_zeros_before_another_micro_batch() -> None:
 
 def test_an_error_in_a_backward_pass_and_the_step_after_it() -> None:
     model, x = network(), normal(B, 4)
-    expected = of_one_step(model, x)
+    expected = norms_of_one_step(model, x)
 
     def fail(grad: Tensor) -> None:
         raise KeyError
@@ -168,86 +157,3 @@ def test_a_penalty_before_the_forward_pass(layer: str) -> None:
         penalty = model.weight.square().sum()
         (model(x).square().sum() + penalty).backward()
         recorder.statistics()
-
-
-def test_the_steps_to_measure_are_asked_for_one_by_one() -> None:
-    """Asked at the first forward pass of each, with one answer for all of its micro-batches."""
-    model, x = network(), normal(B, 4)
-    expected, wanted = of_one_step(model, x), True
-    with layer_statistics(model, when=lambda: wanted) as recorder:
-        for measured in [True, False, True]:
-            wanted = measured
-            model.zero_grad()
-            for part in x.split(2):
-                model(part).square().sum().backward()
-            assert recorder.measures is measured
-            record = recorder.statistics()
-            assert (record is not None) is measured
-            if record is not None:
-                torch.testing.assert_close(record.sq_norms, expected)
-
-
-def test_an_evaluation_does_not_settle_whether_a_step_is_measured() -> None:
-    model, x = network(), normal(B, 4)
-    wanted = False
-    with layer_statistics(model, when=lambda: wanted) as recorder:
-        with torch.no_grad():
-            model(x)
-        wanted = True
-        model(x).square().sum().backward()
-        assert recorder.statistics() is not None
-
-
-def test_a_controller_says_which_steps_it_wants() -> None:
-    """At the cap the layers run as they are; until then nothing differs."""
-    sizes = []
-    for when in (True, False):
-        torch.manual_seed(0)
-        model = network()
-        controller = BatchController(
-            NormTest(eta=0.3), batch_size=4, max_batch_size=48, test_interval=2
-        )
-        wanted = {"when": controller.wants_test} if when else {}
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-        used = []
-        with layer_statistics(model, **wanted) as recorder:
-            for _ in range(9):
-                expected = controller.wants_test()
-                used.append(controller.batch_size)
-                optimizer.zero_grad()
-                model(normal(controller.batch_size, 4)).square().mean().backward()
-                record = recorder.statistics()
-                optimizer.step()
-                assert not when or (record is not None) is expected
-                if record is None:
-                    controller.step(used[-1])
-                else:
-                    controller.update(record)
-        sizes.append(used)
-    assert sizes[0] == sizes[1]
-    assert sizes[0][0] == 4
-    assert sizes[0][-1] == 48
-
-
-def test_a_step_that_is_not_measured_may_end_without_being_asked_for_statistics() -> None:
-    model, x = network(), normal(B, 4)
-    expected, wanted = of_one_step(model, x), False
-    with layer_statistics(model, when=lambda: wanted) as recorder:
-        for _ in range(3):
-            model.zero_grad()
-            model(x).square().sum().backward()
-        wanted = True
-        model.zero_grad()
-        model(x).square().sum().backward()
-        torch.testing.assert_close(recorder.statistics().sq_norms, expected)
-
-
-def test_a_measured_step_stays_one_whatever_is_wanted_later() -> None:
-    model, x = network(), normal(B, 4)
-    expected, wanted = of_one_step(model, x), True
-    with layer_statistics(model, when=lambda: wanted) as recorder:
-        model(x[:2]).square().sum().backward()
-        wanted = False
-        model(x[2:]).square().sum().backward()
-        torch.testing.assert_close(recorder.statistics().sq_norms, expected)
-        assert not recorder.measures

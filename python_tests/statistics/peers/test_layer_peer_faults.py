@@ -14,7 +14,7 @@ import peer_models
 import pytest
 import torch
 import torch.nn.functional as F
-from shares import Shares
+from support.shares import Shares
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 

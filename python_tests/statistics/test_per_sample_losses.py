@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.zoo.entry import Model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from zoo import Model
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics import (

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from refusals import refused
-from shares import Shares
+from support.refusals import refused
+from support.shares import Shares
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.zoo import ZOO
+from support.zoo.entry import T, rows
+from support.zoo.passes import PASSES, Counts
 from torch import nn
-from zoo import PASSES, ZOO, Counts, T, rows
 
 from adadagrad_kernels.statistics import layer_statistics
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from shares import Shares
+from support.shares import Shares
 from torch import Tensor, nn
 
 from adadagrad_kernels.statistics import layer_statistics

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.zoo.entry import Batch, Model, Slotted
 from torch import Tensor, nn
 from torch.nn import functional as F
-from zoo import Batch, Model, Slotted
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics import layer_statistics
