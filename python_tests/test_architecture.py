@@ -177,3 +177,48 @@ def test_every_op_is_complete(op: str) -> None:
     if (ROOT / "benchmarks").is_dir():
         assert (ROOT / "benchmarks" / "ops" / f"bench_{op}.py").exists()
         assert f"`{public}`" in (ROOT / "README.md").read_text()
+
+
+ADDING = ROOT / "docs" / "internals" / "adding_a_kernel.md"
+#: An op that has files of its own in every folder.
+WITH_ALL_FILES = "accumulate_moments"
+#: Ops that no other one is made of: what names one of them is part of it.
+NAMED_BY_THEIR_OWN = tuple(
+    op for op in OPS if op.startswith(("adagrad_", "embedding_", "norm_layer_", "sparse_mean_"))
+)
+
+
+def _documented_files(block: str) -> list[str]:
+    if not ADDING.exists():
+        pytest.skip("no docs here: the tests run away from the sources")
+    found = re.search(rf"```{block}\n(.*?)```", ADDING.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    return [line.split()[0] for line in found[1].splitlines()]
+
+
+def test_documented_files_of_an_op_are_there_and_counted() -> None:
+    for block in ("code", "proof"):
+        for pattern in _documented_files(block):
+            path = pattern.replace("<op>", WITH_ALL_FILES).replace("<kind>", "*")
+            assert list(ROOT.glob(path)), f"{ADDING.name} has {pattern}, and {path} is not there"
+    code = _documented_files("code")
+    text = ADDING.read_text(encoding="utf-8")
+    assert len(set(code)) == len(code)
+    assert f"touches {len(code)} files of code" in text
+
+
+@pytest.mark.parametrize("op", NAMED_BY_THEIR_OWN)
+def test_an_op_is_in_no_other_files_than_documented(op: str) -> None:
+    allowed = {
+        path
+        for pattern in _documented_files("code")
+        for path in ROOT.glob(pattern.replace("<op>", op).replace("<kind>", "*"))
+    }
+    package = ROOT / "adadagrad_kernels"
+    folders = (package / "ops", package / "backends", ROOT / "csrc")
+    files = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
+    files = {path for path in files if path.suffix in (".py", ".cpp", ".h", ".inl", ".cu", ".cuh")}
+    name = re.compile(rf"\b{op}_?\b")
+    named = {path for path in files if name.search(path.read_text(encoding="utf-8"))}
+    assert package / "ops" / f"{op}.py" in named
+    assert named <= allowed, f"{ADDING.name} lacks {sorted(map(str, named - allowed))}"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import ParamSpec, TypeVar
 
-NAMES = ("reference", "cpu", "cuda", "triton")
+from adadagrad_kernels.backends.registry import BACKENDS
 
 VARIABLE = "ADADAGRAD_KERNELS_BACKEND"
 
@@ -44,9 +44,9 @@ def accepted(name: str, source: str = "use_backend") -> str:
     Raises:
         ValueError: for another one, with those that are accepted.
     """
-    if name != "auto" and name not in NAMES:
+    if name != "auto" and name not in BACKENDS:
         raise ValueError(
-            f"{source} names the backend {name!r}; accepted are auto, {', '.join(NAMES)}"
+            f"{source} names the backend {name!r}; accepted are auto, {', '.join(BACKENDS)}"
         )
     return name
 

@@ -15,12 +15,14 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from adadagrad_kernels import _native
+from adadagrad_kernels.backends import outputs
+from adadagrad_kernels.backends.outputs import BatchMoments, addresses, sq_norm
+from adadagrad_kernels.backends.rule import AdagradRule
 from adadagrad_kernels.checks import address
 
 # The order of ElementType in csrc/kernels.h.
 _TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
-_Moments: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 _Place: TypeAlias = tuple[int, int, Callable[[int], int]]
 
 _OLDEST = (8, 0)
@@ -53,13 +55,13 @@ def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def batch_moments(per_sample_grads: Tensor, variance: bool, inner_products: bool) -> _Moments:
+def batch_moments(per_sample_grads: Tensor, variance: bool, inner_products: bool) -> BatchMoments:
     """Mean, variance, squared norms and inner products with the mean, of the rows of G."""
-    outputs = _empty_moments(per_sample_grads, variance, inner_products)
+    moments = BatchMoments.empty(per_sample_grads, variance, inner_products)
     place, kept = _place(per_sample_grads.device)
-    _module().batch_moments(*_moments_arguments(per_sample_grads, outputs), place)
+    _module().batch_moments(*_moments_arguments(per_sample_grads, moments), place)
     kept.clear()
-    return outputs
+    return moments
 
 
 def accumulate_moments_(
@@ -86,41 +88,33 @@ def batch_adagrad_step_(
     param: Tensor,
     state_sum: Tensor,
     per_sample_grads: Tensor,
-    lr: float,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
+    rule: AdagradRule,
     variance: bool,
     inner_products: bool,
-) -> _Moments:
+) -> BatchMoments:
     """The moments of G, and an AdaGrad step of ``param`` along their mean."""
-    outputs = _empty_moments(per_sample_grads, variance, inner_products)
+    moments = BatchMoments.empty(per_sample_grads, variance, inner_products)
     place, kept = _place(per_sample_grads.device)
     _module().batch_adagrad_step(
         address(param),
         address(state_sum),
-        *_moments_arguments(per_sample_grads, outputs),
-        lr,
-        eps,
-        weight_decay,
-        maximize,
+        *_moments_arguments(per_sample_grads, moments),
+        rule.lr,
+        rule.eps,
+        rule.weight_decay,
+        rule.maximize,
         place,
     )
     kept.clear()
     increment_version([param, state_sum])
-    return outputs
+    return moments
 
 
 def adagrad_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     state_sums: Sequence[Tensor],
-    lr: float | Tensor,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: float | Tensor,
-    found_inf: Tensor | None,
+    rule: AdagradRule,
 ) -> Tensor:
     """An AdaGrad step of every tensor; returns the squared norm of the whole gradient."""
     update = _module().Update(
@@ -129,28 +123,21 @@ def adagrad_step_(
             for param, grad, state_sum in zip(params, grads, state_sums, strict=True)
         ]
     )
-    scalars = _scalars(lr, eps, weight_decay, maximize, grad_scale, found_inf)
-    return _run(_module().adagrad_step, update, [*params, *state_sums], scalars)
+    return _run(_module().adagrad_step, update, [*params, *state_sums], rule)
 
 
 def quick_adagrad_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     state_sums: Sequence[Tensor],
-    lr: float | Tensor,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: float | Tensor,
-    found_inf: Tensor | None,
+    rule: AdagradRule,
 ) -> Tensor | None:
     """The same for unchecked lists, read as a whole; None where they need the checks."""
     lists = [list(params), list(grads), list(state_sums)]
     update = _read(lists, _module().Accumulators.elements)
     if update is None:
         return None
-    scalars = _scalars(lr, eps, weight_decay, maximize, grad_scale, found_inf)
-    return _run(_module().adagrad_step, update, lists[0] + lists[2], scalars)
+    return _run(_module().adagrad_step, update, lists[0] + lists[2], rule)
 
 
 def adagrad_norm_step_(
@@ -158,12 +145,7 @@ def adagrad_norm_step_(
     grads: Sequence[Tensor],
     accumulators: Sequence[Tensor],
     row_wise: bool,
-    lr: float | Tensor,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: float | Tensor,
-    found_inf: Tensor | None,
+    rule: AdagradRule,
 ) -> Tensor:
     """An AdaGrad-Norm step; one accumulator in all, or one for each row of each tensor."""
     tensors = [
@@ -178,8 +160,7 @@ def adagrad_norm_step_(
         for index, (param, grad) in enumerate(zip(params, grads, strict=True))
     ]
     update = _module().Update(tensors, 0 if row_wise else address(accumulators[0]))
-    scalars = _scalars(lr, eps, weight_decay, maximize, grad_scale, found_inf)
-    return _run(_module().adagrad_norm_step, update, [*params, *accumulators], scalars)
+    return _run(_module().adagrad_norm_step, update, [*params, *accumulators], rule)
 
 
 def quick_adagrad_norm_step_(
@@ -187,12 +168,7 @@ def quick_adagrad_norm_step_(
     grads: Sequence[Tensor],
     accumulators: Sequence[Tensor],
     row_wise: bool,
-    lr: float | Tensor,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: float | Tensor,
-    found_inf: Tensor | None,
+    rule: AdagradRule,
 ) -> Tensor | None:
     """The same for unchecked lists, read as a whole; None where they need the checks."""
     lists = [list(params), list(grads), list(accumulators)]
@@ -200,8 +176,7 @@ def quick_adagrad_norm_step_(
     update = _read(lists, kinds.rows if row_wise else kinds.one)
     if update is None:
         return None
-    scalars = _scalars(lr, eps, weight_decay, maximize, grad_scale, found_inf)
-    return _run(_module().adagrad_norm_step, update, lists[0] + lists[2], scalars)
+    return _run(_module().adagrad_norm_step, update, lists[0] + lists[2], rule)
 
 
 def _read(lists: list[list[Tensor]], kind: Any) -> Any | None:
@@ -211,16 +186,16 @@ def _read(lists: list[list[Tensor]], kind: Any) -> Any | None:
 
 
 def _run(
-    step: Callable[..., None], update: Any, written: list[Tensor], scalars: tuple[Any, ...]
+    step: Callable[..., None], update: Any, written: list[Tensor], rule: AdagradRule
 ) -> Tensor:
     """Put a step into the stream; the caller holds the tensors of the update."""
     device = written[0].device
-    sq_norm = _empty((), torch.float64, device)
+    norm = sq_norm(device)
     place, kept = _place(device)
-    step(update, *scalars, sq_norm.data_ptr(), place)
+    step(update, *_scalars(rule), norm.data_ptr(), place)
     kept.clear()
     increment_version(written)
-    return sq_norm
+    return norm
 
 
 def _index(device: torch.device) -> int:
@@ -233,11 +208,6 @@ def _stream(device: torch.device) -> int:
     return handle
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """New memory of the device; raises torch's error where there is none left."""
-    return torch.empty(shape, dtype=dtype, device=device)
-
-
 def _place(device: torch.device) -> tuple[_Place, list[Tensor]]:
     """Where a call runs, and the workspaces it is given.
 
@@ -247,48 +217,21 @@ def _place(device: torch.device) -> tuple[_Place, list[Tensor]]:
     kept: list[Tensor] = []
 
     def allocate(count: int) -> int:
-        kept.append(_empty((count,), torch.uint8, device))
+        kept.append(outputs.allocate(count, torch.uint8, device))
         return kept[-1].data_ptr()
 
     return (_index(device), _stream(device), allocate), kept
 
 
-def _empty_moments(grads: Tensor, variance: bool, inner_products: bool) -> _Moments:
-    samples, features = grads.shape
-    nothing = (0,)
-    return (
-        _empty((features,), torch.float32, grads.device),
-        _empty((features,) if variance else nothing, torch.float32, grads.device),
-        _empty((samples,), torch.float64, grads.device),
-        _empty((samples,) if inner_products else nothing, torch.float64, grads.device),
-    )
-
-
-def _moments_arguments(grads: Tensor, outputs: _Moments) -> tuple[int, ...]:
-    samples, features = grads.shape
-    mean, variance, sq_norms, inner_products = outputs
-    return (
-        address(grads),
-        _code(grads),
-        samples,
-        features,
-        grads.stride(0),
-        mean.data_ptr(),
-        variance.data_ptr(),
-        sq_norms.data_ptr(),
-        inner_products.data_ptr(),
-    )
+def _moments_arguments(grads: Tensor, moments: BatchMoments) -> tuple[int, ...]:
+    return (address(grads), _code(grads), *grads.shape, grads.stride(0), *addresses(moments))
 
 
 def _scalars(
-    lr: float | Tensor,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: float | Tensor,
-    found_inf: Tensor | None,
+    rule: AdagradRule,
 ) -> tuple[tuple[float, float, float, float, bool], tuple[int, int, int]]:
     """The host's scalars, and the addresses of those that lie on the device."""
+    lr, eps, weight_decay, maximize, grad_scale, found_inf = rule
     on_host = (
         0.0 if isinstance(lr, Tensor) else lr,
         eps,

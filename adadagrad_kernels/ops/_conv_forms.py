@@ -12,15 +12,16 @@ sample and group.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from adadagrad_kernels import backends
+from adadagrad_kernels.backends.conv_geometry import ConvGeometry
+from adadagrad_kernels.backends.outputs import LayerMoments
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES
-from adadagrad_kernels.ops._layer_moments import Outputs
+from adadagrad_kernels.ops._layer_moments import with_bias
 from adadagrad_kernels.ops._linear_forms import gram_norms
 from adadagrad_kernels.ops._products import (
     PASS,
@@ -42,65 +43,6 @@ _GRAM_SPEED = 0.6
 _LONG_ROW = 16
 #: Fewer positions or channels than these leave the vendor's groups nothing to work on.
 _GROUPED_POSITIONS, _GROUPED_CHANNELS = 256, 16
-
-
-class ConvGeometry(NamedTuple):
-    """One number for each spatial dimension, and the groups of channels."""
-
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-
-    def channels_inside(self, inputs: Tensor, width: int) -> bool:
-        """Whether copying runs of channels makes patches sooner than runs of an output's row."""
-        return width < _LONG_ROW or inputs.movedim(1, -1).is_contiguous()
-
-    def patches(self, inputs: Tensor, channels_inside: bool) -> Tensor:
-        """``[samples * groups, positions, patch]``, a patch's channels inside or outside.
-
-        Written out once, along runs of memory as long as there are: the kernel's last dimension
-        and the channels, or the positions of a row.
-        """
-        dims = len(self.kernel_size)
-        padding = [side for p in reversed(self.padding) for side in (p, p)]
-        if channels_inside:
-            inputs, padding = inputs.movedim(1, -1), [0, 0, *padding]
-        padded = F.pad(inputs, padding).contiguous()
-        first = 1 if channels_inside else 2
-        settings = zip(self.kernel_size, self.stride, self.dilation, strict=True)
-        for axis, (kernel, step, spread) in enumerate(settings, start=first):
-            padded = padded.unfold(axis, spread * (kernel - 1) + 1, step)[..., ::spread]
-        samples = len(inputs)
-        positions = padded.shape[first : first + dims].numel()
-        if channels_inside:
-            # [samples, *positions, groups, channels, *kernel]
-            padded = padded.view(*padded.shape[: 1 + dims], self.groups, -1, *self.kernel_size)
-            padded = padded.movedim(1 + dims, 1).movedim(2 + dims, -1)
-            return padded.reshape(samples * self.groups, positions, -1)
-        kernel_axes = range(2 + dims, 2 + 2 * dims)
-        padded = padded.permute(0, 1, *kernel_axes, *range(2, 2 + dims))
-        return padded.reshape(samples * self.groups, -1, positions).mT
-
-    def weight_grad(self, inputs: Tensor, grad_outputs: Tensor, groups: int = 1) -> Tensor:
-        """The vendor's, as autograd calls it; with ``groups`` times as many groups."""
-        channels = inputs.shape[1] // (self.groups * groups)
-        weight = inputs.new_empty(grad_outputs.shape[1], channels, *self.kernel_size)
-        gradient: Tensor = torch.ops.aten.convolution_backward(
-            grad_outputs,
-            inputs,
-            weight,
-            None,
-            self.stride,
-            self.padding,
-            self.dilation,
-            False,
-            [0] * len(self.stride),
-            self.groups * groups,
-            (False, True, False),
-        )[1]
-        return gradient
 
 
 def conv_form(
@@ -155,9 +97,10 @@ def conv_moments(
     bias: bool,
     variance: bool,
     inner_products: bool,
-) -> Outputs:
+) -> LayerMoments:
     """Moments of ``[samples, channels, *spatial]``, none of whose dimensions is empty."""
-    backend = backends.select(inputs.device, inputs.dtype)
+    # Other forms than the kernel take passes over what torch's products give.
+    backend = backends.select(inputs.device, inputs.dtype, "accumulate_moments_")
     kernel = getattr(backend, "conv_moments", None)
     asked = {"variance": variance, "inner_products": inner_products}
     form = conv_form(
@@ -172,29 +115,29 @@ def conv_moments(
     if kernel is not None and torch.are_deterministic_algorithms_enabled():
         form = "kernel"  # whose bits no number of threads changes
     if form == "kernel" and kernel is not None:
-        outputs: Outputs = kernel(inputs, grad_outputs, *geometry, bias, variance, inner_products)
-        return outputs
+        moments: LayerMoments
+        moments = kernel(inputs, grad_outputs, geometry, bias, variance, inner_products)
+        return moments
     if form == "gram":
         return _gram(inputs, grad_outputs, geometry, bias)
     return _chunks(inputs, grad_outputs, geometry, bias, variance, inner_products, form)
 
 
-def _gram(inputs: Tensor, grad_outputs: Tensor, geometry: ConvGeometry, bias: bool) -> Outputs:
+def _gram(inputs: Tensor, grad_outputs: Tensor, geometry: ConvGeometry, bias: bool) -> LayerMoments:
     """Norms from the products of patches, group by group; the gradient is autograd's."""
     dtype = ACCUMULATION_DTYPES[inputs.dtype]
     weight_grad = geometry.weight_grad(inputs, grad_outputs).to(dtype)
     sq_norms = torch.empty(len(inputs), dtype=torch.float64, device=inputs.device)
-    inside = geometry.channels_inside(inputs, grad_outputs.shape[-1])
+    inside = _channels_inside(inputs, grad_outputs.shape[-1])
     for rows in _rows_of_patches(inputs, grad_outputs, geometry):
         x = geometry.patches(inputs[rows], inside).to(dtype)
         y = grad_outputs[rows].to(dtype).reshape(len(x), -1, x.shape[1]).mT
         sq_norms[rows] = gram_norms(x, y, bias).view(-1, geometry.groups).sum(1)
-    nothing = weight_grad.new_empty(0)
-    bias_grad = nothing
+    bias_grad = None
     if bias:
         axes = [0, *range(2, grad_outputs.dim())]
         bias_grad = grad_outputs.sum(axes).to(dtype)
-    return weight_grad, bias_grad, sq_norms, nothing, nothing, sq_norms.new_empty(0)
+    return LayerMoments(weight_grad, bias_grad, sq_norms, None, None, None)
 
 
 def _patch_elements(inputs: Tensor, grad_outputs: Tensor, geometry: ConvGeometry) -> int:
@@ -213,6 +156,11 @@ def _rows_of_patches(
         yield slice(start, min(start + size, len(inputs)))
 
 
+def _channels_inside(inputs: Tensor, width: int) -> bool:
+    """Whether copying runs of channels makes patches sooner than runs of an output's row."""
+    return width < _LONG_ROW or inputs.movedim(1, -1).is_contiguous()
+
+
 def _chunks(
     inputs: Tensor,
     grad_outputs: Tensor,
@@ -221,13 +169,11 @@ def _chunks(
     variance: bool,
     inner_products: bool,
     form: str,
-) -> Outputs:
+) -> LayerMoments:
     """The contributions of some samples at a time, added to running sums."""
     dtype = ACCUMULATION_DTYPES[inputs.dtype]
-    samples, out_channels = grad_outputs.shape[:2]
-    kernel = geometry.kernel_size
-    channels = inputs.shape[1] // geometry.groups
-    inside = form == "unfold" and geometry.channels_inside(inputs, grad_outputs.shape[-1])
+    out_channels, channels, *kernel = geometry.weight_shape(inputs, grad_outputs)
+    inside = form == "unfold" and _channels_inside(inputs, grad_outputs.shape[-1])
     # Of few positions, oneDNN multiplies narrow types sooner when the longer side is the rows.
     across = inside and geometry.groups == 1 and narrow(inputs.dtype)
     shape = (out_channels, *((*kernel, channels) if inside else (channels, *kernel)))
@@ -249,16 +195,24 @@ def _chunks(
     contributions = grouped if form == "grouped" else unfolded
     # Patches take more than what they add up to.
     patches = _patch_elements(inputs, grad_outputs, geometry) if form == "unfold" else 0
-    weight = chunked_moments(contributions, samples, shape, grad_outputs, variance, patches)
+    weight = chunked_moments(contributions, grad_outputs, shape, variance, patches)
     if across:
-        weight = weight.moved(-1, 0)
+        weight = _moved(weight, -1, 0)
     if inside:
-        weight = weight.moved(-1, 1)
-    products = None
+        weight = _moved(weight, -1, 1)
     if inner_products:
-        products = _along_gradient(inputs, grad_outputs, geometry, weight.sum)
-    sums = grad_outputs.flatten(2).sum(2, dtype=dtype) if bias else None
-    return weight.with_bias(sums, products)
+        products = _along_gradient(inputs, grad_outputs, geometry, weight.weight_grad)
+        weight = weight._replace(inner_products=products)
+    return with_bias(weight, grad_outputs.flatten(2).sum(2, dtype=dtype) if bias else None)
+
+
+def _moved(moments: LayerMoments, source: int, destination: int) -> LayerMoments:
+    """With a dimension of the weight at another place."""
+    grad, variance = moments.weight_grad, moments.weight_variance
+    if variance is not None:
+        variance = variance.movedim(source, destination).contiguous()
+    grad = grad.movedim(source, destination).contiguous()
+    return moments._replace(weight_grad=grad, weight_variance=variance)
 
 
 def _along_gradient(

@@ -7,10 +7,13 @@ compiler keeps as one node of its graph.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from adadagrad_kernels.backends.outputs import BatchMoments, LayerMoments, in_schema
 
 _LIBRARY: Any = torch.library.Library("adadagrad_kernels", "DEF")  # type: ignore[no-untyped-call]
 
@@ -18,10 +21,22 @@ _LIBRARY: Any = torch.library.Library("adadagrad_kernels", "DEF")  # type: ignor
 def register(
     schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Define an op, run ``implementation`` on every device, and trace it with ``fake``."""
+    """Define an op, run ``implementation`` on every device, and trace it with ``fake``.
+
+    Either gives back nothing, a tensor or one of the records of ``backends.outputs``.
+    """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema)
-    _LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"adadagrad_kernels::{name}", fake, lib=_LIBRARY)
+    _LIBRARY.impl(name, _as_in_schema(implementation), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"adadagrad_kernels::{name}", _as_in_schema(fake), lib=_LIBRARY)
     operator: Callable[..., Any] = getattr(torch.ops.adadagrad_kernels, name)
     return operator
+
+
+def _as_in_schema(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def run(*arguments: Any) -> Any:
+        result = function(*arguments)
+        return in_schema(result) if isinstance(result, BatchMoments | LayerMoments) else result
+
+    return run

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from adadagrad_kernels import backends
 from adadagrad_kernels.backends import reference
-from adadagrad_kernels.checks import ACCUMULATION_DTYPES
-from adadagrad_kernels.ops._layer_moments import Outputs, bias_moments
+from adadagrad_kernels.backends.outputs import LayerMoments
+from adadagrad_kernels.ops._layer_moments import with_bias
 from adadagrad_kernels.ops._products import (
     PASS,
     SMALL_PRODUCT_SPEED,
@@ -73,7 +73,7 @@ def linear_form(
 
 def linear_moments(
     inputs: Tensor, grad_outputs: Tensor, bias: bool, variance: bool, inner_products: bool
-) -> Outputs:
+) -> LayerMoments:
     """Moments of ``[samples, positions, features]``, none of whose dimensions is empty."""
     samples, positions, in_features = inputs.shape
     form = linear_form(
@@ -92,7 +92,7 @@ def linear_moments(
 
 def _rank_one(
     inputs: Tensor, grad_outputs: Tensor, bias: bool, variance: bool, inner_products: bool
-) -> Outputs:
+) -> LayerMoments:
     """h_i = (y_i x_i', y_i).
 
     The variance is a difference of squares: deviations are no product.
@@ -100,13 +100,14 @@ def _rank_one(
     """
     x, y = inputs.squeeze(1), grad_outputs.squeeze(1)
     samples = len(x)
-    backend = backends.select(x.device, x.dtype)
+    backend = backends.select(x.device, x.dtype, "batch_moments")
     weight_grad = flat_product(y, x)
-    bias_grad = y.sum(0).to(weight_grad.dtype) if bias else weight_grad.new_empty(0)
-    x_norms = backend.batch_moments(x, False, False)[2]
-    _, bias_variance, y_norms, _ = backend.batch_moments(y, variance and bias, False)
+    bias_grad = y.sum(0).to(weight_grad.dtype) if bias else None
+    x_norms = backend.batch_moments(x, False, False).sq_norms
+    of_bias = backend.batch_moments(y, variance and bias, False)
+    y_norms = of_bias.sq_norms
     sq_norms = torch.addcmul(y_norms, x_norms, y_norms) if bias else x_norms * y_norms
-    weight_variance = weight_grad.new_empty(0)
+    weight_variance = None
     if variance:
         wide_x, wide_y = (z.to(weight_grad.dtype) for z in (x, y))
         smaller, larger = sorted((wide_x, wide_y), key=lambda z: z.shape[1])
@@ -115,20 +116,22 @@ def _rank_one(
         pair = (scaled, squares) if larger is wide_x else (squares, scaled)
         weight_variance = pair[0].t().mm(pair[1])
         _subtract_square(weight_variance, weight_grad, 1 / (samples * (samples - 1)))
-    products = sq_norms.new_empty(0)
+    products = None
     if inner_products:
         wide_x, wide_y = (z.to(weight_grad.dtype) for z in (x, y))
         features = x.shape[1], y.shape[1]
         if samples * sum(features) * 5 < features[0] * features[1] * 8:
             products = _by_pairs(wide_x, wide_y, bias)
         else:
-            products = _by_gradient(wide_x, wide_y, weight_grad, bias_grad if bias else None)
-    return weight_grad, bias_grad, sq_norms, weight_variance, bias_variance, products
+            products = _by_gradient(wide_x, wide_y, weight_grad, bias_grad)
+    return LayerMoments(
+        weight_grad, bias_grad, sq_norms, weight_variance, of_bias.variance, products
+    )
 
 
 def _subtract_square(squares: Tensor, grad: Tensor, scale: float) -> None:
     """In one pass where the backend has it."""
-    backend = backends.select(squares.device, squares.dtype)
+    backend = backends.select(squares.device, squares.dtype, "batch_moments")
     run = getattr(backend, "subtract_square_", reference.subtract_square_)
     run(squares, grad, scale)
 
@@ -171,20 +174,15 @@ def _by_gradient(x: Tensor, y: Tensor, weight_grad: Tensor, bias_grad: Tensor | 
 
 def _gram(
     inputs: Tensor, grad_outputs: Tensor, bias: bool, variance: bool, inner_products: bool
-) -> Outputs:
+) -> LayerMoments:
     """Norms from the products of a sample's positions with each other."""
     weight_grad = flat_product(grad_outputs.flatten(0, 1), inputs.flatten(0, 1))
     dtype = weight_grad.dtype
-    bias_grad = weight_grad.new_empty(0)
-    if bias:
-        bias_grad = grad_outputs.flatten(0, 1).sum(0).to(dtype)
+    bias_grad = grad_outputs.flatten(0, 1).sum(0).to(dtype) if bias else None
     x, y = inputs.to(dtype), grad_outputs.to(dtype)
     sq_norms = gram_norms(x, y, bias)
-    products = sq_norms.new_empty(0)
-    if inner_products:
-        products = _by_gradient(x, y, weight_grad, bias_grad if bias else None)
-    nothing = weight_grad.new_empty(0)
-    return weight_grad, bias_grad, sq_norms, nothing, nothing, products
+    products = _by_gradient(x, y, weight_grad, bias_grad) if inner_products else None
+    return LayerMoments(weight_grad, bias_grad, sq_norms, None, None, products)
 
 
 def gram_norms(x: Tensor, y: Tensor, bias: bool) -> Tensor:
@@ -203,19 +201,20 @@ def gram_norms(x: Tensor, y: Tensor, bias: bool) -> Tensor:
 
 def _samples(
     inputs: Tensor, grad_outputs: Tensor, bias: bool, variance: bool, inner_products: bool
-) -> Outputs:
+) -> LayerMoments:
     """A chunk of contributions at a time, added to running sums."""
 
     def contributions(rows: slice, chunk: Tensor) -> Tensor:
         return product_chunk(grad_outputs[rows].mT, inputs[rows], chunk)
 
     shape = (grad_outputs.shape[2], inputs.shape[2])
-    weight = chunked_moments(contributions, len(inputs), shape, grad_outputs, variance)
-    products = None
+    weight = chunked_moments(contributions, grad_outputs, shape, variance)
+    dtype = weight.weight_grad.dtype
     if inner_products:
-        dtype = ACCUMULATION_DTYPES[inputs.dtype]
-        products = _by_gradient(inputs.to(dtype), grad_outputs.to(dtype), weight.sum, None)
-    return weight.with_bias(grad_outputs.sum(1, dtype=weight.sum.dtype) if bias else None, products)
+        wide_x, wide_y = inputs.to(dtype), grad_outputs.to(dtype)
+        products = _by_gradient(wide_x, wide_y, weight.weight_grad, None)
+        weight = weight._replace(inner_products=products)
+    return with_bias(weight, grad_outputs.sum(1, dtype=dtype) if bias else None)
 
 
 def _rows_at_once(
@@ -232,19 +231,17 @@ def _rows_at_once(
 
 def _rows(
     inputs: Tensor, grad_outputs: Tensor, bias: bool, variance: bool, inner_products: bool
-) -> Outputs:
+) -> LayerMoments:
     """Some rows of all contributions at a time, or some columns where these are longer."""
     samples, _, in_features = inputs.shape
     out_features = grad_outputs.shape[2]
     across = in_features > out_features
     one, other = (inputs, grad_outputs) if across else (grad_outputs, inputs)
     size = _rows_at_once(samples, in_features, out_features, inputs.dtype, inputs.device)
-    dtype = ACCUMULATION_DTYPES[inputs.dtype]
-    weight_grad = torch.empty(one.shape[2], other.shape[2], dtype=dtype, device=inputs.device)
-    weight_variance = torch.empty_like(weight_grad) if variance else weight_grad.new_empty(0)
-    sq_norms = torch.zeros(samples, dtype=torch.float64, device=inputs.device)
-    products = torch.zeros_like(sq_norms)
-    backend = backends.select(inputs.device, inputs.dtype)
+    whole = LayerMoments.empty(inputs, (one.shape[2], other.shape[2]), None, variance, False)
+    weight_grad, _, sq_norms, weight_variance, *_ = whole
+    products = torch.zeros_like(sq_norms.zero_())
+    backend = backends.select(inputs.device, inputs.dtype, "batch_moments")
     memory: Tensor | None = None
     for start in range(0, one.shape[2], size):
         part = slice(start, min(start + size, one.shape[2]))
@@ -254,16 +251,13 @@ def _rows(
         chunk = product_chunk(one[:, :, part].mT, other, memory)
         mean, spread, norms, along = backend.batch_moments(chunk.flatten(1), variance, True)
         torch.mul(mean.view(shape[1:]), samples, out=weight_grad[part])
-        if variance:
+        if weight_variance is not None:
             weight_variance[part] = spread.view(shape[1:])
         sq_norms += norms
         products.add_(along, alpha=samples)
     if across:
         weight_grad = weight_grad.t().contiguous()
-        weight_variance = weight_variance.t().contiguous() if variance else weight_variance
-    nothing = weight_grad.new_empty(0)
-    if not bias:
-        return weight_grad, nothing, sq_norms, weight_variance, nothing, products
-    sums = grad_outputs.sum(1, dtype=dtype)
-    grad, spread, norms, along = bias_moments(sums, variance, True)
-    return weight_grad, grad, sq_norms + norms, weight_variance, spread, products + along
+        if weight_variance is not None:
+            weight_variance = weight_variance.t().contiguous()
+    weight = LayerMoments(weight_grad, None, sq_norms, weight_variance, None, products)
+    return with_bias(weight, grad_outputs.sum(1, dtype=weight_grad.dtype) if bias else None)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from adadagrad_kernels import backends
+from adadagrad_kernels.backends.outputs import LayerMoments
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES
 from adadagrad_kernels.memory import is_out_of_memory
-from adadagrad_kernels.ops._layer_moments import Outputs, bias_moments
 
 #: What a pass over an element of a contribution costs, in multiplications of a large product.
 PASS = 12.0
@@ -83,65 +82,29 @@ def _compact(matrices: Tensor) -> Tensor:
     return matrices.mT.contiguous().mT
 
 
-@dataclass(frozen=True)
-class ChunkedMoments:
-    """Sum and variance of all contributions to a weight, in its shape, and their norms."""
-
-    sum: Tensor
-    variance: Tensor
-    sq_norms: Tensor
-
-    def moved(self, source: int, destination: int) -> ChunkedMoments:
-        """With a dimension of the weight at another place."""
-        whole = self.sum.movedim(source, destination).contiguous()
-        spread = self.variance
-        if spread.numel():
-            spread = spread.movedim(source, destination).contiguous()
-        return ChunkedMoments(whole, spread, self.sq_norms)
-
-    def with_bias(self, sums: Tensor | None, products: Tensor | None) -> Outputs:
-        """Outputs of an op, with the contributions ``[samples, features]`` to the bias.
-
-        Inner products of the weight come from the form that knows them; those of the bias are
-        added.
-        """
-        nothing = self.sum.new_empty(0)
-        along = self.sq_norms.new_empty(0) if products is None else products
-        if sums is None:
-            return self.sum, nothing, self.sq_norms, self.variance, nothing, along
-        grad, spread, norms, bias_along = bias_moments(
-            sums, self.variance.numel() > 0, products is not None
-        )
-        if products is not None:
-            along = products + bias_along
-        return self.sum, grad, self.sq_norms + norms, self.variance, spread, along
-
-
 def chunked_moments(
     contributions: Callable[[slice, Tensor], Tensor],
-    samples: int,
+    grad_outputs: Tensor,
     shape: tuple[int, ...],
-    like: Tensor,
     variance: bool,
     operands: int = 0,
-) -> ChunkedMoments:
-    """Run through all samples, chunk by chunk.
+) -> LayerMoments:
+    """The moments of a weight, from the contributions of all samples, chunk by chunk.
 
     Args:
         contributions: gives those of some samples ``[samples, *shape]``, in the memory that it is
             handed or in its own.
-        samples: how many there are.
+        grad_outputs: of the layer, ``[samples, ...]``.
         shape: of one contribution.
-        like: a tensor of the elements' type, on the device.
         variance: whether to measure it.
         operands: elements of a sample that are written out to multiply them.
     """
-    dtype = ACCUMULATION_DTYPES[like.dtype]
-    elements = torch.Size(shape).numel()
-    total = torch.empty(elements, dtype=dtype, device=like.device)
-    squares = torch.empty_like(total) if variance else None
-    sq_norms = torch.empty(samples, dtype=torch.float64, device=like.device)
-    size = chunk_samples(samples, max(elements, operands), like.dtype, like.device)
+    moments = LayerMoments.empty(grad_outputs, shape, None, variance, False)
+    squares = moments.weight_variance
+    sums = (moments.weight_grad.view(-1), None if squares is None else squares.view(-1))
+    samples, elements = len(grad_outputs), torch.Size(shape).numel()
+    dtype, device = grad_outputs.dtype, grad_outputs.device
+    size = chunk_samples(samples, max(elements, operands), dtype, device)
     memory: Tensor | None = None
     start = 0
     while start < samples:
@@ -149,7 +112,7 @@ def chunked_moments(
         count = rows.stop - start
         try:
             if memory is None:
-                memory = like.new_empty(count, *shape)
+                memory = grad_outputs.new_empty(count, *shape)
             chunk = contributions(rows, memory[:count]).reshape(count, elements)
         except RuntimeError as error:
             if size == 1 or not is_out_of_memory(error):
@@ -157,9 +120,8 @@ def chunked_moments(
             memory, size = None, size // 2
             continue
         backend = backends.select(chunk.device, chunk.dtype, "accumulate_moments_")
-        backend.accumulate_moments_(total, squares, sq_norms[rows], chunk, start)
+        backend.accumulate_moments_(*sums, moments.sq_norms[rows], chunk, start)
         start = rows.stop
     if squares is not None:
         squares.div_(samples - 1)
-    spread = total.new_empty(0) if squares is None else squares.view(shape)
-    return ChunkedMoments(total.view(shape), spread, sq_norms)
+    return moments

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from adadagrad_kernels.backends.outputs import sq_norm
+from adadagrad_kernels.backends.rule import AdagradRule, from_schema, in_schema
 from adadagrad_kernels.checks import (
     check_updated,
     require_disjoint,
@@ -15,8 +18,7 @@ from adadagrad_kernels.checks import (
     require_plain,
 )
 from adadagrad_kernels.ops._library import register
-from adadagrad_kernels.ops._lists import checked_flag, joined, select_for, settle_quickly, split
-from adadagrad_kernels.settings import check_step_numbers
+from adadagrad_kernels.ops._lists import select_for, settle_quickly
 
 
 def adagrad_norm_step_(
@@ -81,54 +83,37 @@ def adagrad_norm_step_(
     """
     row_wise = not isinstance(accumulators, Tensor)
     rows = [accumulators] if isinstance(accumulators, Tensor) else list(accumulators)
-    rate, lr_tensor = split(lr)
-    scale, scale_tensor = split(grad_scale)
-    scalars = (rate, eps, weight_decay, maximize, scale, lr_tensor, scale_tensor, found_inf)
-    run = _operator if torch.compiler.is_compiling() else _run
-    result: Tensor = run(list(params), list(grads), rows, row_wise, *scalars)
-    return result
+    scalars = (lr, eps, weight_decay, maximize, grad_scale, found_inf)
+    lists = (list(params), list(grads), rows)
+    if torch.compiler.is_compiling():
+        result: Tensor = _operator(*lists, row_wise, *in_schema(*scalars))
+        return result
+    return take_step(*lists, row_wise, AdagradRule(*scalars))
 
 
-def _run(
+def take_step(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     accumulators: Sequence[Tensor],
     row_wise: bool,
-    lr: float,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: float,
-    lr_tensor: Tensor | None = None,
-    grad_scale_tensor: Tensor | None = None,
-    found_inf: Tensor | None = None,
+    rule: AdagradRule,
 ) -> Tensor:
-    # Those that lie on a device are read by kernels alone.
-    check_step_numbers(
-        lr=lr,
-        eps=eps,
-        weight_decay=weight_decay,
-        grad_scale=grad_scale if grad_scale_tensor is None else 1.0,
-    )
-    devices_of = params or accumulators
-    scalars = (
-        joined("lr", lr, lr_tensor, devices_of),
-        eps,
-        weight_decay,
-        maximize,
-        joined("grad_scale", grad_scale, grad_scale_tensor, devices_of),
-        checked_flag(found_inf, devices_of),
-    )
+    """The same by a rule, for who has one; not to be traced by torch.compile.
+
+    ``accumulators`` is a list of one for each param where ``row_wise``, and else of one in all.
+    """
+    rule.check_numbers()
+    rule = rule.beside(params or accumulators)
     lists = (params, grads, accumulators)
-    settled = settle_quickly("adagrad_norm_step_", lists, row_wise, *scalars)
+    settled = settle_quickly("adagrad_norm_step_", lists, row_wise, rule)
     if settled is not None:
         return settled
     _check(params, grads, accumulators, row_wise)
     if not params:
-        return torch.zeros((), dtype=torch.float64, device="cpu")
-    backend = select_for(params)
-    sq_norm: Tensor = backend.adagrad_norm_step_(params, grads, accumulators, row_wise, *scalars)
-    return sq_norm
+        return sq_norm("cpu", 0.0)
+    backend = select_for("adagrad_norm_step_", params)
+    norm: Tensor = backend.adagrad_norm_step_(params, grads, accumulators, row_wise, rule)
+    return norm
 
 
 def _check(
@@ -188,28 +173,24 @@ def _check_accumulator(accumulator: Tensor, rows: int, param: Tensor) -> None:
         )
 
 
-def _fake(
+def _registered(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     accumulators: Sequence[Tensor],
     row_wise: bool,
-    lr: float,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: float,
-    lr_tensor: Tensor | None = None,
-    grad_scale_tensor: Tensor | None = None,
-    found_inf: Tensor | None = None,
+    *scalars: Any,
 ) -> Tensor:
-    device = params[0].device if params else None
-    return torch.empty((), dtype=torch.float64, device=device)
+    return take_step(params, grads, accumulators, row_wise, from_schema(*scalars))
+
+
+def _fake(params: Sequence[Tensor], *_: Any) -> Tensor:
+    return sq_norm(params[0].device if params else None)
 
 
 _operator = register(
     "adagrad_norm_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] accumulators, "
     "bool row_wise, float lr, float eps, float weight_decay, bool maximize, float grad_scale, "
     "Tensor? lr_tensor=None, Tensor? grad_scale_tensor=None, Tensor? found_inf=None) -> Tensor",
-    _run,
+    _registered,
     _fake,
 )

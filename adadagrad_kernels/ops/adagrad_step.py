@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from adadagrad_kernels.backends.outputs import sq_norm
+from adadagrad_kernels.backends.rule import AdagradRule, from_schema, in_schema
 from adadagrad_kernels.checks import check_updated, require_disjoint, require_distinct
 from adadagrad_kernels.ops._library import register
-from adadagrad_kernels.ops._lists import checked_flag, joined, select_for, settle_quickly, split
-from adadagrad_kernels.settings import check_step_numbers
+from adadagrad_kernels.ops._lists import select_for, settle_quickly
 
 
 def adagrad_step_(
@@ -65,52 +67,33 @@ def adagrad_step_(
         >>> param
         tensor([-0.1000, -0.1000])
     """
-    rate, lr_tensor = split(lr)
-    scale, scale_tensor = split(grad_scale)
-    scalars = (rate, eps, weight_decay, maximize, scale, lr_tensor, scale_tensor, found_inf)
+    scalars = (lr, eps, weight_decay, maximize, grad_scale, found_inf)
     if torch.compiler.is_compiling():
-        result: Tensor = _operator(list(params), list(grads), list(state_sums), *scalars)
+        lists = (list(params), list(grads), list(state_sums))
+        result: Tensor = _operator(*lists, *in_schema(*scalars))
         return result
-    return _run(params, grads, state_sums, *scalars)
+    return take_step(params, grads, state_sums, AdagradRule(*scalars))
 
 
-def _run(
+def take_step(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     state_sums: Sequence[Tensor],
-    lr: float,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: float,
-    lr_tensor: Tensor | None = None,
-    grad_scale_tensor: Tensor | None = None,
-    found_inf: Tensor | None = None,
+    rule: AdagradRule,
 ) -> Tensor:
-    # Those that lie on a device are read by kernels alone.
-    check_step_numbers(
-        lr=lr,
-        eps=eps,
-        weight_decay=weight_decay,
-        grad_scale=grad_scale if grad_scale_tensor is None else 1.0,
-    )
-    scalars = (
-        joined("lr", lr, lr_tensor, params),
-        eps,
-        weight_decay,
-        maximize,
-        joined("grad_scale", grad_scale, grad_scale_tensor, params),
-        checked_flag(found_inf, params),
-    )
+    """The same by a rule, for who has one; not to be traced by torch.compile."""
+    rule.check_numbers()
+    rule = rule.beside(params)
     if len(params) == len(grads) == len(state_sums):
-        settled = settle_quickly("adagrad_step_", (params, grads, state_sums), *scalars)
+        settled = settle_quickly("adagrad_step_", (params, grads, state_sums), rule)
         if settled is not None:
             return settled
     _check(params, grads, state_sums)
     if not params:
-        return torch.zeros((), dtype=torch.float64, device="cpu")
-    sq_norm: Tensor = select_for(params).adagrad_step_(params, grads, state_sums, *scalars)
-    return sq_norm
+        return sq_norm("cpu", 0.0)
+    backend = select_for("adagrad_step_", params)
+    norm: Tensor = backend.adagrad_step_(params, grads, state_sums, rule)
+    return norm
 
 
 def _check(params: Sequence[Tensor], grads: Sequence[Tensor], state_sums: Sequence[Tensor]) -> None:
@@ -132,27 +115,20 @@ def _check(params: Sequence[Tensor], grads: Sequence[Tensor], state_sums: Sequen
     require_distinct("state_sums", state_sums)
 
 
-def _fake(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    state_sums: Sequence[Tensor],
-    lr: float,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: float,
-    lr_tensor: Tensor | None = None,
-    grad_scale_tensor: Tensor | None = None,
-    found_inf: Tensor | None = None,
+def _registered(
+    params: Sequence[Tensor], grads: Sequence[Tensor], state_sums: Sequence[Tensor], *scalars: Any
 ) -> Tensor:
-    device = params[0].device if params else None
-    return torch.empty((), dtype=torch.float64, device=device)
+    return take_step(params, grads, state_sums, from_schema(*scalars))
+
+
+def _fake(params: Sequence[Tensor], *_: Any) -> Tensor:
+    return sq_norm(params[0].device if params else None)
 
 
 _operator = register(
     "adagrad_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] state_sums, float lr, "
     "float eps, float weight_decay, bool maximize, float grad_scale, "
     "Tensor? lr_tensor=None, Tensor? grad_scale_tensor=None, Tensor? found_inf=None) -> Tensor",
-    _run,
+    _registered,
     _fake,
 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from adadagrad_kernels import backends
+from adadagrad_kernels.backends.outputs import BatchMoments
+from adadagrad_kernels.backends.rule import AdagradRule
 from adadagrad_kernels.checks import (
     check_per_sample_grads,
     check_updated,
@@ -13,10 +17,7 @@ from adadagrad_kernels.checks import (
     require_same,
 )
 from adadagrad_kernels.ops._library import register
-from adadagrad_kernels.ops.batch_moments import BatchMoments, fake_moments, pack
-from adadagrad_kernels.settings import check_step_numbers
-
-_Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
+from adadagrad_kernels.ops.batch_moments import from_schema
 
 
 def batch_adagrad_step_(
@@ -65,34 +66,22 @@ def batch_adagrad_step_(
         >>> param, state_sum
         (tensor([-1., -1.]), tensor([4., 4.]))
     """
-    arguments = (
-        param,
-        state_sum,
-        per_sample_grads,
-        float(lr),
-        eps,
-        weight_decay,
-        maximize,
-        variance,
-        inner_products,
-    )
-    outputs: _Outputs
-    outputs = _operator(*arguments) if torch.compiler.is_compiling() else _run(*arguments)
-    return pack(outputs, variance, inner_products)
+    scalars = (float(lr), eps, weight_decay, maximize)
+    tensors, asked = (param, state_sum, per_sample_grads), (variance, inner_products)
+    if torch.compiler.is_compiling():
+        return from_schema(_operator(*tensors, *scalars, *asked), *asked)
+    return _run(*tensors, AdagradRule(*scalars), *asked)
 
 
 def _run(
     param: Tensor,
     state_sum: Tensor,
     per_sample_grads: Tensor,
-    lr: float,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
+    rule: AdagradRule,
     variance: bool,
     inner_products: bool,
-) -> _Outputs:
-    check_step_numbers(lr=lr, eps=eps, weight_decay=weight_decay)
+) -> BatchMoments:
+    rule.check_numbers()
     check_per_sample_grads(per_sample_grads, variance=variance)
     check_updated(("param", "state_sum"), (param, state_sum))
     row = per_sample_grads[0]
@@ -106,43 +95,36 @@ def _run(
             f"param has strides {param.stride()}; the features of per_sample_grads are in row-"
             "major order, so param and state_sum must be contiguous"
         )
-    require_same("per_sample_grads", row, "param", param.detach().view(-1))
+    require_same("per_sample_grads", row, "param", param.view(-1))
     require_disjoint("param", param, "state_sum", state_sum)
     require_disjoint("param", param, "per_sample_grads", per_sample_grads)
     require_disjoint("state_sum", state_sum, "per_sample_grads", per_sample_grads)
-    backend = backends.select(param.device, param.dtype)
-    outputs: _Outputs = backend.batch_adagrad_step_(
-        param,
-        state_sum,
-        per_sample_grads,
-        lr,
-        eps,
-        weight_decay,
-        maximize,
-        variance,
-        inner_products,
+    backend = backends.select(param.device, param.dtype, "batch_adagrad_step_")
+    moments: BatchMoments = backend.batch_adagrad_step_(
+        param, state_sum, per_sample_grads, rule, variance, inner_products
     )
-    return outputs
+    return moments
+
+
+def _registered(
+    param: Tensor, state_sum: Tensor, per_sample_grads: Tensor, *settings: Any
+) -> BatchMoments:
+    *scalars, variance, inner_products = settings
+    rule = AdagradRule(*scalars)
+    return _run(param, state_sum, per_sample_grads, rule, variance, inner_products)
 
 
 def _fake(
-    param: Tensor,
-    state_sum: Tensor,
-    per_sample_grads: Tensor,
-    lr: float,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    variance: bool,
-    inner_products: bool,
-) -> _Outputs:
-    return fake_moments(per_sample_grads, variance, inner_products)
+    param: Tensor, state_sum: Tensor, per_sample_grads: Tensor, *settings: Any
+) -> BatchMoments:
+    *_, variance, inner_products = settings
+    return BatchMoments.empty(per_sample_grads, variance, inner_products)
 
 
 _operator = register(
     "batch_adagrad_step_(Tensor(a!) param, Tensor(b!) state_sum, Tensor per_sample_grads, "
     "float lr, float eps, float weight_decay, bool maximize, bool variance, bool inner_products)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
-    _run,
+    _registered,
     _fake,
 )

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from adadagrad_kernels import backends
-from adadagrad_kernels.checks import ACCUMULATION_DTYPES, check_per_sample_grads
+from adadagrad_kernels.backends.outputs import BatchMoments
+from adadagrad_kernels.checks import check_per_sample_grads
 from adadagrad_kernels.ops._library import register
-
-
-class BatchMoments(NamedTuple):
-    """What the rows g_i of G say about the batch.
-
-    Attributes:
-        mean: g = (1/b) sum_i g_i, ``[features]``; float64 for float64 input, else float32.
-        variance: sum_i (g_i - g)^2 / (b-1) of every coordinate, ``[features]``, or None.
-        sq_norms: |g_i|^2, ``[samples]``, float64.
-        inner_products: <g_i, g>, ``[samples]``, float64, or None.
-    """
-
-    mean: Tensor
-    variance: Tensor | None
-    sq_norms: Tensor
-    inner_products: Tensor | None
 
 
 def batch_moments(
@@ -68,51 +51,30 @@ def batch_moments(
     """
     if torch.compiler.is_compiling():
         outputs = _operator(per_sample_grads, variance, inner_products)
-    else:
-        outputs = _run(per_sample_grads, variance, inner_products)
-    return pack(outputs, variance, inner_products)
+        return from_schema(outputs, variance, inner_products)
+    return _run(per_sample_grads, variance, inner_products)
 
 
-def pack(
+def from_schema(
     outputs: tuple[Tensor, Tensor, Tensor, Tensor], variance: bool, inner_products: bool
 ) -> BatchMoments:
-    """Name the four outputs of a backend; what was not asked for becomes None."""
+    """The record of what the registered op gives; what was not asked for becomes None."""
     mean, spread, sq_norms, products = outputs
     return BatchMoments(
         mean, spread if variance else None, sq_norms, products if inner_products else None
     )
 
 
-def fake_moments(
-    per_sample_grads: Tensor, variance: bool, inner_products: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Shapes and dtypes of the outputs, for tracing."""
-    samples, features = per_sample_grads.shape
-    dtype = ACCUMULATION_DTYPES[per_sample_grads.dtype]
-    mean = per_sample_grads.new_empty(features, dtype=dtype)
-    sq_norms = per_sample_grads.new_empty(samples, dtype=torch.float64)
-    return (
-        mean,
-        torch.empty_like(mean) if variance else mean.new_empty(0),
-        sq_norms,
-        torch.empty_like(sq_norms) if inner_products else sq_norms.new_empty(0),
-    )
-
-
-def _run(
-    per_sample_grads: Tensor, variance: bool, inner_products: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _run(per_sample_grads: Tensor, variance: bool, inner_products: bool) -> BatchMoments:
     check_per_sample_grads(per_sample_grads, variance=variance)
-    backend = backends.select(per_sample_grads.device, per_sample_grads.dtype)
-    outputs: tuple[Tensor, Tensor, Tensor, Tensor] = backend.batch_moments(
-        per_sample_grads, variance, inner_products
-    )
-    return outputs
+    backend = backends.select(per_sample_grads.device, per_sample_grads.dtype, "batch_moments")
+    moments: BatchMoments = backend.batch_moments(per_sample_grads, variance, inner_products)
+    return moments
 
 
 _operator = register(
     "batch_moments(Tensor per_sample_grads, bool variance, bool inner_products)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     _run,
-    fake_moments,
+    BatchMoments.empty,
 )

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from adadagrad_kernels.backends.conv_geometry import ConvGeometry
+from adadagrad_kernels.backends.outputs import LayerMoments
 from adadagrad_kernels.checks import check_layer_tensors
 from adadagrad_kernels.ops import _conv_forms
 from adadagrad_kernels.ops._layer_moments import (
-    LayerMoments,
-    Outputs,
-    apart,
     as_given,
-    fake_outputs,
-    outputs_of_nothing,
-    pack,
+    from_schema,
+    moments_of_nothing,
 )
 from adadagrad_kernels.ops._library import register
 
@@ -78,66 +77,49 @@ def conv_moments(
         (tensor([[[3., 5.]]]), tensor([38.], dtype=torch.float64))
     """
     dimensions = len(kernel_size)
-    arguments = (
-        inputs,
-        grad_outputs,
-        list(kernel_size),
+    geometry = ConvGeometry(
+        tuple(kernel_size),
         _each(stride, dimensions),
         _each(padding, dimensions),
         _each(dilation, dimensions),
         groups,
-        bias,
-        variance,
-        inner_products,
     )
-    outputs: Outputs
-    outputs = _operator(*arguments) if torch.compiler.is_compiling() else _run(*arguments)
-    return pack(outputs, bias, variance, inner_products)
+    asked = (bias, variance, inner_products)
+    if torch.compiler.is_compiling():
+        return from_schema(_operator(inputs, grad_outputs, *geometry, *asked), *asked)
+    return _run(inputs, grad_outputs, geometry, *asked)
 
 
-def _each(value: Sequence[int] | int, dimensions: int) -> list[int]:
-    return [value] * dimensions if isinstance(value, int) else list(value)
+def _each(value: Sequence[int] | int, dimensions: int) -> tuple[int, ...]:
+    return (value,) * dimensions if isinstance(value, int) else tuple(value)
 
 
 def _run(
     inputs: Tensor,
     grad_outputs: Tensor,
-    kernel_size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
+    geometry: ConvGeometry,
     bias: bool,
     variance: bool,
     inner_products: bool,
-) -> Outputs:
+) -> LayerMoments:
     check_layer_tensors(inputs, grad_outputs, variance=variance)
-    _check_sizes(inputs, grad_outputs, kernel_size, stride, padding, dilation, groups)
+    _check_sizes(inputs, grad_outputs, geometry)
     inputs, grad_outputs = inputs.detach(), grad_outputs.detach()
     asked = (bias, variance, inner_products)
     if not inputs.numel() or not grad_outputs.numel():
-        shape = (grad_outputs.shape[1], inputs.shape[1] // groups, *kernel_size)
-        return outputs_of_nothing(grad_outputs.flatten(2), 2, shape, *asked)
-    sizes = [tuple(values) for values in (kernel_size, stride, padding, dilation)]
-    geometry = _conv_forms.ConvGeometry(sizes[0], sizes[1], sizes[2], sizes[3], groups)
+        shape = geometry.weight_shape(inputs, grad_outputs)
+        return moments_of_nothing(grad_outputs.flatten(2), 2, shape, *asked)
     with as_given(inputs.device):
         return _conv_forms.conv_moments(inputs, grad_outputs, geometry, *asked)
 
 
-def _check_sizes(
-    inputs: Tensor,
-    grad_outputs: Tensor,
-    kernel_size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> None:
+def _check_sizes(inputs: Tensor, grad_outputs: Tensor, geometry: ConvGeometry) -> None:
+    kernel_size, stride, padding, dilation, groups = geometry
     dimensions = len(kernel_size)
     shapes = f"inputs {tuple(inputs.shape)} and grad_outputs {tuple(grad_outputs.shape)}"
     if dimensions not in (1, 2, 3) or not inputs.dim() == grad_outputs.dim() == dimensions + 2:
         raise ValueError(
-            f"kernel_size {tuple(kernel_size)} asks for tensors [samples, channels, *spatial] with "
+            f"kernel_size {kernel_size} asks for tensors [samples, channels, *spatial] with "
             f"{dimensions} of 1 to 3 spatial dimensions, got {shapes}"
         )
     settings = {"stride": stride, "padding": padding, "dilation": dilation}
@@ -145,10 +127,10 @@ def _check_sizes(
         least = 0 if name == "padding" else 1
         if len(values) != dimensions or min(values) < least:
             raise ValueError(
-                f"{name} must be {dimensions} numbers of at least {least}, got {tuple(values)}"
+                f"{name} must be {dimensions} numbers of at least {least}, got {values}"
             )
     if min(kernel_size) < 1:
-        raise ValueError(f"kernel_size must be at least 1 everywhere, got {tuple(kernel_size)}")
+        raise ValueError(f"kernel_size must be at least 1 everywhere, got {kernel_size}")
     if groups < 1 or inputs.shape[1] % groups or grad_outputs.shape[1] % groups:
         raise ValueError(f"groups must divide the channels of {shapes}, got {groups}")
     expected = [
@@ -159,33 +141,34 @@ def _check_sizes(
     ]
     if list(grad_outputs.shape[2:]) != expected:
         raise ValueError(
-            f"a convolution of inputs {tuple(inputs.shape)} with kernel_size {tuple(kernel_size)}, "
-            f"stride {tuple(stride)}, padding {tuple(padding)} and dilation {tuple(dilation)} has "
+            f"a convolution of inputs {tuple(inputs.shape)} with kernel_size {kernel_size}, "
+            f"stride {stride}, padding {padding} and dilation {dilation} has "
             f"outputs {tuple(expected)} in space, but grad_outputs is {tuple(grad_outputs.shape)}"
         )
 
 
-def _fake(
-    inputs: Tensor,
-    grad_outputs: Tensor,
-    kernel_size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    bias: bool,
-    variance: bool,
-    inner_products: bool,
-) -> Outputs:
-    out_channels = grad_outputs.shape[1]
-    shape = (out_channels, inputs.shape[1] // groups, *kernel_size)
-    return fake_outputs(grad_outputs, shape, out_channels, bias, variance, inner_products)
+def _registered(inputs: Tensor, grad_outputs: Tensor, *settings: Any) -> LayerMoments:
+    geometry, asked = _from_schema(*settings)
+    return _run(inputs, grad_outputs, geometry, *asked)
+
+
+def _fake(inputs: Tensor, grad_outputs: Tensor, *settings: Any) -> LayerMoments:
+    geometry, (bias, *asked) = _from_schema(*settings)
+    shape = geometry.weight_shape(inputs, grad_outputs)
+    return LayerMoments.empty(grad_outputs, shape, shape[0] if bias else None, *asked)
+
+
+def _from_schema(*settings: Any) -> tuple[ConvGeometry, tuple[bool, bool, bool]]:
+    *sizes, groups, bias, variance, inner_products = settings
+    kernel_size, stride, padding, dilation = map(tuple, sizes)
+    geometry = ConvGeometry(kernel_size, stride, padding, dilation, groups)
+    return geometry, (bias, variance, inner_products)
 
 
 _operator = register(
     "conv_moments(Tensor inputs, Tensor grad_outputs, int[] kernel_size, int[] stride, "
     "int[] padding, int[] dilation, int groups, bool bias, bool variance, bool inner_products)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    apart(_run),
+    _registered,
     _fake,
 )

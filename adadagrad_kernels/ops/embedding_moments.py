@@ -6,15 +6,9 @@ import torch
 from torch import Tensor
 
 from adadagrad_kernels import backends
+from adadagrad_kernels.backends.outputs import LayerMoments
 from adadagrad_kernels.checks import check_grad_outputs, require_plain
-from adadagrad_kernels.ops._layer_moments import (
-    LayerMoments,
-    Outputs,
-    apart,
-    fake_outputs,
-    outputs_of_nothing,
-    pack,
-)
+from adadagrad_kernels.ops._layer_moments import from_schema, moments_of_nothing
 from adadagrad_kernels.ops._library import register
 
 
@@ -65,9 +59,9 @@ def embedding_moments(
     """
     padding = -1 if padding_idx is None else padding_idx
     arguments = (indices, grad_outputs, num_embeddings, padding, variance, inner_products)
-    outputs: Outputs
-    outputs = _operator(*arguments) if torch.compiler.is_compiling() else _run(*arguments)
-    return pack(outputs, False, variance, inner_products)
+    if torch.compiler.is_compiling():
+        return from_schema(_operator(*arguments), False, variance, inner_products)
+    return _run(*arguments)
 
 
 def _run(
@@ -77,7 +71,7 @@ def _run(
     padding_idx: int,
     variance: bool,
     inner_products: bool,
-) -> Outputs:
+) -> LayerMoments:
     check_grad_outputs(grad_outputs, variance=variance)
     require_plain("indices", indices)
     if indices.dtype not in (torch.int64, torch.int32):
@@ -103,9 +97,9 @@ def _run(
     if not grad_outputs.numel():
         rows = grad_outputs.reshape(samples, indices.shape[1:].numel(), features)
         shape = (num_embeddings, features)
-        return outputs_of_nothing(rows, 1, shape, False, variance, inner_products)
+        return moments_of_nothing(rows, 1, shape, False, variance, inner_products)
     backend = backends.select(grad_outputs.device, grad_outputs.dtype, "embedding_moments")
-    outputs: Outputs = backend.embedding_moments(
+    moments: LayerMoments = backend.embedding_moments(
         indices.reshape(samples, -1),
         grad_outputs.detach().reshape(samples, indices.shape[1:].numel(), features),
         num_embeddings,
@@ -113,7 +107,7 @@ def _run(
         variance,
         inner_products,
     )
-    return outputs
+    return moments
 
 
 def _fake(
@@ -123,14 +117,14 @@ def _fake(
     padding_idx: int,
     variance: bool,
     inner_products: bool,
-) -> Outputs:
+) -> LayerMoments:
     shape = (num_embeddings, grad_outputs.shape[-1])
-    return fake_outputs(grad_outputs, shape, 0, False, variance, inner_products)
+    return LayerMoments.empty(grad_outputs, shape, None, variance, inner_products)
 
 
 _operator = register(
     "embedding_moments(Tensor indices, Tensor grad_outputs, int num_embeddings, int padding_idx, "
     "bool variance, bool inner_products) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    apart(_run),
+    _run,
     _fake,
 )

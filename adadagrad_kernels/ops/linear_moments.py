@@ -5,16 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from adadagrad_kernels.backends.outputs import LayerMoments
 from adadagrad_kernels.checks import check_layer_tensors
 from adadagrad_kernels.ops import _linear_forms
 from adadagrad_kernels.ops._layer_moments import (
-    LayerMoments,
-    Outputs,
-    apart,
     as_given,
-    fake_outputs,
-    outputs_of_nothing,
-    pack,
+    from_schema,
+    moments_of_nothing,
 )
 from adadagrad_kernels.ops._library import register
 
@@ -67,15 +64,15 @@ def linear_moments(
         >>> moments.weight_grad, moments.bias_grad, moments.sq_norms
         (tensor([[4., 2.]]), tensor([2.]), tensor([ 6., 10.], dtype=torch.float64))
     """
-    arguments = (inputs, grad_outputs, bias, variance, inner_products)
-    outputs: Outputs
-    outputs = _operator(*arguments) if torch.compiler.is_compiling() else _run(*arguments)
-    return pack(outputs, bias, variance, inner_products)
+    asked = (bias, variance, inner_products)
+    if torch.compiler.is_compiling():
+        return from_schema(_operator(inputs, grad_outputs, *asked), *asked)
+    return _run(inputs, grad_outputs, *asked)
 
 
 def _run(
     inputs: Tensor, grad_outputs: Tensor, bias: bool, variance: bool, inner_products: bool
-) -> Outputs:
+) -> LayerMoments:
     check_layer_tensors(inputs, grad_outputs, variance=variance)
     if inputs.shape[:-1] != grad_outputs.shape[:-1]:
         raise ValueError(
@@ -85,7 +82,7 @@ def _run(
     x, y = _sequences(inputs), _sequences(grad_outputs)
     asked = (bias, variance, inner_products)
     if not x.numel() or not y.numel():
-        return outputs_of_nothing(y, 1, (y.shape[2], x.shape[2]), *asked)
+        return moments_of_nothing(y, 1, (y.shape[2], x.shape[2]), *asked)
     with as_given(inputs.device):
         return _linear_forms.linear_moments(x, y, *asked)
 
@@ -100,15 +97,15 @@ def _sequences(tensor: Tensor) -> Tensor:
 
 def _fake(
     inputs: Tensor, grad_outputs: Tensor, bias: bool, variance: bool, inner_products: bool
-) -> Outputs:
-    out_features = grad_outputs.shape[-1]
-    shape = (out_features, inputs.shape[-1])
-    return fake_outputs(grad_outputs, shape, out_features, bias, variance, inner_products)
+) -> LayerMoments:
+    shape = (grad_outputs.shape[-1], inputs.shape[-1])
+    bias_size = shape[0] if bias else None
+    return LayerMoments.empty(grad_outputs, shape, bias_size, variance, inner_products)
 
 
 _operator = register(
     "linear_moments(Tensor inputs, Tensor grad_outputs, bool bias, bool variance, "
     "bool inner_products) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    apart(_run),
+    _run,
     _fake,
 )

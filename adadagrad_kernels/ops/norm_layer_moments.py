@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from adadagrad_kernels import backends
+from adadagrad_kernels.backends.outputs import LayerMoments
 from adadagrad_kernels.checks import check_layer_tensors, require_plain
-from adadagrad_kernels.ops._layer_moments import LayerMoments, Outputs, apart, fake_outputs, pack
+from adadagrad_kernels.ops._layer_moments import from_schema
 from adadagrad_kernels.ops._library import register
 
 
@@ -56,10 +57,10 @@ def norm_layer_moments(
         >>> norm_layer_moments(inputs, torch.ones(2, 1, 2), mean, rstd).weight_grad
         tensor([-2.,  2.])
     """
-    arguments = (inputs, grad_outputs, mean, rstd, bias, variance, inner_products)
-    outputs: Outputs
-    outputs = _operator(*arguments) if torch.compiler.is_compiling() else _run(*arguments)
-    return pack(outputs, bias, variance, inner_products)
+    tensors, asked = (inputs, grad_outputs, mean, rstd), (bias, variance, inner_products)
+    if torch.compiler.is_compiling():
+        return from_schema(_operator(*tensors, *asked), *asked)
+    return _run(*tensors, *asked)
 
 
 def _run(
@@ -70,7 +71,7 @@ def _run(
     bias: bool,
     variance: bool,
     inner_products: bool,
-) -> Outputs:
+) -> LayerMoments:
     check_layer_tensors(inputs, grad_outputs, variance=variance)
     if inputs.dim() != 3 or inputs.shape != grad_outputs.shape:
         raise ValueError(
@@ -79,7 +80,7 @@ def _run(
         )
     _check_statistics(inputs, mean, rstd)
     backend = backends.select(inputs.device, inputs.dtype, "norm_layer_moments")
-    outputs: Outputs = backend.norm_layer_moments(
+    moments: LayerMoments = backend.norm_layer_moments(
         inputs.detach(),
         grad_outputs.detach(),
         None if mean is None else mean.detach(),
@@ -88,7 +89,7 @@ def _run(
         variance,
         inner_products,
     )
-    return outputs
+    return moments
 
 
 def _check_statistics(inputs: Tensor, mean: Tensor | None, rstd: Tensor) -> None:
@@ -122,14 +123,15 @@ def _fake(
     bias: bool,
     variance: bool,
     inner_products: bool,
-) -> Outputs:
+) -> LayerMoments:
     features = inputs.shape[-1]
-    return fake_outputs(grad_outputs, (features,), features, bias, variance, inner_products)
+    bias_size = features if bias else None
+    return LayerMoments.empty(grad_outputs, (features,), bias_size, variance, inner_products)
 
 
 _operator = register(
     "norm_layer_moments(Tensor inputs, Tensor grad_outputs, Tensor? mean, Tensor rstd, bool bias, "
     "bool variance, bool inner_products) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    apart(_run),
+    _run,
     _fake,
 )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from adadagrad_kernels import backends
+from adadagrad_kernels.backends.outputs import sq_norm
 from adadagrad_kernels.checks import (
     ACCUMULATION_DTYPES,
     check_csr,
@@ -128,9 +129,9 @@ def sparse_mean_step_(
     arguments = (
         param, crow, col, values, float(lr), mode, ridge, probabilities, offset, state_sum, eps,
     )  # fmt: skip
-    sq_norm: Tensor
-    sq_norm = _operator(*arguments) if torch.compiler.is_compiling() else _run(*arguments)
-    return sq_norm
+    norm: Tensor
+    norm = _operator(*arguments) if torch.compiler.is_compiling() else _run(*arguments)
+    return norm
 
 
 def _run(
@@ -181,7 +182,7 @@ def _run(
         require_disjoint("param", param, "state_sum", state_sum)
     backend = backends.select(param.device, param.dtype, "sparse_mean_step_")
     # Backends refuse rows and columns that are none, with check_csr_indices.
-    sq_norm: Tensor = backend.sparse_mean_step_(
+    norm: Tensor = backend.sparse_mean_step_(
         param,
         crow_indices,
         col_indices,
@@ -194,7 +195,7 @@ def _run(
         state_sum,
         eps,
     )
-    return sq_norm
+    return norm
 
 
 def _check_values(param: Tensor, values: Tensor) -> None:
@@ -261,7 +262,7 @@ def _fake(
     state_sum: Tensor | None,
     eps: float,
 ) -> Tensor:
-    return param.new_empty((), dtype=torch.float64)
+    return sq_norm(param.device)
 
 
 # Not "mode": torch passes one of its own to whoever traces the op.

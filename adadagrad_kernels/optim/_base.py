@@ -119,13 +119,13 @@ class MultiTensorOptimizer(Optimizer):
             if not call.bucket.plain:
                 call.prepare()
         if calls:
-            self._keep_sq_norm(self._update(calls), calls[0].found_inf)
+            self._keep_sq_norm(self._update(calls), calls[0].rule.found_inf)
         else:
             device = buckets[0].device if buckets else None
             self._keep_sq_norm(torch.zeros((), dtype=torch.float64, device=device), None)
         for call in calls:
             call.finish()
-            call.bucket.counters.count(call.positions, call.found_inf)
+            call.bucket.counters.count(call.positions, call.rule.found_inf)
         return loss
 
     def _keep_sq_norm(self, sq_norm: Tensor, found_inf: Tensor | None) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adadagrad_kernels.backends.rule import AdagradRule
 from adadagrad_kernels.checks import check_updated
 from adadagrad_kernels.optim._counters import Counters, State, join
 from adadagrad_kernels.optim._scalars import as_device_scalar
@@ -136,25 +137,27 @@ class Call:
         self.grads = grads
         self.states = states
         self.sums: list[Tensor] = list(map(_sum_of, states))
-        self.lr: float | Tensor = 0.0
-        self.grad_scale: float | Tensor = 1.0
-        self.found_inf: Tensor | None = None
+        self.rule: AdagradRule  # once `take_numbers` has settled it
         self._prepared = False
         self._gathered: list[tuple[Tensor, tuple[Tensor, ...], Tensor]] = []
 
     def take_numbers(self, grad_scale: float | Tensor, found_inf: Tensor | None) -> None:
-        """Settle the learning rate, and what ``torch.amp.GradScaler`` has set.
+        """Settle the rule of the step, with what ``torch.amp.GradScaler`` has set.
 
         Raises:
             ValueError: with ``capturable=True``, for tensors on another type of device.
         """
-        bucket = self.bucket
+        bucket, group = self.bucket, self.group
+        lr: float | Tensor = group["lr"]
+        flag = None
         if bucket.on_host:
-            self.lr, self.grad_scale = float(self.group["lr"]), float(grad_scale)
-            return
-        self.lr = bucket.number("lr", self.group["lr"])
-        self.grad_scale = bucket.number("grad_scale", grad_scale)
-        self.found_inf = None if found_inf is None else bucket.flag(found_inf)
+            lr, grad_scale = float(lr), float(grad_scale)
+        else:
+            lr = bucket.number("lr", lr)
+            grad_scale = bucket.number("grad_scale", grad_scale)
+            flag = None if found_inf is None else bucket.flag(found_inf)
+        settings = group["eps"], group["weight_decay"], group["maximize"]
+        self.rule = AdagradRule(lr, *settings, grad_scale, flag)
 
     def subset(self, chosen: Sequence[int]) -> Call:
         """The tensors at ``chosen`` places of this call's lists."""
@@ -167,7 +170,7 @@ class Call:
             [self.states[i] for i in chosen],
         )
         part.sums = [self.sums[i] for i in chosen]
-        part.lr, part.grad_scale, part.found_inf = self.lr, self.grad_scale, self.found_inf
+        part.rule = self.rule
         part._prepared = self._prepared
         part._gathered = self._gathered
         return part

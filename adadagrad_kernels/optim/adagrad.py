@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from adadagrad_kernels.ops import adagrad_step_
+from adadagrad_kernels.ops.adagrad_step import take_step
 from adadagrad_kernels.optim._base import MultiTensorOptimizer, total_of
 from adadagrad_kernels.optim._buckets import Accumulator, Call, Group
 from adadagrad_kernels.optim._scalars import capturing
@@ -111,17 +111,7 @@ class Adagrad(MultiTensorOptimizer):
 
 
 def _step(call: Call) -> Tensor:
-    return adagrad_step_(
-        call.params,
-        call.grads,
-        call.sums,
-        lr=call.lr,
-        eps=call.group["eps"],
-        weight_decay=call.group["weight_decay"],
-        maximize=call.group["maximize"],
-        grad_scale=call.grad_scale,
-        found_inf=call.found_inf,
-    )
+    return take_step(call.params, call.grads, call.sums, call.rule)
 
 
 def _by_learning_rate(call: Call) -> list[Call]:
@@ -133,7 +123,7 @@ def _by_learning_rate(call: Call) -> list[Call]:
         if len(groups) > 1:
             parts = [call.subset(places) for _, places in groups]
         for part, (count, _) in zip(parts, groups, strict=True):
-            part.lr = _decayed(part.lr, count, decay)
+            part.rule = part.rule._replace(lr=_decayed(part.rule.lr, count, decay))
     counters.part_ways(call.positions)
     if decay != 0 and call.bucket.capturable and capturing():
         counters.rely_on_groups()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from adadagrad_kernels.ops import adagrad_norm_step_
+from adadagrad_kernels.ops.adagrad_norm_step import take_step
 from adadagrad_kernels.optim._base import MultiTensorOptimizer, total_of
 from adadagrad_kernels.optim._buckets import Accumulator, Call, Group
 from adadagrad_kernels.optim._norm_state import (
@@ -222,8 +222,9 @@ class AdagradNorm(MultiTensorOptimizer):
 def _share_out(calls: list[Call], growths: list[Tensor]) -> None:
     """Add to the parameters' shares what each call has added to v."""
     for call, growth in zip(calls, growths, strict=True):
-        if call.found_inf is not None:
-            growth = kept_where_skipped(torch.zeros_like(growth), growth, call.found_inf)
+        flag = call.rule.found_inf
+        if flag is not None:
+            growth = kept_where_skipped(torch.zeros_like(growth), growth, flag)
         call.bucket.share_out(growth, call.positions)
 
 
@@ -233,17 +234,9 @@ def _moved(number: Tensor, other: Tensor) -> Tensor:
 
 
 def _step(call: Call, accumulator: Tensor | None = None) -> Tensor:
-    return adagrad_norm_step_(
-        call.params,
-        call.grads,
-        call.sums if accumulator is None else accumulator,
-        lr=call.lr,
-        eps=call.group["eps"],
-        weight_decay=call.group["weight_decay"],
-        maximize=call.group["maximize"],
-        grad_scale=call.grad_scale,
-        found_inf=call.found_inf,
-    )
+    if accumulator is None:
+        return take_step(call.params, call.grads, call.sums, True, call.rule)
+    return take_step(call.params, call.grads, [accumulator], False, call.rule)
 
 
 def _measure(call: Call) -> Tensor:
@@ -251,17 +244,8 @@ def _measure(call: Call) -> Tensor:
     growth = filled((), 0.0, call.params[0])
 
     def measure(call: Call) -> Tensor:
-        return adagrad_norm_step_(
-            call.params,
-            call.grads,
-            growth,
-            lr=0.0,
-            eps=1.0,
-            weight_decay=call.group["weight_decay"],
-            maximize=call.group["maximize"],
-            grad_scale=call.grad_scale,
-            found_inf=call.found_inf,
-        )
+        rule = call.rule._replace(lr=0.0, eps=1.0)
+        return take_step(call.params, call.grads, [growth], False, rule)
 
     call.run(measure)
     return growth

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from adadagrad_kernels.backends.rule import AdagradRule
 from gpu_ladder.triton_checks.compile import Compiled, Launch, compile_for, specialize
 
 #: Rows of G for every tile that holds all of them, and one that has to cut them.
@@ -112,9 +113,8 @@ def _moments_cases(
     def step(samples: int) -> None:
         grads = torch.empty(samples, FEATURES, dtype=dtype)
         updated = torch.empty(2, FEATURES, dtype=dtype)
-        backend.batch_adagrad_step_(
-            updated[0], updated[1], grads, 0.1, 1e-10, 0.01, False, True, True
-        )
+        rule = AdagradRule(0.1, 1e-10, 0.01, False)
+        backend.batch_adagrad_step_(updated[0], updated[1], grads, rule, True, True)
 
     for samples in SOME_SAMPLES:
         yield name, partial(moments, samples, FEATURES)
@@ -152,19 +152,19 @@ def _list_cases(
 ) -> Iterator[tuple[str, Callable[[], object]]]:
     from adadagrad_kernels.backends import triton as backend
 
-    rule = (0.1, 1e-10, 0.01, False, 2.0, torch.zeros(()))
+    rule = AdagradRule(0.1, 1e-10, 0.01, False, 2.0, torch.zeros(()))
 
     def tensors(count: int, offset: int, rows: int = 1) -> list[Tensor]:
         memory = (torch.empty(offset + FEATURES, dtype=dtype) for _ in range(count))
         return [tensor[offset:].view(rows, -1) for tensor in memory]
 
     def adagrad(*which: int) -> None:
-        backend.adagrad_step_(tensors(*which), tensors(*which), tensors(*which), *rule)
+        backend.adagrad_step_(tensors(*which), tensors(*which), tensors(*which), rule)
 
     def norm(row_wise: bool, *which: int) -> None:
         params = tensors(*which)
         sums = [torch.empty(param.shape[0], dtype=torch.float64) for param in params]
-        backend.adagrad_norm_step_(params, tensors(*which), sums, row_wise, *rule)
+        backend.adagrad_norm_step_(params, tensors(*which), sums, row_wise, rule)
 
     for case, which in counts.items():
         yield case, partial(adagrad, *which)

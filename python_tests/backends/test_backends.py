@@ -15,7 +15,7 @@ from support.calls import CALLS, op_under_test, runs
 from support.subprocesses import output
 
 from adadagrad_kernels import backends, ops, use_backend
-from adadagrad_kernels.backends import BACKENDS, choice, cpu, reference
+from adadagrad_kernels.backends import BACKENDS, cpu, reference
 from adadagrad_kernels.errors import BackendUnavailableError
 
 OPS = [name for name in ops.__all__ if name[0].islower()]
@@ -175,8 +175,13 @@ def test_threads_that_python_did_not_start_follow_the_main_thread() -> None:
         assert seen.get(timeout=60) is expected
 
 
-def test_the_names_are_those_of_the_backends() -> None:
-    assert list(choice.NAMES) == list(BACKENDS)
+def test_every_record_is_of_one_module_and_auto_is_never_undecided() -> None:
+    for name, backend in BACKENDS.items():
+        assert (backend.name, backend.module.__name__.rpartition(".")[2]) == (name, name)
+    for device in ("cpu", "cuda"):
+        able = [each for each in BACKENDS.values() if each.reads(torch.device(device))]
+        assert len({each.priority for each in able}) == len(able) > 1
+        assert min(able, key=lambda each: each.priority).module is reference
 
 
 def test_describe_says_what_runs_and_why_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from support.gpu_executions import emulated_cuda
 
 import adadagrad_kernels
 from adadagrad_kernels import _native, backends, ops, use_backend
-from adadagrad_kernels.backends import cuda, reference
+from adadagrad_kernels.backends import BACKENDS, cuda, outputs, reference
 from adadagrad_kernels.errors import BackendUnavailableError
 
 SHAPES = [(31, 33), (700,), ()]
@@ -142,8 +142,8 @@ def test_float64_goes_to_the_reference_or_is_refused(device: Any) -> None:
     said = "no kernels for torch.float64; accepted are torch.float32, torch.bfloat16"
     with pytest.raises(BackendUnavailableError, match=said):
         ops.batch_moments(grads)
-    order = {"cpu": ("cuda", "reference")}
-    with changed(backends, AUTO_ORDER=order, _best={}), use_backend("auto"):
+    others = {name: each for name, each in BACKENDS.items() if name != "cpu"}
+    with changed(backends, BACKENDS=others, _best={}), use_backend("auto"):
         where = torch.device("cpu")
         assert backends.select(where, torch.float32) is cuda
         assert backends.select(where, torch.float64) is reference
@@ -198,16 +198,16 @@ def test_errors_are_of_one_type(device: Any) -> None:
 @pytest.mark.parametrize("nth", [0, 1])
 def test_no_memory_for_outputs_or_workspace(device: Any, name: str, nth: int) -> None:
     """torch's own error passes through the compiled module."""
-    allocate, count = cuda._empty, [0]
+    allocate, count = outputs.allocate, [0]
 
-    def empty(shape: Any, dtype: torch.dtype, where: torch.device) -> torch.Tensor:
+    def refuse(shape: Any, dtype: torch.dtype, where: torch.device) -> torch.Tensor:
         count[0] += 1
         is_last = dtype == torch.uint8 if nth else count[0] == 1
         if is_last:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return allocate(shape, dtype, where)
 
-    with changed(_empty=empty):
+    with changed(outputs, allocate=refuse):
         _assert_refused(name, torch.OutOfMemoryError, "CUDA out of memory")
     assert not device.launches()
 

@@ -258,7 +258,7 @@ def test_a_gpu_without_backends(
 ) -> None:
     monkeypatch.setattr(gpu_device, "unavailable", lambda: None)
     for name in gpu_report.OURS:
-        monkeypatch.setattr(BACKENDS[name], "unavailable", lambda: "it was not built")
+        monkeypatch.setattr(BACKENDS[name].module, "unavailable", lambda: "it was not built")
     assert gpu_report.main([]) == 2
     assert "no backend can run on this GPU: cuda: it was not built" in capsys.readouterr().err
 

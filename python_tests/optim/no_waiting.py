@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from adadagrad_kernels.backends import reference
+from adadagrad_kernels.backends.rule import AdagradRule
 from adadagrad_kernels.optim import _buckets as buckets_module
 from adadagrad_kernels.optim import adagrad as adagrad_module
 from adadagrad_kernels.optim import adagrad_norm as norm_module
@@ -91,15 +92,12 @@ def pretended_cuda() -> Iterator[None]:
     numbers may be read, as zeros: on the host always, on the device outside of `no_reading`.
     """
 
-    def adagrad(params: Any, grads: Any, sums: Any, **numbers: Any) -> Tensor:
-        return reference.adagrad_step_(params, grads, sums, *_checked(params, numbers))
+    def adagrad(params: Any, grads: Any, sums: Any, rule: AdagradRule) -> Tensor:
+        return reference.adagrad_step_(params, grads, sums, _checked(params, rule))
 
-    def norm(params: Any, grads: Any, sums: Any, **numbers: Any) -> Tensor:
-        rows = not isinstance(sums, Tensor)
-        totals = sums if rows else [sums]
-        assert all(total.device == params[0].device for total in totals)
-        numbers_ = _checked(params, numbers)
-        return reference.adagrad_norm_step_(params, grads, totals, rows, *numbers_)
+    def norm(params: Any, grads: Any, sums: Any, row_wise: bool, rule: AdagradRule) -> Tensor:
+        assert all(total.device == params[0].device for total in sums)
+        return reference.adagrad_norm_step_(params, grads, sums, row_wise, _checked(params, rule))
 
     def zeros(tensor: Tensor) -> list[float]:
         if not tensor.is_cpu and Tensor.tolist is not unguarded:
@@ -112,16 +110,15 @@ def pretended_cuda() -> Iterator[None]:
         patch.setattr(Tensor, "copy_", lambda ours, other: torch.ops.aten.copy_(ours, other))
         patch.setattr(FakeTensor, "tolist", zeros)
         patch.setattr(buckets_module, "check_updated", lambda *_: None)
-        patch.setattr(adagrad_module, "adagrad_step_", adagrad)
-        patch.setattr(norm_module, "adagrad_norm_step_", norm)
+        patch.setattr(adagrad_module, "take_step", adagrad)
+        patch.setattr(norm_module, "take_step", norm)
         yield
 
 
-def _checked(params: Sequence[Tensor], numbers: dict[str, Any]) -> list[Any]:
+def _checked(params: Sequence[Tensor], rule: AdagradRule) -> AdagradRule:
     for name in ("lr", "grad_scale", "found_inf"):
-        number = numbers[name]
+        number = getattr(rule, name)
         if isinstance(number, Tensor):
             assert number.device == params[0].device, name
             assert number.numel() == 1
-    names = ("lr", "eps", "weight_decay", "maximize", "grad_scale", "found_inf")
-    return [numbers[name] for name in names]
+    return rule

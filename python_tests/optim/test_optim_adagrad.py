@@ -135,12 +135,12 @@ def test_mixed_dtypes_take_one_call_each(monkeypatch: pytest.MonkeyPatch) -> Non
     ours = [*parameters([(3,), (2, 2)]), *parameters([(4,)], torch.float64)]
     calls: list[int] = []
 
-    def counted(params: list[Parameter], *rest: Any, **settings: Any) -> torch.Tensor:
+    def counted(params: list[Parameter], *rest: Any) -> torch.Tensor:
         calls.append(len(params))
-        return original(params, *rest, **settings)
+        return original(params, *rest)
 
-    original = adagrad_module.adagrad_step_
-    monkeypatch.setattr(adagrad_module, "adagrad_step_", counted)
+    original = adagrad_module.take_step
+    monkeypatch.setattr(adagrad_module, "take_step", counted)
     follow(Adagrad(ours), torch.optim.Adagrad(copies(ours), foreach=False), steps=2)
     assert calls == [2, 1, 2, 1]
 

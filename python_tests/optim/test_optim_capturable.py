@@ -234,12 +234,12 @@ def test_counts_part_where_gradients_do(tensor_rate: bool, monkeypatch: pytest.M
     optimizer = Adagrad(params, lr=rate, lr_decay=0.5, capturable=True)
     calls: list[list[int]] = []
 
-    def spy(given: list[Parameter], *rest: Any, **settings: Any) -> torch.Tensor:
+    def spy(given: list[Parameter], *rest: Any) -> torch.Tensor:
         calls[-1].append(len(given))
-        return original(given, *rest, **settings)
+        return original(given, *rest)
 
-    original = adagrad_module.adagrad_step_
-    monkeypatch.setattr(adagrad_module, "adagrad_step_", spy)
+    original = adagrad_module.take_step
+    monkeypatch.setattr(adagrad_module, "take_step", spy)
     for active in (range(4), (0, 1), range(4), (1, 2), range(4)):
         set_gradients(params)
         for i, param in enumerate(params):

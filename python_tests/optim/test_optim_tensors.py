@@ -212,17 +212,17 @@ def test_ordinary_gradients_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> N
     optimizer = Adagrad(params)
     seen: list[tuple[Any, ...]] = []
 
-    def spy(*lists: Any, **settings: Any) -> Tensor:
-        seen.append(lists)
-        return original(*lists, **settings)
+    def spy(*arguments: Any) -> Tensor:
+        seen.append(arguments)
+        return original(*arguments)
 
-    original = adagrad_module.adagrad_step_
-    monkeypatch.setattr(adagrad_module, "adagrad_step_", spy)
+    original = adagrad_module.take_step
+    monkeypatch.setattr(adagrad_module, "take_step", spy)
     for _ in range(2):
         set_gradients(params)
         optimizer.step()
         monkeypatch.setattr(Call, "prepare", lambda _: pytest.fail("looked at"))
-    given, grads, sums = seen[-1]
+    given, grads, sums, _ = seen[-1]
     assert all(ours is theirs for ours, theirs in zip(given, params, strict=True))
     assert all(ours is param.grad for ours, param in zip(grads, params, strict=True))
     assert all(s is optimizer.state[p]["sum"] for s, p in zip(sums, params, strict=True))

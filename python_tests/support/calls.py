@@ -6,7 +6,6 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -171,10 +170,10 @@ COMPOSITES = ("linear_moments", "conv_moments")
 PASSES = ("batch_moments", "accumulate_moments_")
 
 
-def runs(backend: ModuleType, op: str) -> bool:
+def runs(backend: backends.Backend, op: str) -> bool:
     """Whether a backend asked for by name runs an op."""
     needed = PASSES if op in COMPOSITES else (op,)
-    return all(hasattr(backend, each) for each in needed)
+    return all(hasattr(backend.module, each) for each in needed)
 
 
 def op_under_test(file: str, name: str) -> str | None:

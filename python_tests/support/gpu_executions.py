@@ -22,14 +22,13 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from adadagrad_kernels import _native, backends, checks
-from adadagrad_kernels.backends import BACKENDS, cuda, use_backend
+from adadagrad_kernels import _native, checks
+from adadagrad_kernels.backends import BACKENDS, cuda, outputs, triton, use_backend
 from support.on_device import OnDevice
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
@@ -108,21 +107,21 @@ def running(execution: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _on_device(name: str) -> Iterator[None]:
-    backend: ModuleType = BACKENDS[name]
+    backend = BACKENDS[name]
     reason = backend.unavailable()
     if reason is not None:
         pytest.skip(f"backend {name}: {reason}")
     device = torch.device("cuda", torch.cuda.current_device())
-    with _standing_in(name, OnDevice(backend, device)):
+    with _standing_in(name, OnDevice(backend.module, device)):
         yield
 
 
 @contextlib.contextmanager
-def _standing_in(name: str, backend: Any) -> Iterator[None]:
-    """Have ``backend`` run the ops on CPU tensors under another's name."""
+def _standing_in(name: str, module: Any) -> Iterator[None]:
+    """Have ``module`` run the ops on CPU tensors under a backend's name."""
     patch = pytest.MonkeyPatch()
-    patch.setitem(backends.BACKENDS, name, backend)
-    patch.setitem(backends._DEVICES, name, "cpu")
+    backend = dataclasses.replace(BACKENDS[name], device="cpu", module=module)
+    patch.setitem(BACKENDS, name, backend)
     try:
         with use_backend(name):
             yield
@@ -158,11 +157,12 @@ def known_buffers(add_buffer: Callable[..., None]) -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     kept: list[torch.Tensor] = []
 
-    def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        size = math.prod(shape) * dtype.itemsize
+    def allocate(shape: int | tuple[int, ...], dtype: torch.dtype, device: Any) -> torch.Tensor:
+        sizes = (shape,) if isinstance(shape, int) else shape
+        size = math.prod(sizes) * dtype.itemsize
         memory = torch.full((size + 512,), 0xFF, dtype=torch.uint8)
         start = -memory.data_ptr() % 256
-        tensor = memory[start : start + size].view(dtype).view(shape)
+        tensor = memory[start : start + size].view(dtype).view(sizes)
         if size:
             add_buffer(f"new memory of {size} bytes", (tensor.data_ptr(), size), initialised=False)
         kept.append(memory)
@@ -173,7 +173,11 @@ def known_buffers(add_buffer: Callable[..., None]) -> Iterator[None]:
             add_buffer(f"a tensor of shape {tuple(tensor.shape)}", tensor, initialised=True)
         return checks.address(tensor)
 
-    patch.setattr(cuda, "_empty", empty)
+    def allocate_like(tensor: torch.Tensor) -> torch.Tensor:
+        return allocate(tuple(tensor.shape), tensor.dtype, tensor.device)
+
+    patch.setattr(outputs, "allocate", allocate)
+    patch.setattr(outputs, "allocate_like", allocate_like)
     patch.setattr(cuda, "address", address)
     # What reads whole lists at once does not ask for the address of each.
     for name in ("quick_adagrad_step_", "quick_adagrad_norm_step_"):
@@ -309,13 +313,13 @@ def _ptx_modules(architecture: str) -> list[Any]:
 
 @contextlib.contextmanager
 def _interpreter() -> Iterator[None]:
-    with _standing_in("triton", BACKENDS["triton"]):
+    with _standing_in("triton", triton):
         yield
 
 
 @contextlib.contextmanager
 def _triton_ptx(architecture: str) -> Iterator[None]:
-    with triton_machine(architecture) as machine, _standing_in("triton", BACKENDS["triton"]):
+    with triton_machine(architecture) as machine, _standing_in("triton", triton):
         yield
         assert_nothing_found([finding for _, finding in machine.findings])
 

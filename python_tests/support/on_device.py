@@ -50,7 +50,7 @@ class _Copies:
 
     def to_device(self, argument: Any) -> Any:
         if isinstance(argument, list | tuple):
-            return [self.to_device(item) for item in argument]
+            return _as(argument, [self.to_device(item) for item in argument])
         if not isinstance(argument, Tensor):
             return argument
         storage = argument.untyped_storage()
@@ -77,4 +77,9 @@ class _Copies:
     def to_host(self, result: Any) -> Any:
         if isinstance(result, Tensor):
             return result.cpu()
-        return tuple(map(self.to_host, result)) if isinstance(result, tuple) else result
+        return _as(result, list(map(self.to_host, result))) if isinstance(result, tuple) else result
+
+
+def _as(given: Any, items: list[Any]) -> Any:
+    """The items as one of the records that ops take and give, or in a list."""
+    return type(given)(*items) if hasattr(given, "_fields") else items

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from adadagrad_kernels.backends.outputs import BatchMoments, sq_norm
+from adadagrad_kernels.backends.rule import AdagradRule
 from adadagrad_kernels.backends.triton import _launch
 
 __all__ = [
@@ -57,9 +59,7 @@ def _no_device() -> str | None:
     return None
 
 
-def batch_moments(
-    per_sample_grads: Tensor, variance: bool, inner_products: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def batch_moments(per_sample_grads: Tensor, variance: bool, inner_products: bool) -> BatchMoments:
     """Mean, variance, squared norms and inner products with the mean, of the rows of G."""
     from adadagrad_kernels.backends.triton.kernels.batch_moments import batch_moments as run
 
@@ -88,46 +88,36 @@ def batch_adagrad_step_(
     param: Tensor,
     state_sum: Tensor,
     per_sample_grads: Tensor,
-    lr: float | Tensor,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
+    rule: AdagradRule,
     variance: bool,
     inner_products: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> BatchMoments:
     """The moments of G, and an AdaGrad step of ``param`` along their mean."""
     from adadagrad_kernels.backends.triton.kernels.batch_adagrad_step import (
         batch_adagrad_step_ as run,
     )
 
-    rule = (lr, eps, weight_decay, maximize)
     with _launch.device_of(param):
-        outputs = run(param, state_sum, per_sample_grads, *rule, variance, inner_products)
+        moments = run(param, state_sum, per_sample_grads, rule, variance, inner_products)
     increment_version([param, state_sum])
-    return outputs
+    return moments
 
 
 def adagrad_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     state_sums: Sequence[Tensor],
-    lr: float | Tensor,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: float | Tensor,
-    found_inf: Tensor | None = None,
+    rule: AdagradRule,
 ) -> Tensor:
     """An AdaGrad step of every tensor; returns the squared norm of the whole gradient."""
     if not params:
-        return torch.zeros((), dtype=torch.float64, device="cpu")
+        return sq_norm("cpu", 0.0)
     from adadagrad_kernels.backends.triton.kernels.adagrad_step import adagrad_step_ as run
 
-    rule = (lr, eps, weight_decay, maximize, grad_scale, found_inf)
     with _launch.device_of(params[0]):
-        sq_norm = run(params, grads, state_sums, *rule)
+        norm = run(params, grads, state_sums, rule)
     increment_version([*params, *state_sums])
-    return sq_norm
+    return norm
 
 
 def adagrad_norm_step_(
@@ -135,22 +125,16 @@ def adagrad_norm_step_(
     grads: Sequence[Tensor],
     accumulators: Sequence[Tensor],
     row_wise: bool,
-    lr: float | Tensor,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: float | Tensor,
-    found_inf: Tensor | None = None,
+    rule: AdagradRule,
 ) -> Tensor:
     """An AdaGrad-Norm step; one accumulator in all, or one for each row of each tensor."""
     if not params:
-        return torch.zeros((), dtype=torch.float64, device="cpu")
+        return sq_norm("cpu", 0.0)
     from adadagrad_kernels.backends.triton.kernels.adagrad_norm_step import (
         adagrad_norm_step_ as run,
     )
 
-    rule = (lr, eps, weight_decay, maximize, grad_scale, found_inf)
     with _launch.device_of(params[0]):
-        sq_norm = run(params, grads, accumulators, row_wise, *rule)
+        norm = run(params, grads, accumulators, row_wise, rule)
     increment_version([*params, *accumulators])
-    return sq_norm
+    return norm

@@ -13,6 +13,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed; pip install triton")
 
 from adadagrad_kernels.backends import triton as backend
+from adadagrad_kernels.backends.rule import AdagradRule
 from adadagrad_kernels.backends.triton import _launch
 from adadagrad_kernels.backends.triton.kernels._lists import LARGE, SLOTS, batches, code, padded
 from gpu_ladder.triton_checks.listing import recorded
@@ -69,7 +70,7 @@ def test_an_executor_is_put_back() -> None:
 def test_what_is_empty_is_not_launched() -> None:
     assert recorded(lambda: backend.batch_moments(torch.empty(3, 0), True, True)) == []
     lists = [[torch.empty(0)] for _ in range(3)]
-    launches = recorded(lambda: backend.adagrad_step_(*lists, 0.1, 0.0, 0.0, False, 1.0))
+    launches = recorded(lambda: backend.adagrad_step_(*lists, AdagradRule(0.1, 0.0, 0.0, False)))
     assert [launch.kernel.__name__ for launch in launches] == ["add_span_kernel"]
 
 
@@ -78,9 +79,9 @@ def test_updates_raise_the_version_counters() -> None:
     total = torch.ones((), dtype=torch.float64)
     before = [tensor._version for tensor in (*tensors, total)]
     recorded(lambda: backend.adagrad_step_(tensors[:1], [torch.ones(3, 5)], tensors[1:],
-                                           0.1, 0.0, 0.0, False, 1.0))  # fmt: skip
+                                           AdagradRule(0.1, 0.0, 0.0, False)))  # fmt: skip
     recorded(lambda: backend.adagrad_norm_step_(tensors[:1], [torch.ones(3, 5)], [total], False,
-                                                0.1, 0.0, 0.0, False, 1.0))  # fmt: skip
+                                                AdagradRule(0.1, 0.0, 0.0, False)))  # fmt: skip
     after = [tensor._version for tensor in (*tensors, total)]
     assert [new - old for new, old in zip(after, before, strict=True)] == [2, 1, 1]
 

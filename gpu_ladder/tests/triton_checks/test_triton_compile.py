@@ -14,6 +14,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed; pip install triton")
 
 from adadagrad_kernels.backends import triton as backend
+from adadagrad_kernels.backends.rule import AdagradRule
 from gpu_ladder.triton_checks.compile import ARCHITECTURES, compile_for, kernels, specialize
 from gpu_ladder.triton_checks.listing import recorded
 
@@ -71,7 +72,7 @@ def test_sizes_do_not_multiply_kernels(samples: tuple[int, ...]) -> None:
 def test_sizes_beyond_32_bits_compile_and_have_64() -> None:
     tensors = [torch.empty(8) for _ in range(3)]
     launch = recorded(
-        lambda: backend.adagrad_step_(*([t] for t in tensors), 0.1, 1e-10, 0.0, False, 1.0)
+        lambda: backend.adagrad_step_(*([t] for t in tensors), AdagradRule(0.1, 1e-10, 0.0, False))
     )[0]
     arguments = list(launch.arguments)
     arguments[3] = (2**33 + 3,)
@@ -84,14 +85,14 @@ def test_lists_do_not_multiply_kernels() -> None:
     keys = set()
     for shapes in ([1, 2], [16, 32, 1], [1024] * 5):
         lists = [[torch.empty(size) for size in shapes] for _ in range(3)]
-        run = lambda lists=lists: backend.adagrad_step_(*lists, 0.1, 1e-10, 0.0, False, 1.0)  # noqa: E731
+        run = lambda lists=lists: backend.adagrad_step_(*lists, AdagradRule(0.1, 1e-10, 0.0, False))  # noqa: E731
         keys.add(specialize(recorded(run)[0], 90).key)
     assert len(keys) == 1
 
 
 def test_three_hundred_tensors_are_ten_launches_and_a_sum() -> None:
     lists = [[torch.empty(1000) for _ in range(300)] for _ in range(3)]
-    launches = recorded(lambda: backend.adagrad_step_(*lists, 0.1, 1e-10, 0.0, False, 1.0))
+    launches = recorded(lambda: backend.adagrad_step_(*lists, AdagradRule(0.1, 1e-10, 0.0, False)))
     assert [launch.kernel.__name__ for launch in launches] == [
         *["adagrad_step_kernel"] * 10,
         "add_span_kernel",

@@ -17,7 +17,8 @@ from support import oracles  # noqa: E402
 from support.tolerances import assert_within, extended, sq_norm_tolerance  # noqa: E402
 
 from adadagrad_kernels.backends import triton as backend  # noqa: E402
-from adadagrad_kernels.ops.batch_moments import pack  # noqa: E402
+from adadagrad_kernels.backends.outputs import BatchMoments  # noqa: E402
+from adadagrad_kernels.backends.rule import AdagradRule  # noqa: E402
 
 #: One tile and several, aligned and not, all rows at once and cut, few columns and many.
 MOMENTS = [(1, 17), (2, 0), (9, 31), (31, 512), (64, 1001), (130, 200), (256, 64), (513, 33),
@@ -48,15 +49,19 @@ def make_case(op: str, dtype: torch.dtype, shape: tuple[int, int] | None = None)
     return _norm_step(dtype, op.endswith("rows"))
 
 
+def _given(outputs: list[Tensor | None]) -> list[Tensor]:
+    return [output for output in outputs if output is not None]
+
+
 def _moments(dtype: torch.dtype, samples: int, features: int) -> Case:
     grads, expected = oracles.shared_case(samples, features, dtype)
-    outputs: list[Tensor] = []
+    outputs: list[Tensor | None] = []
 
     def run() -> list[Tensor]:
         outputs[:] = backend.batch_moments(grads, samples > 1, True)
-        return outputs
+        return _given(outputs)
 
-    return Case(run, lambda: oracles.assert_moments(pack(outputs, samples > 1, True), expected))
+    return Case(run, lambda: oracles.assert_moments(BatchMoments(*outputs), expected))
 
 
 def _accumulate(dtype: torch.dtype, samples: int, features: int) -> Case:
@@ -80,15 +85,15 @@ def _moments_and_step(dtype: torch.dtype, samples: int, features: int) -> Case:
     before = torch.randn(features).to(dtype), (torch.rand(features) + 0.1).to(dtype)
     after = tuple(tensor.clone() for tensor in before)
     rule = RULE._replace(grad_scale=1.0)
-    outputs: list[Tensor] = []
+    outputs: list[Tensor | None] = []
 
     def run() -> list[Tensor]:
-        settings = (rule.lr, rule.eps, rule.weight_decay, rule.maximize)
-        outputs[:] = backend.batch_adagrad_step_(*after, grads, *settings, samples > 1, True)
-        return [*outputs, *after]
+        given = AdagradRule(*rule)
+        outputs[:] = backend.batch_adagrad_step_(*after, grads, given, samples > 1, True)
+        return [*_given(outputs), *after]
 
     def judge() -> None:
-        oracles.assert_moments(pack(outputs, samples > 1, True), expected)
+        oracles.assert_moments(BatchMoments(*outputs), expected)
         oracles.assert_adagrad(after, before, expected.mean[0], rule, expected.mean[1])
 
     return Case(run, judge)
@@ -102,7 +107,7 @@ def _step(dtype: torch.dtype) -> Case:
     norm: list[Tensor] = []
 
     def run() -> list[Tensor]:
-        norm[:] = [backend.adagrad_step_(params, grads, sums, *RULE)]
+        norm[:] = [backend.adagrad_step_(params, grads, sums, AdagradRule(*RULE))]
         return [*norm, *params, *sums]
 
     def judge() -> None:
@@ -122,7 +127,7 @@ def _norm_step(dtype: torch.dtype, row_wise: bool) -> Case:
     norm: list[Tensor] = []
 
     def run() -> list[Tensor]:
-        norm[:] = [backend.adagrad_norm_step_(params, grads, sums, row_wise, *RULE)]
+        norm[:] = [backend.adagrad_norm_step_(params, grads, sums, row_wise, AdagradRule(*RULE))]
         return [*norm, *params, *sums]
 
     def judge() -> None:

@@ -8,12 +8,12 @@ import torch
 import triton
 from torch import Tensor
 
+from adadagrad_kernels.backends.outputs import BatchMoments
+from adadagrad_kernels.backends.rule import AdagradRule
 from adadagrad_kernels.backends.triton._launch import launch
 from adadagrad_kernels.backends.triton.kernels import _columns
 from adadagrad_kernels.backends.triton.kernels._sums import finish
 from adadagrad_kernels.backends.triton.kernels._update import decay_or_none, plain
-
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 #: The most rows that are held whole, and by the number of rows (the next power of two, at least
 #: the first) the columns and warps of a tile that holds them. A thread has 64 elements, which
@@ -39,23 +39,16 @@ class Step(NamedTuple):
 
     param: Tensor
     state_sum: Tensor
-    lr: float | Tensor
-    eps: float
-    weight_decay: float
-    maximize: bool
+    rule: AdagradRule
 
 
-def measure(grads: Tensor, variance: bool, inner_products: bool, step: Step | None) -> Outputs:
+def measure(grads: Tensor, variance: bool, inner_products: bool, step: Step | None) -> BatchMoments:
     """Every statistic of G, and the step along its mean where there is one to take."""
     samples, features = grads.shape
-    mean = torch.empty(features, dtype=torch.float32, device=grads.device)
-    spread = torch.empty_like(mean) if variance else mean.new_empty(0)
-    sq_norms = torch.empty(samples, dtype=torch.float64, device=grads.device)
-    products = torch.empty_like(sq_norms) if inner_products else sq_norms.new_empty(0)
-    outputs = (mean, spread, sq_norms, products)
+    outputs = BatchMoments.empty(grads, variance, inner_products)
     if features == 0:
-        sq_norms.zero_()
-        products.zero_()
+        for output in _by_sample(outputs):
+            output.zero_()
     elif samples <= TALLEST:
         _whole(grads, outputs, step)
     else:
@@ -63,26 +56,25 @@ def measure(grads: Tensor, variance: bool, inner_products: bool, step: Step | No
     return outputs
 
 
-def _whole(grads: Tensor, outputs: Outputs, step: Step | None) -> None:
+def _whole(grads: Tensor, outputs: BatchMoments, step: Step | None) -> None:
     samples, features = grads.shape
     rows = max(min(WHOLE), triton.next_power_of_2(samples))
     columns, warps = WHOLE[rows]
     tiles = triton.cdiv(features, columns)
-    mean, spread, *_ = outputs
     shares = _shares(tiles, outputs)
     norms, products = (*shares, None)[:2]
     arguments, constants = _step_arguments(step)
     launch(
         _columns.whole_kernel,
         (tiles,),
-        (*_matrix(grads), mean, _or_none(spread), norms, products, *arguments),
+        (*_matrix(grads), outputs.mean, outputs.variance, norms, products, *arguments),
         {"ROWS": rows, "COLUMNS": columns, "VECTOR": _vector(grads), **constants},
         warps,
     )
-    _finish(shares, outputs)
+    finish(shares, _by_sample(outputs))
 
 
-def _cut(grads: Tensor, outputs: Outputs, step: Step | None) -> None:
+def _cut(grads: Tensor, outputs: BatchMoments, step: Step | None) -> None:
     samples, features = grads.shape
     columns = 256 if features > 64 else 64
     rows, warps = CHUNK[columns]
@@ -92,9 +84,9 @@ def _cut(grads: Tensor, outputs: Outputs, step: Step | None) -> None:
     rows_each = rows * triton.cdiv(samples, rows * parts)
     parts = triton.cdiv(samples, rows_each)
     vector = _vector(grads)
-    mean, spread, *_ = outputs
+    mean, spread = outputs.mean, outputs.variance
     part_means = mean.new_empty((parts, features))
-    part_squares = torch.empty_like(part_means) if spread.numel() else None
+    part_squares = None if spread is None else torch.empty_like(part_means)
     shares = _shares(tiles, outputs)
     tile = {"ROWS": rows, "COLUMNS": columns, "VECTOR": vector}
     pooled = (*_matrix(grads), rows_each, part_means, part_squares, shares[0])
@@ -104,14 +96,14 @@ def _cut(grads: Tensor, outputs: Outputs, step: Step | None) -> None:
         _columns.merge_kernel,
         (triton.cdiv(features, MERGED_COLUMNS),),
         (samples, features, parts, rows_each, part_means, part_squares, mean,
-         _or_none(spread), *arguments),
+         spread, *arguments),
         {"PARTS": MERGED, "COLUMNS": MERGED_COLUMNS, "VECTOR": vector, **constants},
         MERGED_WARPS,
     )  # fmt: skip
     if len(shares) == 2:
         second = (*_matrix(grads), rows_each, mean, shares[1])
         launch(_columns.products_kernel, (tiles, parts), second, tile, warps)
-    _finish(shares, outputs)
+    finish(shares, _by_sample(outputs))
 
 
 def _matrix(grads: Tensor) -> tuple[Tensor, int, int, int]:
@@ -129,26 +121,24 @@ def _vector(grads: Tensor) -> int:
     return vector if grads.stride(0) % vector == grads.shape[1] % vector == 0 else 1
 
 
-def _shares(tiles: int, outputs: Outputs) -> Tensor:
-    """A place for every tile's share of the norms, and of the products where they are wanted."""
-    _, _, sq_norms, products = outputs
-    shape = (2 if len(products) else 1, tiles, len(sq_norms))
-    return torch.empty(shape, dtype=torch.float32, device=sq_norms.device)
+def _by_sample(outputs: BatchMoments) -> tuple[Tensor, ...]:
+    """The norms, and the products where they are wanted."""
+    norms, products = outputs.sq_norms, outputs.inner_products
+    return (norms,) if products is None else (norms, products)
 
 
-def _finish(shares: Tensor, outputs: Outputs) -> None:
-    _, _, sq_norms, products = outputs
-    finish(shares, (sq_norms, products) if len(shares) == 2 else (sq_norms,))
-
-
-def _or_none(tensor: Tensor) -> Tensor | None:
-    return tensor if tensor.numel() else None
+def _shares(tiles: int, outputs: BatchMoments) -> Tensor:
+    """A place for every tile's share of what each sample has."""
+    norms = outputs.sq_norms
+    shape = (len(_by_sample(outputs)), tiles, len(norms))
+    return torch.empty(shape, dtype=torch.float32, device=norms.device)
 
 
 def _step_arguments(step: Step | None) -> tuple[tuple[object, ...], dict[str, object]]:
     """The last arguments of the kernels that update, and their constants."""
     if step is None:
         return (None,) * 5, {"MAXIMIZE": False, "LR_IN_MEMORY": False}
-    lr, in_memory = plain(step.lr)
-    arguments = (step.param, step.state_sum, lr, float(step.eps), decay_or_none(step.weight_decay))
-    return arguments, {"MAXIMIZE": step.maximize, "LR_IN_MEMORY": in_memory}
+    rule = step.rule
+    lr, in_memory = plain(rule.lr)
+    arguments = (step.param, step.state_sum, lr, float(rule.eps), decay_or_none(rule.weight_decay))
+    return arguments, {"MAXIMIZE": rule.maximize, "LR_IN_MEMORY": in_memory}

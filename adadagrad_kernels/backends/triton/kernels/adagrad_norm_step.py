@@ -16,6 +16,8 @@ import torch
 import triton
 from torch import Tensor
 
+from adadagrad_kernels.backends.outputs import sq_norm
+from adadagrad_kernels.backends.rule import AdagradRule
 from adadagrad_kernels.backends.triton._launch import launch
 from adadagrad_kernels.backends.triton.kernels import _norm_rows, _norm_whole
 from adadagrad_kernels.backends.triton.kernels._lists import aligned, batches, code, padded
@@ -30,8 +32,8 @@ TILES = {16: 128, 128: 16, 512: 4}
 ACCUMULATED = 128
 
 
-class _Rule(NamedTuple):
-    """The settings as the kernels take them."""
+class _Settings(NamedTuple):
+    """A rule as the kernels take them."""
 
     lr: object
     lr_in_memory: bool
@@ -65,16 +67,17 @@ def adagrad_norm_step_(
     grads: Sequence[Tensor],
     accumulators: Sequence[Tensor],
     row_wise: bool,
-    lr: float | Tensor,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: float | Tensor,
-    found_inf: Tensor | None,
+    rule: AdagradRule,
 ) -> Tensor:
     """See `backends.reference.adagrad_norm_step_`."""
-    decay = decay_or_none(weight_decay)
-    rule = _Rule(*plain(lr), float(eps), decay, maximize, *scale_or_none(grad_scale), found_inf)
+    settings = _Settings(
+        *plain(rule.lr),
+        float(rule.eps),
+        decay_or_none(rule.weight_decay),
+        rule.maximize,
+        *scale_or_none(rule.grad_scale),
+        rule.found_inf,
+    )
     items = []
     for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
         rows = param.shape[0] if row_wise and param.dim() else 1
@@ -82,17 +85,17 @@ def adagrad_norm_step_(
             accumulator = accumulators[index if row_wise else 0]
             items.append(_Item(param, grad, accumulator, rows, param.numel() // rows))
     if not items:
-        return torch.zeros((), dtype=torch.float64, device=params[0].device)
-    return _by_rows(items, rule) if row_wise else _in_all(items, rule)
+        return sq_norm(params[0].device, 0.0)
+    return _by_rows(items, settings) if row_wise else _in_all(items, settings)
 
 
-def _shares(count: int, rule: _Rule, device: torch.device) -> Tensor:
+def _shares(count: int, settings: _Settings, device: torch.device) -> Tensor:
     """Places for shares of the gradient's squares, and of the direction's where those differ."""
-    sums = 1 if rule.weight_decay is None else 2
+    sums = 1 if settings.weight_decay is None else 2
     return torch.empty((sums, count), dtype=torch.float32, device=device)
 
 
-def _in_all(items: list[_Item], rule: _Rule) -> Tensor:
+def _in_all(items: list[_Item], settings: _Settings) -> Tensor:
     device = items[0].param.device
     groups = batches(
         items, lambda item: (item.param.dtype, *aligned(item.param, item.grad)), _Item.size
@@ -106,12 +109,12 @@ def _in_all(items: list[_Item], rule: _Rule) -> Tensor:
         )
         for batch in groups
     ]
-    constants = {"ELEMENTS": ELEMENTS, **rule.constants}
-    shares = _shares(sum(programs), rule, device)
+    constants = {"ELEMENTS": ELEMENTS, **settings.constants}
+    shares = _shares(sum(programs), settings, device)
     norms, moves = (*shares, None)[:2]
     first = 0
     for tensors, count in zip(lists, programs, strict=True):
-        arguments = (*tensors, norms, moves, first, rule.weight_decay, rule.grad_scale)
+        arguments = (*tensors, norms, moves, first, settings.weight_decay, settings.grad_scale)
         launch(_norm_whole.squares_kernel, (count,), arguments, constants, WARPS)
         first += count
     sums = add_up(shares)
@@ -119,15 +122,15 @@ def _in_all(items: list[_Item], rule: _Rule) -> Tensor:
     launch(
         _norm_whole.accumulate_kernel,
         (1,),
-        (sums, items[0].accumulator, step, rule.lr, rule.eps, rule.found_inf),
-        {"LAST": len(sums) - 1, "LR_IN_MEMORY": rule.lr_in_memory},
+        (sums, items[0].accumulator, step, settings.lr, settings.eps, settings.found_inf),
+        {"LAST": len(sums) - 1, "LR_IN_MEMORY": settings.lr_in_memory},
         num_warps=1,
     )
     for tensors, count in zip(lists, programs, strict=True):
         launch(
             _norm_whole.move_kernel,
             (count,),
-            (*tensors, step, rule.weight_decay, rule.grad_scale, rule.found_inf),
+            (*tensors, step, settings.weight_decay, settings.grad_scale, settings.found_inf),
             constants,
             WARPS,
         )
@@ -190,17 +193,17 @@ def _lay_out(items: list[_Item]) -> tuple[list[_Batch], int, int]:
     return result, shares, rows
 
 
-def _by_rows(items: list[_Item], rule: _Rule) -> Tensor:
+def _by_rows(items: list[_Item], settings: _Settings) -> Tensor:
     device = items[0].param.device
     layout, count, rows = _lay_out(items)
-    shares = _shares(count, rule, device)
+    shares = _shares(count, settings, device)
     norms, moves = (*shares, None)[:2]
     totals = torch.empty((1, rows), dtype=torch.float64, device=device)
     steps = torch.empty(rows, dtype=torch.float32, device=device)
     for batch in layout:
         sizes = batch.sizes()
-        decay_and_scale = (rule.weight_decay, rule.grad_scale)
-        constants = {**batch.tile, **rule.constants}
+        decay_and_scale = (settings.weight_decay, settings.grad_scale)
+        constants = {**batch.tile, **settings.constants}
         launch(
             _norm_rows.row_squares_kernel,
             (batch.programs,),
@@ -212,15 +215,22 @@ def _by_rows(items: list[_Item], rule: _Rule) -> Tensor:
             _norm_rows.row_accumulate_kernel,
             (batch.row_programs,),
             (padded(item.accumulator for item in batch.items), *sizes, norms, moves, totals, steps,
-             batch.first_share, batch.first_row, rule.lr, rule.eps, rule.found_inf),
+             batch.first_share, batch.first_row, settings.lr, settings.eps, settings.found_inf),
             {"ROWS": ACCUMULATED, "COLUMNS": batch.tile["COLUMNS"],
-             "LR_IN_MEMORY": rule.lr_in_memory},
+             "LR_IN_MEMORY": settings.lr_in_memory},
             WARPS,
         )  # fmt: skip
         launch(
             _norm_rows.row_move_kernel,
             (batch.programs,),
-            (*batch.tensors(), *sizes, steps, batch.first_row, *decay_and_scale, rule.found_inf),
+            (
+                *batch.tensors(),
+                *sizes,
+                steps,
+                batch.first_row,
+                *decay_and_scale,
+                settings.found_inf,
+            ),
             constants,
             WARPS,
         )

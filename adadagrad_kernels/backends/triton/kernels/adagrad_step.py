@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from adadagrad_kernels.backends.rule import AdagradRule
 from adadagrad_kernels.backends.triton._launch import launch
 from adadagrad_kernels.backends.triton.kernels._lists import (
     aligned,
@@ -127,12 +128,7 @@ def adagrad_step_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     state_sums: Sequence[Tensor],
-    lr: float | Tensor,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: float | Tensor,
-    found_inf: Tensor | None,
+    rule: AdagradRule,
 ) -> Tensor:
     """See `backends.reference.adagrad_step_`."""
     triples = [_Triple(*three) for three in zip(params, grads, state_sums, strict=True)]
@@ -141,15 +137,16 @@ def adagrad_step_(
         lambda triple: (triple.param.dtype, *aligned(*triple)),
         lambda triple: triple.param.numel(),
     )
-    rate, rate_in_memory = plain(lr)
-    scale, scale_in_memory = scale_or_none(grad_scale)
+    rate, rate_in_memory = plain(rule.lr)
+    scale, scale_in_memory = scale_or_none(rule.grad_scale)
     constants = {
         "ELEMENTS": ELEMENTS,
-        "MAXIMIZE": maximize,
+        "MAXIMIZE": rule.maximize,
         "LR_IN_MEMORY": rate_in_memory,
         "SCALE_IN_MEMORY": scale_in_memory,
     }
-    rule = (rate, float(eps), decay_or_none(weight_decay), scale, found_inf)
+    decay = decay_or_none(rule.weight_decay)
+    scalars = (rate, float(rule.eps), decay, scale, rule.found_inf)
     programs = [_programs(batch) for batch in groups]
     norms = torch.empty((1, sum(programs)), dtype=torch.float32, device=params[0].device)
     first = 0
@@ -157,7 +154,11 @@ def adagrad_step_(
         tensors = (padded(column) for column in zip(*batch, strict=True))
         sizes = padded((code(triple.param.numel()) for triple in batch), code(0))
         launch(
-            adagrad_step_kernel, (count,), (*tensors, sizes, norms, first, *rule), constants, WARPS
+            adagrad_step_kernel,
+            (count,),
+            (*tensors, sizes, norms, first, *scalars),
+            constants,
+            WARPS,
         )
         first += count
     return add_up(norms)[0]

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from adadagrad_kernels.backends.triton.kernels._moments import Outputs, Step, measure
+from adadagrad_kernels.backends.outputs import BatchMoments
+from adadagrad_kernels.backends.rule import AdagradRule
+from adadagrad_kernels.backends.triton.kernels._moments import Step, measure
 
 
 def batch_adagrad_step_(
     param: Tensor,
     state_sum: Tensor,
     per_sample_grads: Tensor,
-    lr: float | Tensor,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
+    rule: AdagradRule,
     variance: bool,
     inner_products: bool,
-) -> Outputs:
+) -> BatchMoments:
     """See `backends.reference.batch_adagrad_step_`."""
-    step = Step(param, state_sum, lr, eps, weight_decay, maximize)
+    step = Step(param, state_sum, rule)
     return measure(per_sample_grads, variance, inner_products, step)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from adadagrad_kernels.backends.triton.kernels._moments import Outputs, measure
+from adadagrad_kernels.backends.outputs import BatchMoments
+from adadagrad_kernels.backends.triton.kernels._moments import measure
 
 
-def batch_moments(per_sample_grads: Tensor, variance: bool, inner_products: bool) -> Outputs:
+def batch_moments(per_sample_grads: Tensor, variance: bool, inner_products: bool) -> BatchMoments:
     """See `backends.reference.batch_moments`."""
     return measure(per_sample_grads, variance, inner_products, None)

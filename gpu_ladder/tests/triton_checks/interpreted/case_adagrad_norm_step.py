@@ -18,6 +18,7 @@ from test_adagrad_norm_step import (
 )
 
 from adadagrad_kernels.backends import triton as triton_backend
+from adadagrad_kernels.backends.rule import AdagradRule
 from adadagrad_kernels.backends.triton.kernels import _lists as slots
 from gpu_ladder.triton_checks.interpreter import checked
 
@@ -47,7 +48,7 @@ def _step(
 ) -> torch.Tensor:
     with checked() as findings:
         result = triton_backend.adagrad_norm_step_(
-            *lists, row_wise, lr, 1e-10, 0.1, False, grad_scale, found_inf
+            *lists, row_wise, AdagradRule(lr, 1e-10, 0.1, False, grad_scale, found_inf)
         )
     assert not findings
     return result

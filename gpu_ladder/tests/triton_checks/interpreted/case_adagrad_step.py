@@ -19,6 +19,7 @@ from test_adagrad_step import (
 )
 
 from adadagrad_kernels.backends import triton as triton_backend
+from adadagrad_kernels.backends.rule import AdagradRule
 from gpu_ladder.triton_checks.interpreter import checked
 
 __all__ = [
@@ -39,7 +40,8 @@ SHAPES = [(33,), (0,), (), (2500,), (7, 9)]
 
 def _step(lists: object, lr: object, grad_scale: object, found_inf: object = None) -> torch.Tensor:
     with checked() as findings:
-        result = triton_backend.adagrad_step_(*lists, lr, 1e-10, 0.1, False, grad_scale, found_inf)
+        rule = AdagradRule(lr, 1e-10, 0.1, False, grad_scale, found_inf)
+        result = triton_backend.adagrad_step_(*lists, rule)
     assert not findings
     return result
 

@@ -1,4 +1,4 @@
-"""The C++ kernels of normalisations and embeddings, part of the ``cpu`` backend."""
+"""Normalisations and embeddings on the CPU, whose samples contribute rows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 
 from adadagrad_kernels import _native
+from adadagrad_kernels.backends.outputs import LayerMoments, addresses
 from adadagrad_kernels.backends.type_codes import TYPE_CODES
-from adadagrad_kernels.checks import ACCUMULATION_DTYPES, address
+from adadagrad_kernels.checks import address
 
-_C: Any = _native.C  # None only where `cpu.unavailable` says so
+__all__ = [
+    "embedding_moments",
+    "norm_layer_moments",
+]
 
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+_C: Any = _native.C  # None only where `unavailable` says so
 
 
 def norm_layer_moments(
@@ -24,7 +28,7 @@ def norm_layer_moments(
     bias: bool,
     variance: bool,
     inner_products: bool,
-) -> Outputs:
+) -> LayerMoments:
     """Gradient and statistics of scale and shift; other layouts than the kernels' are copied."""
     samples, positions, features = inputs.shape
     by_feature = rstd.shape[1] != positions or rstd.shape[2] != 1
@@ -35,7 +39,8 @@ def norm_layer_moments(
     else:
         rstd = rstd.contiguous()
         mean = None if mean is None else mean.contiguous()
-    outputs = _empty(inputs, (features,), features, bias, variance, inner_products)
+    bias_size = features if bias else None
+    moments = LayerMoments.empty(inputs, (features,), bias_size, variance, inner_products)
     other = 2 if adjacent else 1
     _C.norm_layer_moments(
         address(inputs),
@@ -52,10 +57,10 @@ def norm_layer_moments(
         by_feature,
         0 if mean is None else address(mean),
         address(rstd),
-        *(output.data_ptr() for output in outputs),
+        *addresses(moments),
         torch.get_num_threads(),
     )
-    return outputs
+    return moments
 
 
 def embedding_moments(
@@ -65,15 +70,15 @@ def embedding_moments(
     padding_idx: int,
     variance: bool,
     inner_products: bool,
-) -> Outputs:
+) -> LayerMoments:
     """Weight gradient and statistics of an embedding; its indices have been checked."""
     samples, positions, features = grad_outputs.shape
     indices = indices.long().contiguous()
     if features > 1 and grad_outputs.stride(2) != 1:
         grad_outputs = grad_outputs.contiguous()
     shape = (num_embeddings, features)
-    outputs = _empty(grad_outputs, shape, 0, False, variance, inner_products)
-    weight_grad, _, sq_norms, weight_variance, _, products = outputs
+    moments = LayerMoments.empty(grad_outputs, shape, None, variance, inner_products)
+    weight_grad, _, sq_norms, weight_variance, _, products = addresses(moments)
     _C.embedding_moments(
         address(indices),
         address(grad_outputs),
@@ -85,13 +90,13 @@ def embedding_moments(
         grad_outputs.stride(1),
         num_embeddings,
         padding_idx,
-        weight_grad.data_ptr(),
-        weight_variance.data_ptr(),
-        sq_norms.data_ptr(),
-        products.data_ptr(),
+        weight_grad,
+        weight_variance,
+        sq_norms,
+        products,
         torch.get_num_threads(),
     )
-    return outputs
+    return moments
 
 
 def _adjacent(
@@ -117,24 +122,3 @@ def _transposed(tensor: Tensor) -> Tensor:
 def _per_feature(statistic: Tensor, features: int) -> Tensor:
     """One for each feature, of ``[samples, 1, groups]``."""
     return statistic.repeat_interleave(features // statistic.shape[2], 2)
-
-
-def _empty(
-    like: Tensor,
-    weight_shape: tuple[int, ...],
-    bias_size: int,
-    bias: bool,
-    variance: bool,
-    inner_products: bool,
-) -> Outputs:
-    samples = len(like)
-    weight = torch.empty(weight_shape, dtype=ACCUMULATION_DTYPES[like.dtype], device="cpu")
-    sq_norms = torch.empty(samples, dtype=torch.float64, device="cpu")
-    return (
-        weight,
-        weight.new_empty(bias_size if bias else 0),
-        sq_norms,
-        torch.empty_like(weight) if variance else weight.new_empty(0),
-        weight.new_empty(bias_size if variance and bias else 0),
-        torch.empty_like(sq_norms) if inner_products else sq_norms.new_empty(0),
-    )

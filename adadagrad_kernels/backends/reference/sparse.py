@@ -1,4 +1,4 @@
-"""Plain torch for the step along sparse gradients, part of the ``reference`` backend."""
+"""The definition of the step along sparse gradients."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES, check_csr_indices
+
+__all__ = [
+    "sparse_mean_step_",
+]
 
 
 def sparse_mean_step_(

@@ -1,4 +1,4 @@
-"""Normalisations and embeddings in plain torch, part of the ``reference`` backend.
+"""The definition of the moments of normalisations and embeddings.
 
 What is built has at most the size of the layer's activations: contributions to a norm layer are
 [samples, features], and a sample contributes to no more rows of an embedding than it looked up.
@@ -9,15 +9,44 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from adadagrad_kernels.backends.outputs import LayerMoments
+from adadagrad_kernels.backends.reference.moments import batch_moments
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES
 
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+__all__ = [
+    "embedding_moments",
+    "norm_layer_moments",
+]
 
 #: Elements of the activations that are widened and normalised at a time.
 _CHUNK_ELEMENTS = 1 << 22
 
 
-def norm_contributions(
+def norm_layer_moments(
+    inputs: Tensor,
+    grad_outputs: Tensor,
+    mean: Tensor | None,
+    rstd: Tensor,
+    bias: bool,
+    variance: bool,
+    inner_products: bool,
+) -> LayerMoments:
+    """Moments of the samples' contributions to scale and shift, [samples, features] each."""
+    scale, shift = _norm_contributions(inputs, grad_outputs, mean, rstd)
+    samples = len(scale)
+    grad, spread, sq_norms, products = batch_moments(scale, variance, inner_products)
+    shift_grad = shift_spread = None
+    if bias:
+        total, shift_spread, norms, along = batch_moments(shift, variance, inner_products)
+        shift_grad, sq_norms = total * samples, sq_norms + norms
+        if products is not None and along is not None:
+            products = products + along
+    if products is not None:
+        products = products * samples
+    return LayerMoments(grad * samples, shift_grad, sq_norms, spread, shift_spread, products)
+
+
+def _norm_contributions(
     inputs: Tensor, grad_outputs: Tensor, mean: Tensor | None, rstd: Tensor
 ) -> tuple[Tensor, Tensor]:
     """h_i = (sum_t y_it (x_it - mean) rstd, sum_t y_it), ``[samples, features]`` each."""
@@ -46,7 +75,7 @@ def embedding_moments(
     padding_idx: int,
     variance: bool,
     inner_products: bool,
-) -> Outputs:
+) -> LayerMoments:
     """h_i has the sum of a sample's output gradients in the row of each index that it looked up.
 
     A sample's positions are sorted by their index, so that equal ones are neighbours; the sum of
@@ -67,8 +96,7 @@ def embedding_moments(
     sums = torch.segment_reduce(rows.reshape(-1, features), "sum", lengths=lengths, initial=0)
     sums = sums[runs].view(rows.shape).masked_fill_(~first.unsqueeze(2), 0)
     sq_norms = sums.double().square().sum((1, 2))
-    nothing = weight_grad.new_empty(0)
-    spread, products = nothing, sq_norms.new_empty(0)
+    spread = products = None
     if inner_products:
         products = (sums.double() * weight_grad[indices].double()).sum((1, 2))
     if variance:
@@ -82,7 +110,7 @@ def embedding_moments(
         spread /= samples - 1
         if padding_idx >= 0:
             spread[padding_idx] = 0
-    return weight_grad, nothing, sq_norms, spread, nothing, products
+    return LayerMoments(weight_grad, None, sq_norms, spread, None, products)
 
 
 def _by_index(rows: Tensor, indices: Tensor, num_embeddings: int) -> Tensor:

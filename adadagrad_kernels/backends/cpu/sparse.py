@@ -1,4 +1,4 @@
-"""The C++ kernels of the step along sparse gradients, part of the ``cpu`` backend."""
+"""The step along sparse gradients on the CPU."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from adadagrad_kernels import _native
+from adadagrad_kernels.backends.outputs import sq_norm
 from adadagrad_kernels.backends.type_codes import TYPE_CODES
 from adadagrad_kernels.checks import address, check_csr_indices
 
-_C: Any = _native.C  # None only where `cpu.unavailable` says so
+__all__ = [
+    "sparse_mean_step_",
+]
+
+_C: Any = _native.C  # None only where `unavailable` says so
 
 # What 32 bits number, and for entries a hash table of twice their number.
 _MOST_FEATURES = 1 << 32
@@ -46,7 +51,7 @@ def sparse_mean_step_(
     if crow_indices is None or col_indices is None:
         if features > 1 and values.stride(1) != 1:
             values = values.contiguous()
-        sq_norm = _C.sparse_mean_dense_step(
+        taken = _C.sparse_mean_dense_step(
             address(values), code, samples, features, values.stride(0), tensors, scalars, threads
         )
     else:
@@ -58,7 +63,7 @@ def sparse_mean_step_(
                 f"kernels, which take {most}: cut it, or use the backend reference"
             )
         rows = crow_indices.contiguous(), col_indices.contiguous(), values.contiguous()
-        sq_norm = _C.sparse_mean_csr_step(
+        taken = _C.sparse_mean_csr_step(
             address(rows[0]),
             address(rows[1]),
             col_indices.dtype == torch.int64,
@@ -71,10 +76,10 @@ def sparse_mean_step_(
             scalars,
             threads,
         )
-        if sq_norm is None:
+        if taken is None:
             check_csr_indices(*rows, features)  # says what is wrong
     increment_version([param] if state_sum is None else [param, state_sum])
-    return torch.tensor(sq_norm, dtype=torch.float64, device="cpu")
+    return sq_norm("cpu", taken)
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
