@@ -97,6 +97,10 @@ gpu-report: develop ## On a machine with a GPU: run the gpu tests, time every op
 wheel: environment ## Build a wheel in isolation, into dist/
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 
+.PHONY: compat
+compat: environment ## Build and test the wheel with every torch, Python and compiler it claims (hours) [ARGS="torch-2.6"]
+	$(BIN)/python .ci/compat $(ARGS)
+
 .PHONY: sanitize
 sanitize: build/sanitize/.built ## Run the op tests on kernels built with ASan and UBSan, every instruction set
 	.ci/sanitize $(ARGS)

@@ -52,6 +52,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pass what older releases of torch warn of in their own code."""
+    release = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if release < (2, 8):
+        ignored = r"ignore:The epoch parameter in:UserWarning:torch\.optim\.lr_scheduler"
+        config.addinivalue_line("filterwarnings", ignored)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the ways to run an op that are not for this run; mark what reads bfloat16."""
     nightly = config.getoption("--gpu-cases") == "all"

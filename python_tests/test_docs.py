@@ -18,7 +18,7 @@ if not (ROOT / "README.md").exists():
     pytest.skip("no documents here: the tests run away from the sources", allow_module_level=True)
 
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 TOP = {path.name for path in ROOT.iterdir()}
@@ -110,6 +110,14 @@ def test_the_checks_find_faults() -> None:
     assert _unknown_targets(faulty) == ["neither", "nothing"]
     assert _unknown_names(faulty) == ["adadagrad_kernels.ops.nothing"]
     assert _shell("```sh\na \\\n  b  # c\n```\n") == ["a    b"]
+
+
+def test_every_public_name_is_in_a_document() -> None:
+    """Where it is used or explained; the changelog and the pages of `make docs` are no such place."""
+    package = importlib.import_module("adadagrad_kernels")
+    explained = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]
+    words = set(re.findall(r"\w+", " ".join(path.read_text() for path in explained)))
+    assert set(package.__all__) - words - {"__version__"} == set()
 
 
 @each_document
