@@ -113,7 +113,7 @@ def test_the_checks_find_faults() -> None:
 
 
 def test_every_public_name_is_in_a_document() -> None:
-    """Where it is used or explained; the changelog and the pages of `make docs` are no such place."""
+    """Where it is used or explained, which the changelog and the pages of `make docs` do not do."""
     package = importlib.import_module("adadagrad_kernels")
     explained = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]
     words = set(re.findall(r"\w+", " ".join(path.read_text() for path in explained)))
