@@ -110,6 +110,10 @@ avx512-emulated: $(if $(HAS_AVX512),develop,build/emulated/.built) ## Run the op
 	CI=true ADADAGRAD_KERNELS_ISA=avx512 $(if $(HAS_AVX512),,PYTHONPATH=build/emulated/lib) \
 	  $(BIN)/pytest -p no:cacheprovider $(or $(ARGS),python_tests/ops)
 
+.PHONY: neon
+neon: environment ## Run the op tests on the NEON kernels, cross-compiled and executed by QEMU (slow)
+	.ci/neon $(ARGS)
+
 .PHONY: environment
 environment: $(VENV)/.requirements ## Make .venv with the pinned requirements
 

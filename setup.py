@@ -59,7 +59,7 @@ def _require_compiler() -> None:
     if not any(found):
         raise CompileError(
             f"no C++ compiler was found ({named or 'c++, g++, clang++'}): install one that knows "
-            "C++20, such as g++ 11 or clang 19, or name it in CXX"
+            "C++20, such as g++ 11 or clang 14, or name it in CXX"
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ from support.gpu_executions import (
     is_left_out,
     running,
 )
+from support.instruction_sets import ISAS
 
 from adadagrad_kernels import _native
 from adadagrad_kernels.backends import BACKENDS, use_backend
@@ -145,13 +145,6 @@ def _flags_that_may_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     behind = torch.backends.flags_frozen.__globals__
     monkeypatch.setitem(behind, "__allow_nonbracketed_mutation_flag", True)
 
-
-#: The instruction sets with kernels of their own, of this kind of processor.
-ISAS = (
-    ("scalar", "neon")
-    if platform.machine() in ("aarch64", "arm64")
-    else ("scalar", "avx2", "avx512")
-)
 
 #: Element types of every op.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support.instruction_sets import ISAS
 
 BUILD = Path(__file__).parent.parent / "build"
 WIDE = re.compile(r"%?\b([xyz]mm)\d+")
@@ -45,7 +46,7 @@ def test_wide_registers_stay_in_their_object(isa: str, expected: set[str]) -> No
     assert expected == set() or max(expected) in used, "the wide registers are not used at all"
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ISAS)
 def test_kernel_objects_have_no_weak_symbols(isa: str) -> None:
     """Weak and unique symbols (W, V, u) are what the linker picks one of."""
     lines = _run("nm", "--defined-only", "-C", str(_object(isa))).splitlines()

@@ -1,5 +1,8 @@
 // Parallel loops on the OpenMP runtime that is already in the process (torch's), found at run time:
 // linking one of our own could bring a second runtime, whose threads would fight with the first's.
+//
+// It is so on macOS too, where torch's wheel brings LLVM's libomp: a wheel of this package needs
+// none, since nothing is linked that a tool for wheels could copy into it.
 #pragma once
 
 #include <cstdint>

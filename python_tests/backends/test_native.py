@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.calls import CALLS, make_call
+from support.instruction_sets import FOREIGN_ISA, ISAS
 from support.subprocesses import output, python
 
 from adadagrad_kernels import _native, use_backend
@@ -23,6 +24,16 @@ VARIABLE = "ADADAGRAD_KERNELS_ISA"
 ACTIVE = """
 from adadagrad_kernels import _native, backends
 print(_native.instruction_sets()["active"])"""
+
+
+def test_compiled_in_are_those_of_this_kind_of_processor() -> None:
+    assert _native.instruction_sets()["compiled"] == list(ISAS)
+
+
+def test_every_64_bit_arm_processor_runs_neon() -> None:
+    if "neon" not in ISAS:
+        pytest.skip("this processor is not a 64-bit ARM one")
+    assert _native.instruction_sets()["supported"] == ["scalar", "neon"]
 
 
 def test_supported_is_what_the_processor_says() -> None:
@@ -43,9 +54,12 @@ def test_environment_names_the_instruction_set() -> None:
     assert output(code, **variables).splitlines() == expected
 
 
-@pytest.mark.parametrize("name", ["avx1024", "Scalar"])
+@pytest.mark.parametrize("name", ["avx1024", "Scalar", FOREIGN_ISA])
 def test_an_instruction_set_that_is_not_there_is_refused(name: str) -> None:
-    message = f"the instruction set '{name}' is not available: compiled in are scalar, avx2"
+    message = (
+        f"the instruction set '{name}' is not available: compiled in are {', '.join(ISAS)}, and "
+        "this machine runs scalar"
+    )
     with pytest.raises(BackendUnavailableError, match=message):
         _native.use_isa(name)
     assert _native.instruction_sets()["active"] != name
