@@ -1,8 +1,12 @@
-"""Builds the native modules with CMake and ninja; all metadata is in pyproject.toml."""
+"""Builds the native modules with CMake and ninja, and the description for package indexes.
+
+All other metadata is in pyproject.toml.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -63,7 +67,24 @@ def _require_compiler() -> None:
         )
 
 
+def _description() -> str:
+    """The README without its pictures, its links to files as the files' names.
+
+    On an index nothing is beside it that they could lead to; the source distribution has the files.
+    """
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n*", "", text)
+    return re.sub(r"\[([^\]]*)\]\((?!https?:)([^)]*)\)", _name_of_file, text)
+
+
+def _name_of_file(link: re.Match[str]) -> str:
+    words, target = link.groups()
+    return f"`{target}`" if target.endswith(words) else f"{words} (`{target}`)"
+
+
 setup(
+    long_description=_description(),
+    long_description_content_type="text/markdown",
     ext_modules=[Extension("adadagrad_kernels._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -33,6 +33,7 @@ install(TARGETS _C LIBRARY DESTINATION . COMPONENT python)
 def project(tmp_path: Path) -> Path:
     """A project whose module knows a library by a path, which the installation removes."""
     shutil.copy(ROOT / "setup.py", tmp_path)
+    (tmp_path / "README.md").touch()
     (tmp_path / "CMakeLists.txt").write_text(CMAKE)
     (tmp_path / "other.cpp").write_text("int other() { return 1; }\n")
     (tmp_path / "module.cpp").write_text("int other();\nint module() { return other(); }\n")
