@@ -1,0 +1,85 @@
+"""What `make compat` runs is what the package claims, and its table says how it went."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / ".ci" / "compat"
+if not SCRIPT.exists():
+    pytest.skip("no .ci here: the tests run away from the sources", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def compat() -> ModuleType:
+    loader = SourceFileLoader("compat", str(SCRIPT))
+    spec = spec_from_loader("compat", loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    sys.modules["compat"] = module  # for its dataclass
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    loader.exec_module(module)
+    sys.dont_write_bytecode = before
+    return module
+
+
+def test_the_oldest_that_is_claimed_is_run(compat: ModuleType) -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (torch,) = re.findall(r'"torch>=([\d.]+)"', project)
+    (python,) = re.findall(r'requires-python = ">=([\d.]+)"', project)
+    oldest = compat.COMBINATIONS[0]
+    assert oldest.torch.startswith(f"torch=={torch}.")
+    assert oldest.python == python
+    assert "torch" in {c.torch for c in compat.COMBINATIONS}, "the newest"
+
+
+def test_every_python_that_is_claimed_is_run(compat: ModuleType) -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    claimed = set(re.findall(r'"Programming Language :: Python :: (3\.\d+)"', project))
+    assert claimed == {c.python for c in compat.COMBINATIONS}
+
+
+def test_its_tests_exist_and_its_names_are_told_apart(compat: ModuleType) -> None:
+    assert [name for name in compat.TESTS if not (ROOT / name).exists()] == []
+    names = [c.name for c in compat.COMBINATIONS]
+    assert len(names) == len(set(names)) > 4
+
+
+def test_of_what_torch_asks_for_a_cpu_needs_no_compiler_and_no_solver(compat: ModuleType) -> None:
+    names = ["numpy", "sympy==1.13.1", "triton==3.2.0", "nvidia-cublas-cu12", "nvidia-nvtx-cu12"]
+    left_out = [name for name in names if compat.NOT_FOR_CPU.match(name)]
+    assert left_out == ["triton==3.2.0", "nvidia-nvtx-cu12"]
+
+
+def test_what_is_not_installed_is_left_out_and_said(compat: ModuleType, tmp_path: Path) -> None:
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    rows = [
+        compat.Combination("no-python", "3.99", "torch", "g++"),
+        compat.Combination("no-compiler", here, "torch", "no-such-g++"),
+    ]
+    results = [compat.attempt(row, tmp_path, tmp_path / f"{row.name}.log") for row in rows]
+    lines = compat.table(rows, results).splitlines()
+    assert len(lines) == 3
+    assert lines[1].endswith("left out: Python 3.99 is not installed")
+    assert lines[2].endswith("left out: no-such-g++ is not installed")
+    assert compat.status(results) == 1, "nothing has passed"
+    passed = ("passed: 9 passed", 1.0)
+    assert compat.status([*results, passed]) == 0
+    assert compat.status([passed, ("failed: build", 1.0)]) == 1
+
+
+def test_a_step_that_fails_is_named_with_its_log(
+    compat: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compat, "interpreter", lambda version: "/bin/false")
+    row = compat.Combination("fails", "3.11", "torch", "sh")
+    result, _ = compat.attempt(row, tmp_path, tmp_path / "fails.log")
+    assert result == f"failed: environment ({tmp_path / 'fails.log'})"
+    assert (tmp_path / "fails.log").read_text().startswith("$ /bin/false -m venv")
