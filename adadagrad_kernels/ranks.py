@@ -223,6 +223,25 @@ def own_agreement(ranks: Ranks | None) -> Agreement | None:
     return Agreement(is_whole=False) if world_size() > 1 else None
 
 
+def require_all_ranks(agreement: Agreement | None, decides: str) -> None:
+    """Refuse the record of one rank, where what is decided by it must be the same on all.
+
+    Args:
+        agreement: of the record.
+        decides: what would differ, such as the batch size.
+
+    Raises:
+        ValueError: with the ways out.
+    """
+    if agreement is not None and not agreement.is_whole:
+        raise ValueError(
+            f"these statistics are of one rank's samples (ranks='local'), and every rank would "
+            f"decide on {decides} of its own. Ways out: a source that pools, such as "
+            "layer_statistics(DistributedDataParallel(model)); "
+            "adadagrad_kernels.distributed.pool(statistics, Ranks()) in every step"
+        )
+
+
 def require_whole_parameters(source: str, model: nn.Module) -> None:
     """Refuse parameters of which this process holds only a part.
 

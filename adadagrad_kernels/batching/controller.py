@@ -15,6 +15,7 @@ from adadagrad_kernels.batching.signatures import FailureSignatures
 from adadagrad_kernels.batching.smoothing import SmoothedStatistics
 from adadagrad_kernels.batching.snapshot import Snapshot
 from adadagrad_kernels.criteria import Decision
+from adadagrad_kernels.ranks import require_all_ranks
 from adadagrad_kernels.settings import require_equal, require_factor, require_int, require_keys
 
 if TYPE_CHECKING:
@@ -323,13 +324,8 @@ class BatchController:
         agreement = statistics.agreement
         if agreement is None:
             return
-        if not agreement.is_whole and self._policy.reads_statistics:
-            raise ValueError(
-                "these statistics are of one rank's samples (ranks='local'), by which every rank "
-                "would decide on its own size. Ways out: a source that pools, such as "
-                "layer_statistics(DistributedDataParallel(model)); "
-                "adadagrad_kernels.distributed.pool(statistics, Ranks()) in every step"
-            )
+        if self._policy.reads_statistics:
+            require_all_ranks(agreement, "a size")
         if agreement.is_whole and samples != statistics.batch_size:
             raise ValueError(
                 f"samples is {samples}, but the statistics are of the {statistics.batch_size} "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from adadagrad_kernels.averages import RunningAverage
+from adadagrad_kernels.ranks import require_all_ranks
 from adadagrad_kernels.settings import require_factor, require_int, require_keys
 
 if TYPE_CHECKING:
@@ -126,7 +127,12 @@ class AdaScale:
         return math.sqrt(ratio) if self.square_root else ratio
 
     def observe(self, statistics: GradientStatistics) -> None:
-        """Average a step's statistics in, unless they are not finite or of one sample."""
+        """Average a step's statistics in, unless they are not finite or of one sample.
+
+        Raises:
+            ValueError: for statistics of one rank, where several processes train.
+        """
+        require_all_ranks(statistics.agreement, "a learning rate")
         samples = statistics.batch_size
         if samples >= 2 and statistics.is_finite:
             variance = statistics.variance_norm

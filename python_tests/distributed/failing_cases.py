@@ -135,8 +135,12 @@ def inner_products_without_losses() -> Any:
 def a_hook_changes_a_gradient_before_it_is_reduced() -> Any:
     """On one rank, once it is in .grad."""
     model = DistributedDataParallel(network())
+
+    def halve(parameter: Tensor) -> None:
+        parameter.grad.mul_(0.5)
+
     if _is_last():
-        model.module[0].weight.register_post_accumulate_grad_hook(lambda p: p.grad.mul_(0.5))
+        model.module[0].weight.register_post_accumulate_grad_hook(halve)
     with adk.layer_statistics(model) as recorder:
         _step(model, recorder)
 

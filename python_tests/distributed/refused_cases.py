@@ -78,6 +78,13 @@ def per_sample_statistics_of_one_rank_decide() -> Any:
     controller.update(source.backward(*share()))
 
 
+def per_sample_statistics_of_one_rank_set_a_rate() -> Any:
+    source = adk.PerSampleGradients(network(), loss, ranks="local")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)
+    rate = adk.BatchSizeLR(optimizer, adk.AdaScale(8), batch_size=8)
+    rate.update(16, source.backward(*share()))
+
+
 def samples_of_one_rank_counted_with_the_pooled_record() -> Any:
     inputs, targets = share()
     model = DistributedDataParallel(network())
@@ -151,6 +158,7 @@ CASES = (
     micro_batches_before_the_wrapping,
     statistics_of_one_rank_decide,
     per_sample_statistics_of_one_rank_decide,
+    per_sample_statistics_of_one_rank_set_a_rate,
     samples_of_one_rank_counted_with_the_pooled_record,
     samples_of_one_rank_counted_by_step,
     a_sampler_with_other_data_on_every_rank,

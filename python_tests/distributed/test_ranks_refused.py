@@ -22,6 +22,7 @@ REFUSED = {
     "micro_batches_before_the_wrapping": ("ValueError", "make the wrapper first"),
     "statistics_of_one_rank_decide": ("ValueError", "one rank's samples"),
     "per_sample_statistics_of_one_rank_decide": ("ValueError", "one rank's samples"),
+    "per_sample_statistics_of_one_rank_set_a_rate": ("ValueError", "decide on a learning rate"),
     "samples_of_one_rank_counted_with_the_pooled_record": ("ValueError", "of all ranks"),
     "samples_of_one_rank_counted_by_step": ("ValueError", "this rank's share"),
     "a_sampler_with_other_data_on_every_rank": ("ValueError", "samples is 100, 101"),

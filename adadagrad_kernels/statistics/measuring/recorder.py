@@ -76,6 +76,7 @@ class Recorder:
 
     def reset(self) -> None:
         """Forget the step."""
+        self.turns.forget_failure()
         for micro_batch in getattr(self, "micro_batches", []):
             micro_batch.forget()
         self.micro_batches: list[MicroBatch] = []

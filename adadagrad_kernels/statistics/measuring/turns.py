@@ -52,12 +52,16 @@ class Turns:
 
     def next_step(self) -> None:
         """Forget whether the step was measured."""
-        self._measured, self._passed, self._failed = None, False, False
+        self._measured, self._passed = None, False
 
     @property
     def failed(self) -> bool:
         """Whether an error was kept in the forward pass of the step."""
         return self._failed
+
+    def forget_failure(self) -> None:
+        """Measure again: the step is repeated."""
+        self._failed = False
 
     def fail(self) -> None:
         """Measure no more of this step."""
