@@ -43,6 +43,7 @@ def pool(record: GradientStatistics, ranks: Ranks) -> GradientStatistics:
             parameters.
 
     Example:
+        >>> import torch
         >>> import torch.distributed as dist
         >>> from adadagrad_kernels import GradientStatistics
         >>> from adadagrad_kernels.distributed import Ranks, pool
