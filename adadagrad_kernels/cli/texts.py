@@ -27,7 +27,7 @@ Trains one of the AdAdaGrad paper's MNIST models, or a classifier of yours, with
 when the noise of the gradient asks for it (Lau, Liu and Kolar, arXiv 2402.11215).
 
 Each step computes the gradient in micro-batches while the layers measure what every sample adds to
-it, takes the optimizer's step, and tests the batch just used by its exact statistics. A failed test
+it, tests the batch by these exact statistics, and takes the optimizer's step. A failed test
 suggests a larger batch; the batch never shrinks.
 """
 

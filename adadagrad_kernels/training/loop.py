@@ -1,4 +1,4 @@
-"""The training loop: gradient, step, test, count."""
+"""The training loop: gradient, test, step, count."""
 
 from __future__ import annotations
 
@@ -226,16 +226,15 @@ class Trainer:
         self.optimizer.zero_grad()
         started = time.perf_counter()
         loss, statistics = self._backward(inputs, targets)
-        measured = time.perf_counter() - started
-        self.optimizer.step()
+        # Before the step: a test in the optimizer's metric reads it as this gradient met it.
         if statistics is None:
-            size = self.controller.step(len(targets), loss=loss)
+            size, measured = self.controller.step(len(targets), loss=loss), None
         else:
-            started = time.perf_counter()
             size = self.controller.update(replace(statistics, loss=loss))
-            measured += time.perf_counter() - started
+            measured = time.perf_counter() - started
+        self.optimizer.step()
         self.lr_gain.update(size)
-        return loss, None if statistics is None else measured
+        return loss, measured
 
     def _backward(self, inputs: Tensor, targets: Tensor) -> tuple[float, GradientStatistics | None]:
         """Returns the loss, and the statistics where the controller wants them."""

@@ -14,7 +14,7 @@ class Loss(Protocol):
     """A loss like those of ``torch.nn.functional``."""
 
     def __call__(self, outputs: Tensor, targets: Tensor, /, *, reduction: str = "mean") -> Tensor:
-        """The losses of the samples: each with ``reduction="none"``, their ``sum`` or ``mean``."""
+        """The losses, ``[samples]`` for ``"none"``, or their ``"sum"`` or ``"mean"``."""
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,15 @@ def test_every_optimizer_and_test_learns(
     assert len(set(sizes)) > 2, "the batch must grow"
 
 
+def test_the_metric_is_the_one_that_the_gradient_met(data: Data) -> None:
+    """Before the first step AdaGrad has no sums: its metric is Euclid's, and the tests agree."""
+    first = {}
+    for test in ("norm", "metric"):
+        run = Trainer(replace(CONFIG, test=test, eta=0.3), data)
+        first[test] = train(run, steps=1)[0]["batch/global"]
+    assert first["metric"] == first["norm"] > CONFIG.batch_size
+
+
 @pytest.mark.parametrize("test", ["norm", "augmented", "none"])
 def test_memory_bound_is_kept(data: Data, test: str) -> None:
     bound = 2**18
