@@ -1,30 +1,22 @@
 """AdaBatchGrad: its step size and its filtered test beside AdAdaGrad-Norm.
 
 Ostroukhov, Zhumabayeva, Xiang, Gasnikov, Takáč, Kamzolov, arXiv 2402.05264. Logistic regression is
-trained by the training core; the functions in closed form, which have no data, by ``closed_form``.
+trained by the training core. The functions in closed form have no data, and their batches, which
+grow beyond any data set, are drawn from their laws (``closed_form``): nothing of them is for a core
+that feeds a model from a data set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from adadagrad_kernels import (
-    AdagradNorm,
-    AugmentedInnerProductTest,
-    BatchController,
-    DelayedAdagradNorm,
-    NormTest,
-    SmallestOf,
-)
-from benchmarks.reproduce import closed_form
-from benchmarks.reproduce.closed_form import FUNCTIONS, LARGEST_BATCH, last_batch
+from benchmarks.reproduce.closed_form import FUNCTIONS, last_batch
 from benchmarks.reproduce.harness import training_run, using_threads
-from benchmarks.reproduce.isotropic_noise import IsotropicNoise
+from benchmarks.reproduce.isotropic_descent import TARGETS, Descent
 from benchmarks.reproduce.plan import Plan
 from benchmarks.reproduce.results import Experiment, Options, Run, Stored, groups
 from benchmarks.reproduce.tables import (
@@ -44,7 +36,6 @@ from benchmarks.reproduce.tasks import images
 
 NAME = "adabatchgrad"
 LOGISTIC = "logistic"
-TARGETS = {"smallest": [1e-3]}
 #: Of the port of the authors' code: those of its function, θ = 0.9 and ν close to the tangent of 80
 #: degrees, and those of its configuration.
 DEFAULTS, CONFIGURED = (0.9, 5.84), (0.1, 0.1)
@@ -53,53 +44,6 @@ MIDDLE = (0.5, 0.5)
 RATES = (0.1, 1.0, 10.0)
 #: The one at which all methods are compared.
 SHOWN = 1.0
-
-
-@dataclass(frozen=True)
-class Descent:
-    """A method on F, with noise of one variance in every direction, ``noise`` in all.
-
-    Attributes:
-        optimizer: ``delayed-adagrad-norm`` or ``adagrad-norm``.
-        test: ``adabatchgrad`` with θ and ν, ``norm`` with η, or ``none``.
-        constants: of the test.
-        exact: whether the test reads F's own gradient and the noise's own variance.
-    """
-
-    optimizer: str
-    test: str
-    constants: tuple[float, ...]
-    dimension: int
-    steps: int
-    exact: bool = False
-    batch_size: int = 4
-    power: float = 1.5
-    noise: float = 1.0
-
-    def run(self, derivative: Callable[[np.ndarray], np.ndarray], seed: int) -> dict[str, Any]:
-        """What ``closed_form.descend`` gives."""
-        generator = np.random.default_rng(seed)
-        weights = closed_form.weights(self.dimension, self.power)
-        point = closed_form.start(self.dimension, generator)
-        optimizers = {"delayed-adagrad-norm": DelayedAdagradNorm, "adagrad-norm": AdagradNorm}
-        tests: dict[str, Callable[..., Any]] = {
-            "adabatchgrad": lambda *found: SmallestOf(AugmentedInnerProductTest(*found)),
-            "norm": NormTest,
-            "none": lambda: None,
-        }
-        return closed_form.descend(
-            point,
-            lambda x: weights * derivative(x),
-            IsotropicNoise(self.noise, generator, self.exact),
-            optimizers[self.optimizer]([point], lr=1.0),
-            BatchController(
-                tests[self.test](*self.constants),
-                batch_size=self.batch_size,
-                max_batch_size=LARGEST_BATCH,
-            ),
-            steps=self.steps,
-            targets=TARGETS,
-        )
 
 
 @dataclass(frozen=True)
@@ -213,13 +157,14 @@ def _descent(function: str, method: str, descent: Descent, seed: int, options: O
 TEXT = """\
 Ostroukhov, Zhumabayeva, Xiang, Gasnikov, Takáč, Kamzolov, arXiv 2402.05264. The step is AdaGrad's
 with one number for all coordinates, delayed: h = α / (β + Σ |g|²)^(1/2 + ε) over the gradients
-before the current one, here with the published defaults α = β = 1 and ε = 0. The batch grows by the
+before the current one, here with α = β = 1 and ε = 0. The batch grows by the
 augmented inner product test, T = max(V_ip / (θ² N²), V_orth / (ν² N)), of which the smallest of
 five in a row counts. The abstract claims, for convex functions, O(L R² / ε) iterations with exact
 tests, which read the true gradient, and O(max(L R² / ε, σ² R² / ε²)) with inexact ones, which read
 the batch; that inexact tests without the step size may fail to converge; and that the step size
-and the batch each improve SGD. The paper's figures were not available to compare with. θ = 0.9,
-ν = 5.84 and θ = ν = 0.1 are the defaults and the configuration of a port of the authors' code.
+and the batch each improve SGD. The paper's figures were not available to compare with. These
+constants are the defaults of a port of the authors' code, as are θ = 0.9, ν = 5.84 and the filter;
+θ = ν = 0.1 is its configuration.
 AdAdaGrad-Norm (Lau, Liu, Kolar, arXiv 2402.11215) has the norm test and a step that knows the
 current gradient. There are no seconds: the question is of steps and samples.
 """
@@ -228,9 +173,14 @@ current gradient. There are no seconds: the question is of steps and samples.
 def section(figures: Stored) -> list[str]:
     """The end of logistic regression, then the slopes on the functions."""
     lines = paragraph(TEXT)
-    for task, members in tasks(figures.runs).items():
-        lines += [f"### {task}", ""]
-        lines += _trained(members) if task == LOGISTIC else _descended(members)
+    found = tasks(figures.runs)
+    if trained := found.pop(LOGISTIC, None):
+        lines += ["### logistic regression", "", *_trained(trained)]
+    if found:
+        descent = next(iter(found.values()))[0]["settings"]["descent"]
+        lines += ["### functions in closed form", "", *paragraph(DESCENDED, **descent)]
+    for function, members in found.items():
+        lines += [f"#### {function}", "", *_descended(members)]
     return lines
 
 
@@ -255,7 +205,6 @@ def _trained(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def _descended(runs: list[dict[str, Any]]) -> list[str]:
-    descent = runs[0]["settings"]["descent"]
     (value,) = TARGETS["smallest"]
     header = ["", "seeds", "slope of the smallest", "slope of the mean", "last batch",
               f"steps to {value:g}", "samples to it"]  # fmt: skip
@@ -273,7 +222,7 @@ def _descended(runs: list[dict[str, Any]]) -> list[str]:
                 *(cell([r and r[name] for r in reached], whole) for name in ("steps", "samples")),
             ]
         )
-    return paragraph(DESCENDED, **descent) + table(header, rows)
+    return table(header, rows)
 
 
 TRAINED = """\
@@ -291,7 +240,23 @@ reads F's gradient and the variance of the noise itself.
 """
 
 FINDINGS = """\
--
+The step size keeps the claim. At lr 10 SGD ends at a loss of 3.8, with the test or without, and the
+delayed step at 0.300 with a batch of 64 and at 0.602 as AdaBatchGrad; the price is at lr 0.1, where
+it is the slower one. The test saves steps, 98 in place of 1,875, but no samples: with as many of
+them it ends above the fixed batch of the same step size, or beside it within the errors, so that
+its part of the claim, that it improves SGD, is not seen here. AdAdaGrad-Norm at η = 0.5 comes to
+about the same loss as AdaBatchGrad at θ = ν = 0.5 in fewer steps, and to a smaller one at lr 10.
+The filter delays the growth, 82 steps in place of 59, and leaves the end where it is; θ = ν = 0.1
+suits a longer training than this one.
+With the port's defaults the batch never grows, neither on MNIST nor on the functions, and the
+method is AdaGrad-Norm with a fixed batch. While noise dominates, N is about V_norm / b, so
+V_orth / (ν² N) is at most about b / ν²: an approximate test with ν above 1 holds whatever the true
+gradient is. The paper sets out from failures of inexact tests, and its bound for them allows for
+this one: the slopes of the smallest are about -3/4, above -1 and below -1/2. With the same
+constants exact tests grow the batch, and the slopes are -0.96 ± 0.07 and -1.25, as the bound for
+exact tests has it. At θ = ν = 0.5 approximate tests do what exact ones do, at slopes of -1.3 and
+-1.4, those of AdAdaGrad-Norm, which is at the target earlier, in 155 steps against 244 and in 110
+against 131.
 """
 
-EXPERIMENT = Experiment(NAME, "AdaBatchGrad", 6, runs, section, {"machine": FINDINGS})
+EXPERIMENT = Experiment(NAME, "AdaBatchGrad", 2, runs, section, {"machine": FINDINGS})

@@ -9,7 +9,7 @@ import pytest
 
 from adadagrad_kernels import GradientStatistics
 from benchmarks.reproduce import adabatchgrad, closed_form
-from benchmarks.reproduce.isotropic_noise import IsotropicNoise
+from benchmarks.reproduce.isotropic_descent import Descent, IsotropicNoise
 
 BATCH, DIMENSION, TOTAL = 6, 5, 3.0
 VARIANCE = TOTAL / DIMENSION
@@ -63,7 +63,7 @@ def test_an_exact_test_reads_the_gradient_and_the_variances_themselves() -> None
 
 def test_the_descent_of_the_delayed_step() -> None:
     """Without noise it is x - g / sqrt(1 + the squared norms before)."""
-    still = adabatchgrad.Descent("delayed-adagrad-norm", "none", (), 3, 40, noise=0.0)
+    still = Descent("delayed-adagrad-norm", "none", (), 3, 40, noise=0.0)
     found = still.run(closed_form.double_well, 0)
     generator = np.random.default_rng(0)
     x = generator.choice([-1.0, 1.0], 3) * generator.uniform(1.2, 1.8, 3)
@@ -80,7 +80,7 @@ def test_the_published_constants_grow_the_batch_by_exact_tests_alone() -> None:
     """While noise dominates N is V / b and above, so a test with nu above 1 holds of any batch."""
     last = {}
     for exact in (False, True):
-        descent = adabatchgrad.Descent(
+        descent = Descent(
             "delayed-adagrad-norm", "adabatchgrad", adabatchgrad.DEFAULTS, 500, 400, exact=exact
         )
         last[exact] = closed_form.last_batch(descent.run(closed_form.bounded, 0)["line"])
