@@ -69,8 +69,14 @@ def test_no_samples_and_flat_losses() -> None:
     ("change", "words"),
     [
         ({"loss": "huber"}, "'huber'; accepted are logistic, squares, hinge"),
-        ({"targets": torch.tensor([0.0, 1.0])}, "targets has 0; the logistic loss takes -1 and 1"),
-        ({"targets": torch.tensor([1.0, 2.0]), "loss": "hinge"}, "has 2; the hinge loss"),
+        (
+            {"targets": torch.tensor([0.0, 1.0])},
+            "targets has 0; accepted for the logistic loss are -1 and 1",
+        ),
+        (
+            {"targets": torch.tensor([1.0, 2.0]), "loss": "hinge"},
+            "has 2; accepted for the hinge loss",
+        ),
         ({"targets": torch.tensor([1.0, float("nan")]), "loss": "squares"}, "finite numbers"),
         ({"targets": torch.ones(3)}, r"\(3,\); accepted is \(2,\)"),
         ({"weight": torch.ones(2)}, "0 to 1"),
