@@ -29,7 +29,8 @@ class Reader(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the digits."""
         tokens = self.embed(x) + self.positions(torch.arange(8))
-        return self.head(self.layers(tokens).mean(1))
+        logits: Tensor = self.head(self.layers(tokens).mean(1))
+        return logits
 
 
 torch.manual_seed(0)
@@ -45,7 +46,7 @@ sampler = adk.AdaptiveBatchSampler(len(images), controller, total_samples=15_000
 with adk.layer_statistics(model, when=controller.wants_test) as recorder:
     for indices in sampler:
         optimizer.zero_grad()
-        for rows in torch.tensor(indices).split(MICRO_BATCH):
+        for rows in torch.split(torch.tensor(indices), MICRO_BATCH):
             (loss_fn(model(images[rows]), labels[rows]) / len(indices)).backward()
         statistics = recorder.statistics()
         optimizer.step()

@@ -29,9 +29,8 @@ def load() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Inputs and classes to train on, inputs and classes to test with."""
     found = load_breast_cancer()
     inputs, targets = torch.tensor(found.data).float(), torch.tensor(found.target)
-    train, test = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0)).split(
-        [450, len(targets) - 450]
-    )
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
+    train, test = order[:450], order[450:]
     inputs = (inputs - inputs[train].mean(0)) / inputs[train].std(0)
     return inputs[train], targets[train], inputs[test], targets[test]
 

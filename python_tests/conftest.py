@@ -54,10 +54,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let pass what older releases of torch warn of in their own code."""
-    release = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if release < (2, 8):
-        ignored = r"ignore:The epoch parameter in:UserWarning:torch\.optim\.lr_scheduler"
-        config.addinivalue_line("filterwarnings", ignored)
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 9):
+        for message in (
+            "The epoch parameter in",  # SequentialLR, of the steps of its own schedulers
+            "DTensor random operators may not have",
+            "Skipping serialization of skipfiles_inline_module_allowlist",  # inductor
+        ):
+            config.addinivalue_line("filterwarnings", rf"ignore:{message}:UserWarning:torch\..*")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
