@@ -90,8 +90,8 @@ gpu-nightly: develop ## Run every case of every GPU kernel on every rung and arc
 	$(BIN)/pytest $(SHARED) python_tests/ops gpu_ladder/tests -m '' --gpu-cases all $(ARGS)
 
 .PHONY: gpu-report
-gpu-report: develop ## On a machine with a GPU: run the gpu tests, time every op, write docs/internals/gpu_report.md
-	$(BIN)/python benchmarks gpu-report $(ARGS)
+gpu-report: ## On a machine with a GPU: build with what is there, test, measure, report [ARGS="--out DIR"]
+	$(PYTHON) benchmarks/gpu_report.py $(ARGS)
 
 .PHONY: wheel
 wheel: environment ## Build a wheel in isolation, into dist/

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 #: The module of each, whose ``main`` takes the arguments and gives the exit status.
-COMMANDS = {"limits": "benchmarks.limits", "gpu-report": "gpu_report"}
+COMMANDS = {"limits": "benchmarks.limits", "gpu-report": "benchmarks.gpu.command"}
 
 
 def main(arguments: list[str]) -> int:

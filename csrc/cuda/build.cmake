@@ -75,8 +75,6 @@ endif()
 set(CMAKE_CUDA_COMPILER "${nvcc}")
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
 enable_language(CUDA)
-set(CMAKE_CUDA_STANDARD 20)
-set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 message(STATUS "CUDA kernels: nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
 
 file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu)
@@ -85,7 +83,9 @@ target_include_directories(_C_cuda PRIVATE csrc)
 set_target_properties(_C_cuda PROPERTIES CUDA_VISIBILITY_PRESET hidden)
 # Products and sums are fused where the source says fmaf, and nowhere else: every architecture, and
 # the execution on a CPU, give the same bits.
-target_compile_options(_C_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false>
+#
+# The standard is given as an option of nvcc, for CMake before 3.26 does not know that it has it.
+target_compile_options(_C_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false;-std=c++20>
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wconversion -Wshadow>)
 if(ADAK_WERROR)
   target_compile_options(_C_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>

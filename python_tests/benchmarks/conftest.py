@@ -20,8 +20,6 @@ def pytest_configure() -> None:
         sys.path.insert(0, str(ROOT))
         importlib.import_module("benchmarks")
         sys.path.remove(str(ROOT))
-        # What is not in packages yet.
-        sys.path.insert(0, str(ROOT / "benchmarks"))
 
 
 class _Skipped(pytest.Module):

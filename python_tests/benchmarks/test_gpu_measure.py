@@ -1,4 +1,4 @@
-"""Rounds of a measurement on a GPU, with a fake device, and the page that tells of them."""
+"""Rounds of a measurement on a GPU, with a fake device."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 
 import pytest
 import torch
-from gpu_contenders import COPY, Call
-from gpu_measure import FEWEST, MOST, WARM_UP, Result, Results, measure, measure_all
-from gpu_page import Outcome, Report, as_data, page
-from gpu_plan import Case
 from support.benchmark_fakes import FakeDevice, case_of
+
+from benchmarks.gpu.contenders import COPY
+from benchmarks.gpu.counts import Call
+from benchmarks.gpu.measure import FEWEST, MOST, WARM_UP, LeftOut, Result, measure, measure_all
+from benchmarks.gpu.plan import Case
 
 NEVER = float("inf")
 
@@ -36,11 +37,12 @@ def test_ratios_are_formed_within_rounds() -> None:
     slow = [1.0, 4.0]
     case = case_of(device, [], ours=[1.5 * s for s in slow], copy=slow)
     result = _measured(case, device)
-    assert result.over_copy("ours") == (1.5, 1.5, 1.5)
-    assert result.spread("ours").median == pytest.approx(1.5 * 2.5)
-    assert result.over_copy(COPY) == (1.0, 1.0, 1.0)
+    contenders = json.loads(json.dumps(result.record()))["contenders"]
+    assert contenders["ours"]["over_copy"] == [1.5, 1.5, 1.5]
+    assert contenders["ours"]["spread"][0] == pytest.approx(1.5 * 2.5)
+    assert "over_copy" not in contenders[COPY]
     without = _measured(case_of(device, [], ours=[1.0]), device)
-    assert without.over_copy("ours") is None
+    assert "over_copy" not in without.record()["contenders"]["ours"]
 
 
 def test_calls_that_follow_one_another_are_repeated() -> None:
@@ -69,19 +71,21 @@ def test_what_there_is_no_time_for_is_named() -> None:
         Case("op_", f"case {n}", 1, case_of(device, [], a=[0.05]).contenders) for n in range(4)
     ]
     # All of a case in the fewest rounds: (3 + 5) x 0.5 s; two cases and a part of the third.
-    results = measure_all(cases, device, deadline=9.0, now=device.host_clock)
-    assert [result.case.title for result in results.measured] == ["case 0", "case 1"]
-    assert results.left_out == ["op_: case 2", "op_: case 3"]
+    results = list(measure_all(cases, device, deadline=9.0, now=device.host_clock))
+    assert [(type(result), result.case.title) for result in results] == [
+        (Result, "case 0"), (Result, "case 1"), (LeftOut, "case 2"), (LeftOut, "case 3"),
+    ]  # fmt: skip
     assert device.freed == 2
 
 
 def test_time_that_is_left_goes_to_later_cases() -> None:
     device = FakeDevice()
     cases = [Case("op_", str(n), 1, case_of(device, [], a=[0.01]).contenders) for n in range(3)]
-    told: list[str] = []
-    results = measure_all(cases, device, deadline=1000.0, now=device.host_clock, tell=told.append)
-    assert [len(result.seconds["a"]) for result in results.measured] == [MOST] * 3
-    assert told == ["op_: 0", "op_: 1", "op_: 2"]
+    rounds = []
+    for result in measure_all(cases, device, deadline=1000.0, now=device.host_clock):
+        assert isinstance(result, Result)
+        rounds.append((result.case.title, len(result.seconds["a"]), device.freed))
+    assert rounds == [(str(n), MOST, n) for n in range(3)], "each is given when it is done"
 
 
 def test_a_contender_that_raises_is_reported_and_the_others_go_on() -> None:
@@ -101,68 +105,3 @@ def test_a_contender_that_raises_is_reported_and_the_others_go_on() -> None:
     result = _measured(Case("op_", "t", 1, no_memory), device)
     assert result.failed == {"setting up": "OutOfMemoryError: CUDA out of memory"}
     assert result.seconds == {}
-
-
-def _report(*, failed: bool = False) -> Report:
-    device = FakeDevice()
-    first = Case("batch_moments", "64 rows", 4_000_000, lambda: {})
-    second = Case("adagrad_step_", "300 tensors", 6_000_000, lambda: {}, flush=False)
-    times = {"cuda": [2e-5] * 5, COPY: [1e-5] * 5, "torch, plain": [8e-5] * 5}
-    results = Results(
-        [
-            Result(first, times, {"torch, by_elements": "OutOfMemoryError: too large"}),
-            Result(second, {"cuda": [1e-3, 2e-3, 3e-3, 4e-3, 5e-3]},
-                   {"triton": "RuntimeError: it broke"} if failed else {}),
-        ],
-        ["batch_moments: 4096 rows"],
-    )  # fmt: skip
-    outcomes = [
-        Outcome("tests marked gpu", not failed, "412 passed"),
-        Outcome("compute-sanitizer memcheck", None, "no compute-sanitizer on this machine"),
-    ]
-    return Report(device.facts(), outcomes, results)
-
-
-def test_the_page_says_what_was_found() -> None:
-    text = page(_report())
-    rows = {}
-    for line in text.splitlines():
-        if line.startswith("|"):
-            cells = [cell.strip() for cell in line.strip("|").split("|")]
-            rows.setdefault(cells[0], cells[1:])
-    assert rows["GPU"] == ["Fake GPU 9000"]
-    assert rows["tests marked gpu"] == ["passed", "412 passed"]
-    assert rows["compute-sanitizer memcheck"][0] == "did not run"
-    assert rows["cuda"] == ["20.0", "[20.0, 20.0]", "200", "2.00", "[2.00, 2.00]"]
-    assert rows[COPY] == ["10.0", "[10.0, 10.0]", "400", "", ""]
-    assert rows["torch, plain"][3] == "8.00"
-    assert rows["torch, by_elements"][:2] == ["failed", "OutOfMemoryError: too large"]
-    assert "| cuda      | 3,000.0 | [2,000.0, 4,000.0] |" in text
-    assert "Least 4,000,000 bytes; 5 rounds; L2 filled with other data before each call." in text
-    assert "calls follow one another" in text
-    assert "* batch_moments: 4096 rows" in text
-    assert text.index(f"| {COPY}") < text.index("| cuda ") < text.index("| torch, plain")
-
-
-def test_tables_of_the_page_line_up() -> None:
-    widths: list[int] = []
-    tables = 0
-    for line in [*page(_report(failed=True)).splitlines(), ""]:
-        if line.startswith("|"):
-            widths.append(len(line))
-            continue
-        tables += bool(widths)
-        assert len(set(widths)) <= 1, line
-        widths = []
-    assert tables == 4
-
-
-def test_failures_of_ours_count_and_torchs_do_not() -> None:
-    assert _report().failed == []
-    assert _report(failed=True).failed == [
-        "tests marked gpu: 412 passed",
-        "adagrad_step_, 300 tensors: triton: RuntimeError: it broke",
-    ]
-    data = json.loads(json.dumps(as_data(_report())))
-    assert data["cases"][0]["seconds"]["cuda"] == [2e-5] * 5
-    assert data["left_out"] == ["batch_moments: 4096 rows"]

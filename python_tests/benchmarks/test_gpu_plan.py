@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-import gpu_contenders
-import gpu_right
 import pytest
 import torch
-from gpu_contenders import COPY, Workbench
-from gpu_plan import plan
 
 from adadagrad_kernels import ops
 from adadagrad_kernels.backends import BACKENDS
+from benchmarks.gpu import contenders
+from benchmarks.gpu.contenders import COPY, Workbench
+from benchmarks.gpu.plan import plan
 
 
 def test_the_plan_counts_the_least_bytes() -> None:
@@ -43,32 +42,31 @@ def test_the_plan_has_every_op_output_and_type() -> None:
     bench = Workbench("cpu", 1 << 20, ("cuda", "triton"), compiled=True)
     cases = list(plan(bench))
     assert len({(case.op, case.title) for case in cases}) == len(cases)
-    ops = {"batch_moments", "batch_adagrad_step_", "adagrad_step_", "adagrad_norm_step_",
-           "linear_moments"}  # fmt: skip
-    assert {case.op for case in cases} == {case.op for case in plan(bench, quick=True)} == ops
+    measured = {case.op for case in cases}
+    assert measured == {name for name in ops.__all__ if hasattr(torch.ops.adadagrad_kernels, name)}
     outputs = {case.title.partition("; ")[2] for case in cases if case.op == "batch_moments"}
     assert outputs == {
         "mean, norms", "mean, norms, variance", "mean, norms, inner products",
         "mean, norms, variance, inner products",
     }  # fmt: skip
     for dtype in ("float32", "bfloat16", "float16"):
-        assert {case.op for case in cases if dtype in case.title} >= ops - {"batch_adagrad_step_"}
+        kernels = {"batch_moments", "adagrad_step_", "adagrad_norm_step_", "linear_moments"}
+        assert {case.op for case in cases if dtype in case.title} >= kernels
     together = [case for case in cases if "300 tensors" in case.title]
     assert len(together) == 2
     assert not any(case.flush for case in together)
     assert all(case.flush for case in cases if case not in together)
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_every_contender_runs(quick: bool) -> None:
+def test_every_contender_runs() -> None:
     """On a CPU, with backends that it has, on little data."""
     ours = tuple(name for name in ("reference", "cpu") if BACKENDS[name].unavailable() is None)
     bench = Workbench("cpu", 1 << 15, ours, compiled=False)
     names: dict[str, set[str]] = {}
-    for case in plan(bench, quick=quick):
-        contenders = case.contenders()
-        assert {*ours, COPY} <= contenders.keys()
-        for name, call in contenders.items():
+    for case in plan(bench):
+        calls = case.contenders()
+        assert {*ours, COPY} <= calls.keys(), case.title
+        for name, call in calls.items():
             call()
             names.setdefault(case.op, set()).add(name)
     assert {"torch, plain", "torch, by_matrix_products", "torch, by_elements"} <= names[
@@ -77,8 +75,35 @@ def test_every_contender_runs(quick: bool) -> None:
     assert {"torch, Adagrad(fused=True)", "torch, Adagrad(foreach=True)",
             "our Adagrad, reference"} <= names["adagrad_step_"]  # fmt: skip
     assert "torch, foreach" in names["adagrad_norm_step_"]
-    assert "torch, gradient alone" in names["linear_moments"]
-    assert gpu_right.run_once("cpu", ours) > 40 * len(ours) // 2
+    for op in ("linear", "conv", "norm_layer", "embedding"):
+        assert "torch, gradient alone" in names[f"{op}_moments"]
+    assert "torch, sum and count" in names["sparse_mean_step_"]
+
+
+def test_an_op_without_a_kernel_for_the_device_is_named_reference() -> None:
+    bench = Workbench("cpu", 1 << 15, ("cuda", "triton"), compiled=False)
+    asked = [case for case in plan(bench) if case.op in ("norm_layer_moments", "conv_moments")]
+    names = {"cuda", "triton", "reference"}
+    ours = {case.op: names & case.contenders().keys() for case in asked}
+    assert ours == {"norm_layer_moments": {"reference"}, "conv_moments": {"cuda", "triton"}}
+
+
+def test_gradients_alone_are_those_of_our_ops() -> None:
+    """Torch's own way to each layer's gradient computes what stands beside it."""
+    bench = Workbench("cpu", 1 << 15, ("reference",), compiled=False)
+    compared = set()
+    for case in plan(bench):
+        if "float32" not in case.title or "torch, gradient alone" not in (
+            calls := case.contenders()
+        ):
+            continue
+        ours, theirs = calls["reference"](), calls["torch, gradient alone"]()
+        parts = [t for t in theirs if t is not None] if isinstance(theirs, tuple) else [theirs]
+        torch.testing.assert_close(
+            ours.weight_grad.view_as(parts[0]), parts[0], rtol=1e-4, atol=1e-3
+        )
+        compared.add(case.op)
+    assert compared == {f"{op}_moments" for op in ("linear", "conv", "norm_layer", "embedding")}
 
 
 def test_compiled_contenders_take_part_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,12 +122,12 @@ def test_the_expressions_of_torch_do_what_our_ops_do() -> None:
     params, grads = [bench.numbers(n) for n in (7, 64)], [bench.numbers(n) for n in (7, 64)]
     ours, theirs = ([p.clone() for p in params] for _ in range(2))
     sums, other_sums = ([torch.ones_like(p) for p in params] for _ in range(2))
-    ops.adagrad_step_(ours, grads, sums, lr=gpu_contenders.LR)
-    gpu_contenders._eager_adagrad(theirs, other_sums, grads)
+    ops.adagrad_step_(ours, grads, sums, lr=contenders.LR)
+    contenders._eager_adagrad(theirs, other_sums, grads)
     torch.testing.assert_close([*ours, *sums], [*theirs, *other_sums])
     accumulator, other = (torch.ones((), dtype=torch.float64) for _ in range(2))
-    ops.adagrad_norm_step_(ours, grads, accumulator, lr=gpu_contenders.LR)
-    gpu_contenders._eager_adagrad_norm(theirs, grads, other)
+    ops.adagrad_norm_step_(ours, grads, accumulator, lr=contenders.LR)
+    contenders._eager_adagrad_norm(theirs, grads, other)
     torch.testing.assert_close([*ours, accumulator], [*theirs, other])
 
 

@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gpu_contenders import COPY, Call
-from gpu_plan import Case
+from benchmarks.gpu.contenders import COPY
+from benchmarks.gpu.counts import Call
+from benchmarks.gpu.plan import Case
 
 
 @dataclass

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from gpu_contenders import COPY, Call
-from gpu_plan import Case
-
-from benchmarks.measuring.interleaved import Spread, ratio, spread
+from benchmarks.gpu.contenders import COPY
+from benchmarks.gpu.counts import Call, Counts
+from benchmarks.gpu.plan import Case
+from benchmarks.measuring.interleaved import ratio, spread
 
 #: Rounds of a case: at least these, or it is left out; at most those.
 FEWEST, MOST = 5, 60
@@ -22,6 +22,8 @@ SHORTEST_SECONDS = 2e-3
 class Device(Protocol):
     """What a device must be able to do."""
 
+    name: str
+
     def seconds(self, call: Call, repeats: int, *, flush: bool) -> float:
         """Device time of one call, the mean of ``repeats``; caches emptied first if ``flush``."""
 
@@ -30,6 +32,18 @@ class Device(Protocol):
 
     def free(self) -> None:
         """Give unused memory back."""
+
+    def free_bytes(self) -> int:
+        """Memory that is not taken."""
+
+    def peak_bytes(self, call: Call) -> float:
+        """Most memory given out during a call, above its start."""
+
+    def counts(self, call: Call) -> Counts:
+        """Launches and waits of a call."""
+
+    def facts(self) -> dict[str, str]:
+        """What a reader must know of the device and the software."""
 
 
 @dataclass
@@ -46,28 +60,30 @@ class Result:
     seconds: dict[str, list[float]]
     failed: dict[str, str] = field(default_factory=dict)
 
-    def spread(self, name: str) -> Spread:
-        """Median and quartiles of a contender's seconds."""
-        return spread(self.seconds[name])
+    def record(self) -> dict[str, Any]:
+        """Times of every contender, their spread, and that of the ratios to the copy."""
+        return {
+            "op": self.case.op,
+            "case": self.case.title,
+            "least_bytes": self.case.least_bytes,
+            "flush": self.case.flush,
+            "contenders": {name: self._contender(name) for name in self.seconds},
+            "failed": self.failed,
+        }
 
-    def over_copy(self, name: str) -> Spread | None:
-        """Median and quartiles of the rounds' ratios to the copy, where there is one."""
-        if COPY not in self.seconds:
-            return None
-        return ratio(self.seconds[name], self.seconds[COPY])
+    def _contender(self, name: str) -> dict[str, Any]:
+        times = self.seconds[name]
+        found: dict[str, Any] = {"seconds": times, "spread": spread(times)}
+        if COPY in self.seconds and name != COPY:
+            found["over_copy"] = ratio(times, self.seconds[COPY])
+        return found
 
 
-@dataclass
-class Results:
-    """What came of all cases.
+@dataclass(frozen=True)
+class LeftOut:
+    """A case for which no time was left."""
 
-    Attributes:
-        measured: in the order of the plan.
-        left_out: titles of cases for which no time was left.
-    """
-
-    measured: list[Result] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    case: Case
 
 
 def measure_all(
@@ -76,22 +92,18 @@ def measure_all(
     *,
     deadline: float,
     now: Callable[[], float] = time.monotonic,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Results:
-    """Measure one case after another until ``deadline``, a time of ``now``."""
-    results = Results()
+) -> Iterator[Result | LeftOut]:
+    """Measure one case after another until ``deadline``, a time of ``now``; give each when done."""
     remaining = list(cases)
     while remaining:
         case = remaining.pop(0)
         share = (deadline - now()) / (len(remaining) + 1)
-        tell(f"{case.op}: {case.title}")
         result = measure(case, device, until=now() + share, last=deadline, now=now)
         if result is None:
-            results.left_out += [f"{left.op}: {left.title}" for left in [case, *remaining]]
-            break
-        results.measured.append(result)
+            yield from map(LeftOut, [case, *remaining])
+            return
+        yield result
         device.free()
-    return results
 
 
 def measure(

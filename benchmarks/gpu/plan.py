@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-import gpu_contenders as contenders
 import torch
-from gpu_contenders import Calls, Workbench
+
+from benchmarks.gpu import contenders, layer_contenders
+from benchmarks.gpu.contenders import Calls, Workbench
 
 MIB = 1 << 20
 FLOAT32, BFLOAT16, FLOAT16 = torch.float32, torch.bfloat16, torch.float16
@@ -34,7 +35,7 @@ class Case:
     flush: bool = True
 
 
-def plan(bench: Workbench, *, quick: bool = False) -> Iterator[Case]:
+def plan(bench: Workbench) -> Iterator[Case]:
     """All cases; first those that say most, for time may run out."""
     large = max(4096, bench.size // 16)
     yield _moments(bench, 64, FLOAT32, beside_torch=True)
@@ -48,8 +49,10 @@ def plan(bench: Workbench, *, quick: bool = False) -> Iterator[Case]:
     yield _step(bench, 64, BFLOAT16)
     yield _layer(bench, 128, FLOAT32)
     yield _layer(bench, 1, FLOAT32)
-    if quick:
-        return
+    yield from _layers(bench, FLOAT32)
+    yield from _layers(bench, BFLOAT16)
+    yield _sparse(bench)
+    yield _accumulate(bench, 64, FLOAT32)
     yield from _combinations(bench)
     for dtype in (BFLOAT16, FLOAT16):
         yield _moments(bench, 512, dtype)
@@ -127,6 +130,59 @@ def _layer(bench: Workbench, positions: int, dtype: torch.dtype) -> Case:
         f"{shape}; all outputs",
         least,
         partial(contenders.layer, bench, least, samples, positions, features, dtype),
+    )
+
+
+def _layers(bench: Workbench, dtype: torch.dtype) -> Iterator[Case]:
+    """A convolution, a LayerNorm and an embedding, each input of at most a sixteenth of G."""
+    elements = max(1 << 13, bench.size // 16 // dtype.itemsize)
+    samples, channels = 64, max(1, min(64, elements // (64 * 64)))
+    width = max(4, int((elements // samples // channels) ** 0.5) // 4 * 4)
+    moved = 2 * samples * channels * width**2 * dtype.itemsize
+    outputs = 2 * 4 * channels * (9 * channels + 1) + 16 * samples
+    yield Case(
+        "conv_moments",
+        f"{samples} samples of {width} x {width}, {channels} to {channels}, {_name(dtype)}; "
+        "all outputs",
+        moved + outputs,
+        partial(layer_contenders.conv, bench, moved + outputs, samples, channels, width, dtype),
+    )
+    samples, features = 16, min(1024, elements // 64)
+    positions = elements // samples // features
+    shape = (samples, positions, features, dtype)
+    title = f"{samples} samples of {positions}, {features:,} features, {_name(dtype)}; all outputs"
+    moved = samples * positions * features * dtype.itemsize
+    least = 2 * moved + 8 * samples * positions + 16 * features + 16 * samples
+    yield Case("norm_layer_moments", title, least,
+               partial(layer_contenders.norm_layer, bench, least, *shape))  # fmt: skip
+    least = moved + 8 * samples * positions + 8 * layer_contenders.TABLE * features + 16 * samples
+    yield Case("embedding_moments", title, least,
+               partial(layer_contenders.embedding, bench, least, *shape))  # fmt: skip
+
+
+def _sparse(bench: Workbench) -> Case:
+    """Rows with a hundredth of their entries."""
+    rows, features = 256, max(1000, bench.size // 64)
+    stored = features // 100
+    # Columns and values of the stored; of the parameter what they touch, read and written.
+    least = rows * stored * (8 + 4 + 2 * 4)
+    return Case(
+        "sparse_mean_step_",
+        f"{rows} rows, {stored:,} of {features:,} entries in each, float32",
+        least,
+        partial(layer_contenders.sparse, bench, least, rows, stored, features),
+    )
+
+
+def _accumulate(bench: Workbench, rows: int, dtype: torch.dtype) -> Case:
+    features = bench.features(rows, dtype)
+    # The chunk, sum and squares read and written, norms.
+    least = rows * features * dtype.itemsize + 4 * 4 * features + 8 * rows
+    return Case(
+        "accumulate_moments_",
+        f"{_shape(rows, features, dtype)} behind others; all outputs",
+        least,
+        partial(layer_contenders.accumulate, bench, least, rows, dtype),
     )
 
 

@@ -1,16 +1,23 @@
-"""The GPU itself: events, caches, names and versions. All calls of ``torch.cuda`` are here."""
+"""The GPU itself: events, caches, memory, launches, waits, names and versions."""
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
+import warnings
+from collections import Counter
 
 import torch
-from gpu_contenders import Call
+
+from benchmarks.gpu.counts import Call, Counts, counted
+from benchmarks.gpu.job import Job
 
 #: Read between calls: more than any L2 cache holds. Reading leaves nothing to write back later.
 FLUSH_BYTES = 512 << 20
+#: What a rehearsal builds for, where it finds nvcc.
+REHEARSED_CAPABILITY = "9.0"
 
 
 class CudaDevice:
@@ -51,6 +58,21 @@ class CudaDevice:
     def free_bytes(self) -> int:
         """Memory that is not taken."""
         return int(torch.cuda.mem_get_info()[0])
+
+    def peak_bytes(self, call: Call) -> float:
+        """Most memory that torch's allocator had given out during a call, above its start."""
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = call()
+        torch.cuda.synchronize()
+        del result
+        return float(torch.cuda.max_memory_allocated() - before)
+
+    def counts(self, call: Call) -> Counts:
+        """Launches and waits of a call, by the profiler; and the lines that wait, by torch."""
+        found = counted(call, torch.profiler.ProfilerActivity.CUDA, self.wait)
+        return found._replace(where=_waiting_lines(call))
 
     def facts(self) -> dict[str, str]:
         """What a reader must know of the device and the software."""
@@ -93,6 +115,23 @@ class CudaDevice:
         return dict(zip(names, values, strict=True))
 
 
+def _waiting_lines(call: Call) -> dict[str, int]:
+    """The Python lines at which torch waited for the device, and how often."""
+    lines: Counter[str] = Counter()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            call()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    for one in told:
+        if "called a synchronizing CUDA operation" in str(one.message):
+            folder, name = os.path.split(one.filename)
+            lines[f"{os.path.basename(folder)}/{name}:{one.lineno}"] += 1
+    return dict(lines)
+
+
 def _triton() -> str:
     try:
         import triton
@@ -108,3 +147,17 @@ def unavailable() -> str | None:
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} finds no CUDA device (nvidia-smi says why)"
     return None
+
+
+def run(job: Job) -> None:
+    """Keep the facts of the device and its compute capability, or why there is none."""
+    if job.rehearsed:
+        job.keep(facts=job.device().facts(), capability=REHEARSED_CAPABILITY)
+        return
+    reason = unavailable()
+    if reason is not None:
+        job.keep(missing=reason)
+        return
+    device = CudaDevice()
+    major, minor = torch.cuda.get_device_capability(device.index)
+    job.keep(facts=device.facts(), capability=f"{major}.{minor}")

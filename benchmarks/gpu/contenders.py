@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from adadagrad_kernels import ops, optim, use_backend
+from benchmarks.gpu.counts import Call
 from benchmarks.ops import layer_peers, peers
 
 LR = 1e-3
 EPS = 1e-10
 COPY = "copy of the same bytes"
-Call = Callable[[], object]
 Calls = dict[str, Call]
 
 
@@ -65,7 +65,7 @@ class Workbench:
     def ours(self, call: Call) -> Iterator[tuple[str, Call]]:
         """``call`` on each of our backends."""
         for backend in self.backends:
-            yield backend, partial(_on, backend, call)
+            yield backend, partial(on, backend, call)
 
     def _block(self, dtype: torch.dtype, count: int) -> Tensor:
         block = self._blocks.get(dtype)
@@ -75,7 +75,8 @@ class Workbench:
         return block
 
 
-def _on(backend: str, call: Call) -> object:
+def on(backend: str, call: Call) -> object:
+    """The call, on a backend by name."""
     with use_backend(backend):
         return call()
 
@@ -140,9 +141,9 @@ def layer(
     everything = partial(ops.linear_moments, inputs, grads, variance=True, inner_products=True)
     calls: Calls = {}
     for backend in bench.backends:
-        calls[backend] = partial(_on, backend, everything)
+        calls[backend] = partial(on, backend, everything)
         alone = partial(ops.linear_moments, inputs, grads)
-        calls[f"{backend}, gradient and norms"] = partial(_on, backend, alone)
+        calls[f"{backend}, gradient and norms"] = partial(on, backend, alone)
     calls[COPY] = bench.copies(least_bytes)
     calls["torch, gradient alone"] = partial(_gradient, inputs, grads)
     if samples * features * features * 4 <= bench.size:
