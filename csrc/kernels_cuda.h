@@ -90,6 +90,9 @@ struct RuntimeInfo {
 };
 RuntimeInfo runtime_info();
 
+// Why a device cannot run these kernels, such as code for other architectures; empty if it can.
+std::string obstacle(int device);
+
 struct DeviceInfo {
   int major;  // of the compute capability
   int minor;

@@ -46,11 +46,18 @@ def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
     if dtype not in _TYPE_CODES:
         accepted = ", ".join(map(str, _TYPE_CODES))
         return f"it has no kernels for {dtype}; accepted are {accepted}"
-    capability = _module().compute_capability(_index(device))
-    if capability < _OLDEST:
+    major, minor = _module().compute_capability(_index(device))
+    if (major, minor) < _OLDEST:
         return (
-            f"{device} has compute capability {capability[0]}.{capability[1]}, and these kernels "
+            f"{device} has compute capability {major}.{minor}, and these kernels "
             f"need {_OLDEST[0]}.{_OLDEST[1]} or newer"
+        )
+    obstacle = _module().obstacle(_index(device))
+    if obstacle:
+        return (
+            f"{device} has compute capability {major}.{minor}, and does not run the code that the "
+            f"kernels were compiled to ({obstacle}); build them for it, with "
+            f"CMAKE_ARGS=-DCMAKE_CUDA_ARCHITECTURES={major}{minor}-real"
         )
     return None
 

@@ -24,11 +24,14 @@ def squared_norm(tensors: Iterable[Tensor]) -> Tensor:
 
     Sparse gradients are coalesced first, so elements of one index add up before the square.
     """
-    total = torch.zeros((), dtype=torch.float64, device="cpu")
+    total: Tensor | None = None
     for tensor in tensors:
         values = tensor.detach()
         if values.is_sparse:
             values = values.coalesce().values()
+        # Made on the device: a zero of the host would have to be copied there, and waited for.
+        if total is None:
+            total = torch.zeros((), dtype=torch.float64, device=values.device)
         total = total.to(values.device)
         values = values.reshape(-1)
         # What is long is read once, by the kernel that sums the rows of a matrix.
@@ -40,7 +43,7 @@ def squared_norm(tensors: Iterable[Tensor]) -> Tensor:
         for block in torch.split(values[whole:], _BLOCK_ELEMENTS):
             wide = block.double()
             total = total + torch.dot(wide, wide)
-    return total
+    return torch.zeros((), dtype=torch.float64, device="cpu") if total is None else total
 
 
 def row_dots(rows: Tensor, vector: Tensor) -> Tensor:

@@ -113,6 +113,7 @@ PYBIND11_MODULE(_C_cuda, m, py::mod_gil_not_used()) {
     const cuda::RuntimeInfo info = cuda::runtime_info();
     return std::tuple(info.compiled_for, info.driver, info.devices, info.error);
   });
+  m.def("obstacle", &cuda::obstacle);
   m.def("compute_capability", [](int device) {
     const cuda::DeviceInfo info = cuda::device_info(device);
     return std::tuple(info.major, info.minor);

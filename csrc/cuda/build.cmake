@@ -75,6 +75,11 @@ endif()
 set(CMAKE_CUDA_COMPILER "${nvcc}")
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
 enable_language(CUDA)
+if(CMAKE_VERSION VERSION_LESS 3.26)  # which does not know that nvcc has it
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+endif()
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 message(STATUS "CUDA kernels: nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
 
 file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu)
@@ -83,9 +88,7 @@ target_include_directories(_C_cuda PRIVATE csrc)
 set_target_properties(_C_cuda PROPERTIES CUDA_VISIBILITY_PRESET hidden)
 # Products and sums are fused where the source says fmaf, and nowhere else: every architecture, and
 # the execution on a CPU, give the same bits.
-#
-# The standard is given as an option of nvcc, for CMake before 3.26 does not know that it has it.
-target_compile_options(_C_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false;-std=c++20>
+target_compile_options(_C_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false>
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wconversion -Wshadow>)
 if(ADAK_WERROR)
   target_compile_options(_C_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>

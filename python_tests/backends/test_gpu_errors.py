@@ -137,6 +137,28 @@ def test_the_kernels_themselves_refuse_an_old_device(device: Any) -> None:
         _assert_refused("adagrad_step_", RuntimeError, said)
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_a_device_of_another_architecture(device: Any, name: str) -> None:
+    device.set_device_attribute(0, "ComputeCapabilityMajor", 10)
+    device.set_device_attribute(0, "ComputeCapabilityMinor", 3)
+    device.clear_launches()
+    device.fail_next("cudaFuncGetAttributes", "cudaErrorNoKernelImageForDevice")
+    said = (
+        r"cpu has compute capability 10\.3, and does not run the code that the kernels were "
+        r"compiled to \(cudaErrorNoKernelImageForDevice: .*DCMAKE_CUDA_ARCHITECTURES=103-real"
+    )
+    _assert_refused(name, BackendUnavailableError, said)
+    assert not device.launches()
+    _call(name)()  # asking leaves no error behind
+
+
+def test_auto_goes_on_where_there_is_no_code_for_the_device(device: Any) -> None:
+    device.fail_next("cudaFuncGetAttributes", "cudaErrorNoKernelImageForDevice")
+    order = {"cpu": ("cuda", "reference")}
+    with changed(backends, AUTO_ORDER=order, _best={}), use_backend("auto"):
+        assert backends.select(torch.device("cpu"), torch.float32) is reference
+
+
 def test_float64_goes_to_the_reference_or_is_refused(device: Any) -> None:
     grads = torch.randn(3, 5, dtype=torch.float64)
     said = "no kernels for torch.float64; accepted are torch.float32, torch.bfloat16"

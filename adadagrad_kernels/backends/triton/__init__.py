@@ -29,6 +29,7 @@ __all__ = [
     "adagrad_step_",
     "batch_adagrad_step_",
     "batch_moments",
+    "refuses",
     "unavailable",
 ]
 
@@ -38,24 +39,56 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 #: What the compiler accepts, and bfloat16 needs.
 OLDEST_CAPABILITY = (8, 0)
 
+#: The first release that takes tuples of tensors as an argument; torch 2.7 came with it.
+OLDEST_TRITON = (3, 3)
+
 
 def unavailable() -> str | None:
     """Why this backend cannot run here, or None."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; run `pip install triton`"
-    if _launch.executor() is not None or os.environ.get("TRITON_INTERPRET") == "1":
-        return None
-    return _no_device()
+    unsupported = _unsupported()
+    if unsupported is not None or _runs_elsewhere():
+        return unsupported
+    return None if torch.cuda.is_available() else "torch sees no CUDA device"
+
+
+def refuses(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why tensors of this device and dtype are not taken, or None."""
+    if dtype not in DTYPES:
+        accepted = ", ".join(map(str, DTYPES))
+        return f"it has no kernels for {dtype}; accepted are {accepted}"
+    return None if _runs_elsewhere() else _too_old(device)
+
+
+def _runs_elsewhere() -> bool:
+    """Whether something in a GPU's place runs the kernels, on tensors of any device."""
+    return _launch.executor() is not None or os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @functools.cache
-def _no_device() -> str | None:
-    if not torch.cuda.is_available():
-        return "torch sees no CUDA device"
-    capability = torch.cuda.get_device_capability()
+def _unsupported() -> str | None:
+    """Why the Triton that is installed cannot compile the kernels, or None."""
+    try:
+        import triton
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    version = triton.__version__
+    if tuple(int(number) for number in version.split(".")[:2]) < OLDEST_TRITON:
+        needed = ".".join(map(str, OLDEST_TRITON))
+        return (
+            f"Triton {version} does not know tuples of tensors, and the kernels need {needed} or "
+            "newer, which comes with torch 2.7"
+        )
+    return None
+
+
+@functools.cache
+def _too_old(device: torch.device) -> str | None:
+    capability = torch.cuda.get_device_capability(device)
     if capability < OLDEST_CAPABILITY:
         given, needed = (".".join(map(str, pair)) for pair in (capability, OLDEST_CAPABILITY))
-        return f"the device has compute capability {given}, and the kernels need {needed} or higher"
+        return f"{device} has compute capability {given}, and the kernels need {needed} or newer"
     return None
 
 

@@ -76,9 +76,10 @@ def _in_rows(
     module: nn.EmbeddingBag, input: Tensor, offsets: Tensor | None, weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Indices and their factors, ``[bags, positions]``; bags are filled up with factors of zero."""
-    factors = torch.ones_like(input, dtype=torch.float32) if weights is None else upcast(weights)
+    kind = torch.float64 if module.weight.dtype == torch.float64 else torch.float32
+    factors = torch.ones_like(input, dtype=kind) if weights is None else upcast(weights)
     if offsets is not None:
-        ends = offsets.new_tensor([len(input)])
+        ends = offsets.new_full((1,), len(input))
         bounds = offsets if module.include_last_offset else torch.cat([offsets, ends])
         lengths = bounds.diff()
         places = torch.arange(int(lengths.max()) if len(lengths) else 0, device=input.device)

@@ -170,7 +170,9 @@ def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> l
     floor = _ZERO
     if micro_batch.arrived and micro_batch.norms:
         # Below the rounding of all that the samples contributed nothing can be told.
-        squares = torch.stack([each.squared.sum().cpu() for each in micro_batch.norms])
+        # Stays where the norms are: the host would wait once for every layer.
+        where = micro_batch.norms[0].squared.device
+        squares = torch.stack([each.squared.sum().to(where) for each in micro_batch.norms])
         floor = _FLOOR * squares.sum().sqrt()
     for name, parameter in parameters:
         grad = micro_batch.arrived.get(id(parameter))

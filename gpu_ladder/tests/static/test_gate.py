@@ -239,5 +239,5 @@ def test_what_is_looked_at_is_compiled_as_it_is_built() -> None:
     assert "--fmad=false" in cuda_gate.FLAGS
     assert "--fmad=false" in text
     assert "-std=c++20" in cuda_gate.FLAGS
-    assert "--fmad=false;-std=c++20>" in text
+    assert "set(CMAKE_CUDA_STANDARD 20)" in text
     assert "use_fast_math" not in text
