@@ -12,7 +12,12 @@ from benchmarks.gpu.job import Job
 #: A process takes half a gigabyte of the device, and its kernels wait for those of the others.
 MOST_PROCESSES = 8
 #: Where those tests are: what the other files import a machine need not have.
-TESTS = ("batching/test_memory_cuda.py", "ops", "optim/test_optim_graphs.py")
+TESTS = (
+    "batching/test_memory_cuda.py",
+    "ops",
+    "optim/test_optim_graphs.py",
+    "statistics/test_layer_on_device.py",
+)
 
 
 class Recorder:

@@ -23,7 +23,7 @@ TABLE = 50_257
 
 def _ours(bench: Workbench, needed: str, call: Call) -> Calls:
     """``call`` on our backends that have the kernel it needs, or on the reference."""
-    names = [name for name in bench.backends if hasattr(BACKENDS[name], needed)]
+    names = [name for name in bench.backends if hasattr(BACKENDS[name].module, needed)]
     return {name: partial(on, name, call) for name in names or ["reference"]}
 
 

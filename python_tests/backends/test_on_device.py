@@ -20,7 +20,7 @@ def _compare(name: str, backend: str) -> None:
     ours, theirs = (make_call(name, samples=9, features=300, shapes=SHAPES) for _ in range(2))
     written = list(tensors(ours.written))
     versions = [tensor._version for tensor in written]
-    with _standing_in(backend, OnDevice(BACKENDS[backend], HERE)):
+    with _standing_in(backend, OnDevice(BACKENDS[backend].module, HERE)):
         found = ours()
     with use_backend("reference"):
         torch.testing.assert_close(found, theirs(), rtol=1e-4, atol=1e-4)
@@ -43,7 +43,7 @@ def test_what_a_device_refuses_is_asked_of_the_backend() -> None:
     for backend in ("cuda", "triton"):
         if backend == "cuda":
             with emulated_cuda():
-                refusal = OnDevice(BACKENDS["cuda"], HERE).refuses(HERE, torch.float64)
+                refusal = OnDevice(BACKENDS["cuda"].module, HERE).refuses(HERE, torch.float64)
         else:
-            refusal = OnDevice(BACKENDS["triton"], HERE).refuses(HERE, torch.float64)
+            refusal = OnDevice(BACKENDS["triton"].module, HERE).refuses(HERE, torch.float64)
         assert "it has no kernels for torch.float64" in str(refusal)

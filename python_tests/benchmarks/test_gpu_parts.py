@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support import (
-    subprocesses,
-)
+from support import subprocesses
 
 from benchmarks.gpu import command, gpu_tests, page, parts
 from benchmarks.gpu.folder import ROOT, Folder

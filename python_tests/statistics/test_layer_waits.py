@@ -112,8 +112,8 @@ def test_waits_do_not_grow_with_the_layers(waits: Waits, asked: dict[str, bool],
 
 
 def test_a_wait_is_counted(waits: Waits) -> None:
-    from adadagrad_kernels.statistics.sums import together
+    from adadagrad_kernels.statistics.sums import gathered_on_cpu
 
     with waits:
-        together([torch.ones(()), torch.zeros(())])
+        gathered_on_cpu([torch.ones(()), torch.zeros(())])
     assert list(waits.places.values()) == [1], "one for both"
