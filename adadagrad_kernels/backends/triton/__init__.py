@@ -39,8 +39,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 #: What the compiler accepts, and bfloat16 needs.
 OLDEST_CAPABILITY = (8, 0)
 
-#: The first release that takes tuples of tensors as an argument; torch 2.7 came with it.
-OLDEST_TRITON = (3, 3)
+#: The first release whose loops can be told to leave constants inside (`disable_licm`); torch 2.9
+#: came with it. Outside they take registers that the kernels do not have.
+OLDEST_TRITON = (3, 5)
 
 
 def unavailable() -> str | None:
@@ -77,8 +78,8 @@ def _unsupported() -> str | None:
     if tuple(int(number) for number in version.split(".")[:2]) < OLDEST_TRITON:
         needed = ".".join(map(str, OLDEST_TRITON))
         return (
-            f"Triton {version} does not know tuples of tensors, and the kernels need {needed} or "
-            "newer, which comes with torch 2.7"
+            f"Triton {version} does not know `disable_licm` of loops, and the kernels need "
+            f"{needed} or newer, which comes with torch 2.9"
         )
     return None
 

@@ -32,7 +32,6 @@ column never meet another's, so what is not finite stays in its column and row.
 import triton
 import triton.language as tl
 
-from adadagrad_kernels.backends.triton.kernels._loops import CONSTANTS_STAY
 from adadagrad_kernels.backends.triton.kernels._update import adagrad, descent, scalar
 
 #: Rows that tell whether a column is far from zero.
@@ -130,30 +129,6 @@ def shift_of(first, rows):
     return tl.where(mean * mean * count > 36 * tl.sum(away * away, axis=0), mean, 0.0)
 
 
-@triton.jit
-def pool_rows(
-    grads, row_stride, start, begin, end, columns, share, features, shift, average, squares,
-    part_squares, norms, ROWS: tl.constexpr, VECTOR: tl.constexpr,
-):  # fmt: skip
-    """ROWS rows from `start` on, pooled with those from `begin` on; their norms are stored."""
-    rows = start + tl.arange(0, ROWS)
-    present = rows < end
-    values = load_tile(grads, row_stride, rows, columns, end, features, VECTOR)
-    tl.store(norms + share + rows, tl.sum(values * values, axis=1), mask=present)
-    before = (start - begin).to(tl.float32)
-    more = tl.minimum(end - start, ROWS).to(tl.float32)
-    deviations = tl.where(present[:, None], values - shift[None, :], 0.0)
-    center = tl.div_rn(tl.sum(deviations, axis=0), more)
-    delta = center - average
-    rate = tl.div_rn(more, before + more)
-    if part_squares is not None:
-        deviations = tl.where(present[:, None], deviations - center[None, :], 0.0)
-        spread = tl.sum(deviations * deviations, axis=0)
-        squares += spread + delta * delta * (before * rate)
-    average += delta * rate
-    return average, squares
-
-
 @triton.jit(do_not_specialize=["row_stride", "samples", "features", "rows_each", "norms"])
 def pool_kernel(
     grads,  # [samples, features]
@@ -180,18 +155,22 @@ def pool_kernel(
     shift = shift_of(first, tl.minimum(end - begin, FIRST))
     average = tl.zeros([COLUMNS], tl.float32)
     squares = tl.zeros([COLUMNS], tl.float32)
-    if CONSTANTS_STAY:
-        for start in tl.range(begin, end, ROWS, disable_licm=True):
-            average, squares = pool_rows(
-                grads, row_stride, start, begin, end, columns, tile * samples, features, shift,
-                average, squares, part_squares, norms, ROWS, VECTOR,
-            )  # fmt: skip
-    else:
-        for start in range(begin, end, ROWS):
-            average, squares = pool_rows(
-                grads, row_stride, start, begin, end, columns, tile * samples, features, shift,
-                average, squares, part_squares, norms, ROWS, VECTOR,
-            )  # fmt: skip
+    for start in tl.range(begin, end, ROWS, disable_licm=True):
+        rows = start + tl.arange(0, ROWS)
+        present = rows < end
+        values = load_tile(grads, row_stride, rows, columns, end, features, VECTOR)
+        tl.store(norms + tile * samples + rows, tl.sum(values * values, axis=1), mask=present)
+        before = (start - begin).to(tl.float32)
+        more = tl.minimum(end - start, ROWS).to(tl.float32)
+        deviations = tl.where(present[:, None], values - shift[None, :], 0.0)
+        center = tl.div_rn(tl.sum(deviations, axis=0), more)
+        delta = center - average
+        rate = tl.div_rn(more, before + more)
+        if part_squares is not None:
+            deviations = tl.where(present[:, None], deviations - center[None, :], 0.0)
+            spread = tl.sum(deviations * deviations, axis=0)
+            squares += spread + delta * delta * (before * rate)
+        average += delta * rate
     place = part * features + columns
     tl.store(part_means + place, shift + average, mask=inside)
     if part_squares is not None:
@@ -259,18 +238,6 @@ def merge_kernel(
         )
 
 
-@triton.jit
-def product_rows(
-    grads, row_stride, start, end, columns, features, average, products, share,
-    ROWS: tl.constexpr, VECTOR: tl.constexpr,
-):  # fmt: skip
-    """Stores the tile's share of the inner products of ROWS rows from `start` on."""
-    rows = start + tl.arange(0, ROWS)
-    values = load_tile(grads, row_stride, rows, columns, end, features, VECTOR)
-    shares = tl.sum(values * average[None, :], axis=1)
-    tl.store(products + share + rows, shares, mask=rows < end)
-
-
 @triton.jit(do_not_specialize=["row_stride", "samples", "features", "rows_each", "products"])
 def products_kernel(
     grads,  # [samples, features]
@@ -290,15 +257,8 @@ def products_kernel(
     average = tl.load(mean + columns, mask=columns < features, other=0.0)
     begin = tl.program_id(1).to(tl.int64) * rows_each
     end = tl.minimum(begin + rows_each, samples)
-    if CONSTANTS_STAY:
-        for start in tl.range(begin, end, ROWS, disable_licm=True):
-            product_rows(
-                grads, row_stride, start, end, columns, features, average, products, tile * samples,
-                ROWS, VECTOR,
-            )  # fmt: skip
-    else:
-        for start in range(begin, end, ROWS):
-            product_rows(
-                grads, row_stride, start, end, columns, features, average, products, tile * samples,
-                ROWS, VECTOR,
-            )  # fmt: skip
+    for start in tl.range(begin, end, ROWS, disable_licm=True):
+        rows = start + tl.arange(0, ROWS)
+        values = load_tile(grads, row_stride, rows, columns, end, features, VECTOR)
+        shares = tl.sum(values * average[None, :], axis=1)
+        tl.store(products + tile * samples + rows, shares, mask=rows < end)

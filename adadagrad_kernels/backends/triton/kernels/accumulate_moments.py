@@ -24,7 +24,6 @@ from torch import Tensor
 
 from adadagrad_kernels.backends.triton._launch import launch
 from adadagrad_kernels.backends.triton.kernels._columns import load_tile
-from adadagrad_kernels.backends.triton.kernels._loops import CONSTANTS_STAY
 from adadagrad_kernels.backends.triton.kernels._sums import finish
 
 #: Rows and columns of a tile. The first leaves a thread all rows of its columns, and 32 elements to
@@ -33,31 +32,6 @@ from adadagrad_kernels.backends.triton.kernels._sums import finish
 WIDE, TALL = (4, 1024), (128, 64)
 PROGRAMS = 64
 WARPS = 4
-
-
-@triton.jit
-def accumulate_rows(
-    chunk, row_stride, start, rows, columns, features, sum_so_far, spread, count,
-    squares, share, ROWS: tl.constexpr, VECTOR: tl.constexpr,
-):  # fmt: skip
-    """ROWS rows from `start` on, pooled with the `count` before; their norms are stored."""
-    which = start + tl.arange(0, ROWS)
-    present = which < rows
-    values = load_tile(chunk, row_stride, which, columns, rows, features, VECTOR)
-    tl.store(share + which, tl.sum(values * values, axis=1), mask=present)
-    added = tl.sum(values, axis=0)
-    if squares is not None:
-        more = tl.minimum(rows - start, ROWS).to(tl.float32)
-        center = tl.div_rn(added, more)
-        away = tl.where(present[:, None], values - center[None, :], 0.0)
-        # An infinite distance times a weight of zero would be NaN: of no rows there is none.
-        apart = center - tl.div_rn(sum_so_far, tl.maximum(count, 1.0))
-        weight = count * tl.div_rn(more, count + more)
-        pooled = tl.where(count > 0.0, apart * apart * weight, 0.0)
-        spread += tl.sum(away * away, axis=0) + pooled
-        count += more
-    sum_so_far += added
-    return sum_so_far, spread, count
 
 
 @triton.jit(do_not_specialize=["row_stride", "rows", "features", "before", "norms"])
@@ -91,18 +65,23 @@ def accumulate_moments_kernel(
             spread = tl.load(squares + columns, mask=inside, other=0.0)
         tl.debug_barrier()
     count = before.to(tl.float32)
-    if CONSTANTS_STAY:
-        for start in tl.range(0, rows, ROWS, disable_licm=True):
-            sum_so_far, spread, count = accumulate_rows(
-                chunk, row_stride, start, rows, columns, features, sum_so_far, spread, count,
-                squares, norms + tile * rows, ROWS, VECTOR,
-            )  # fmt: skip
-    else:
-        for start in range(0, rows, ROWS):
-            sum_so_far, spread, count = accumulate_rows(
-                chunk, row_stride, start, rows, columns, features, sum_so_far, spread, count,
-                squares, norms + tile * rows, ROWS, VECTOR,
-            )  # fmt: skip
+    for start in tl.range(0, rows, ROWS, disable_licm=True):
+        which = start + tl.arange(0, ROWS)
+        present = which < rows
+        values = load_tile(chunk, row_stride, which, columns, rows, features, VECTOR)
+        tl.store(norms + tile * rows + which, tl.sum(values * values, axis=1), mask=present)
+        added = tl.sum(values, axis=0)
+        if squares is not None:
+            more = tl.minimum(rows - start, ROWS).to(tl.float32)
+            center = tl.div_rn(added, more)
+            away = tl.where(present[:, None], values - center[None, :], 0.0)
+            # An infinite distance times a weight of zero would be NaN: of no rows there is none.
+            apart = center - tl.div_rn(sum_so_far, tl.maximum(count, 1.0))
+            weight = count * tl.div_rn(more, count + more)
+            pooled = tl.where(count > 0.0, apart * apart * weight, 0.0)
+            spread += tl.sum(away * away, axis=0) + pooled
+            count += more
+        sum_so_far += added
     tl.store(total + columns, sum_so_far, mask=inside)
     if squares is not None:
         tl.store(squares + columns, spread, mask=inside)
