@@ -53,9 +53,11 @@ def test_its_tests_exist_and_its_names_are_told_apart(compat: ModuleType) -> Non
 
 
 def test_of_what_torch_asks_for_a_cpu_needs_no_compiler_and_no_solver(compat: ModuleType) -> None:
-    names = ["numpy", "sympy==1.13.1", "triton==3.2.0", "nvidia-cublas-cu12", "nvidia-nvtx-cu12"]
-    left_out = [name for name in names if compat.NOT_FOR_CPU.match(name)]
-    assert left_out == ["triton==3.2.0", "nvidia-nvtx-cu12"]
+    kept = ["numpy", "sympy==1.13.1", "nvidia-cublas-cu12", "nvidia-cuda-runtime-cu12"]
+    kept += ["cuda-toolkit[cublas,cusolver,nvrtc,nvtx]==13.0.3"]  # torch 2.14 needs most of it
+    left_out = ["triton==3.2.0", "nvidia-cusolver-cu12==11.6.1.9", "nvidia-nvtx-cu12"]
+    left_out += ["nvidia-cuda-nvrtc-cu12==12.4.127", "cuda-bindings<14,>=13.0.3"]
+    assert [name for name in kept + left_out if compat.NOT_FOR_CPU.match(name)] == left_out
 
 
 def test_what_is_not_installed_is_left_out_and_said(compat: ModuleType, tmp_path: Path) -> None:
