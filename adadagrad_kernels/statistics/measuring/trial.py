@@ -235,7 +235,7 @@ class Question:
     def without_side_effects(self) -> Iterator[None]:
         """A context after which nothing shows that the model ran."""
         kept = as_before(self.model, hooks=self.hooks, arguments=self.contents.others)
-        with kept, warnings.catch_warnings():
+        with kept, _no_casts_kept(), warnings.catch_warnings():
             # Such as a checkpoint's, that nothing requires grad.
             warnings.simplefilter("ignore")
             yield
@@ -272,3 +272,18 @@ def _compact_copy(tensor: Tensor, count: int) -> Tensor:
         rest = values[:, whole:] @ weights[: values.shape[1] - whole]
         sums = torch.cat([sums, rest.unsqueeze(1)], 1)
     return sums
+
+
+@contextmanager
+def _no_casts_kept() -> Iterator[None]:
+    """A context in which autocast keeps no parameter that it casts.
+
+    Torch before 2.8 also keeps what it casts under no_grad, and the call that follows would
+    take it, which has no graph: its parameter would get no gradient.
+    """
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(enabled)
