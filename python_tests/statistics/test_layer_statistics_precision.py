@@ -107,3 +107,38 @@ def test_rms_norm_without_eps_of_small_inputs(dtype: torch.dtype, autocast: bool
             recorder.statistics()
         grads.append(model[0].weight.grad)
     torch.testing.assert_close(grads[1], grads[0], rtol=2e-2, atol=2e-2)
+
+
+def test_asking_the_model_leaves_no_cast_to_autocast(capsys: pytest.CaptureFixture[str]) -> None:
+    """Torch 2.6 would take one made under no_grad for the step, and lose the gradient."""
+
+    class Sees(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.activation = nn.Linear(4, 3), nn.PReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            # Printed, since whatever else it wrote would be as before.
+            print(torch.is_grad_enabled(), torch.is_autocast_cache_enabled())
+            return self.activation(self.linear(x))
+
+    model, x = Sees(), torch.randn(B, 4)
+
+    def step() -> list[Tensor]:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = model(x)
+        outputs.float().square().mean().backward()
+        return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+    plain = [grad.clone() for grad in step()]
+    capsys.readouterr()
+    with layer_statistics(model) as recorder:
+        measured = step()
+        recorder.statistics()
+    seen = set(capsys.readouterr().out.splitlines())
+    assert {"True True", "False False"} <= seen, "the step itself, and a question beside it"
+    assert "False True" not in seen
+    assert torch.is_autocast_cache_enabled()
+    for ours, theirs in zip(measured, plain, strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -278,7 +278,7 @@ def _compact_copy(tensor: Tensor, count: int) -> Tensor:
 def _no_casts_kept() -> Iterator[None]:
     """A context in which autocast keeps no parameter that it casts.
 
-    Torch before 2.8 also keeps what it casts under no_grad, and the call that follows would
+    Torch 2.6 also keeps what it casts under no_grad, and the call that follows would
     take it, which has no graph: its parameter would get no gradient.
     """
     enabled = torch.is_autocast_cache_enabled()
