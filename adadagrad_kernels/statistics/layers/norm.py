@@ -162,11 +162,18 @@ def _rms_norm(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
     output = F.rms_norm(input, module.normalized_shape, weight, module.eps)
     with torch.no_grad():
         values = input if input.dtype == torch.float64 else input.float()
-        # As torch computes it: without an eps, that of the dtype of sums.
-        eps = torch.finfo(values.dtype).eps if module.eps is None else module.eps
+        eps = _rms_eps(input.dtype) if module.eps is None else module.eps
         axes = tuple(range(-len(module.normalized_shape), 0))
         rstd = values.square().mean(axes).add(eps).rsqrt()
     return recorder.attach(use, output, [input, rstd])
+
+
+@functools.cache
+def _rms_eps(dtype: torch.dtype) -> float:
+    """What torch adds where no eps is given: that of the dtype of sums; in 2.6 that of inputs."""
+    sums = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+    small = torch.full((1,), 1e-2, dtype=dtype, device="cpu")
+    return sums if F.rms_norm(small, (1,)).item() > 0.5 else torch.finfo(dtype).eps
 
 
 def _group_norm(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
