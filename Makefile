@@ -21,6 +21,8 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # setup.py finds cmake and ninja there.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Container images set it, and each of some hundred processes would compile torch's Python anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 DEMO := requirements/demo.txt

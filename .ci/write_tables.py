@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from adadagrad_kernels.training.options import options_table
+from adadagrad_kernels.cli.command_options import COMMAND_OPTIONS
+from adadagrad_kernels.training.option import table_of
+from adadagrad_kernels.training.options import OPTIONS
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "cli.md"
 
-marks = re.compile(r"(<!-- options -->\n).*?(<!-- end of options -->)", re.DOTALL)
 text = PAGE.read_text(encoding="utf-8")
-PAGE.write_text(
-    marks.sub(lambda found: f"{found[1]}{options_table()}\n{found[2]}", text), encoding="utf-8"
-)
+for name, rows in {"options": OPTIONS, "options of the command": COMMAND_OPTIONS}.items():
+    marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+    text = marks.sub(lambda found, rows=rows: f"{found[1]}{table_of(rows)}\n{found[2]}", text)
+PAGE.write_text(text, encoding="utf-8")
