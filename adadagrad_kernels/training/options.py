@@ -256,16 +256,3 @@ OPTIONS = (
         metavar="N",
     ),
 )
-
-
-def options_table() -> str:
-    """All rows as a table in Markdown."""
-    rows = ["| option | what it says | default |", "|---|---|---|"]
-    for option in OPTIONS:
-        shown = f"{option.default}" if option.shown is None else option.shown
-        value = f" {option.metavar}" if option.metavar else ""
-        if option.choices and not option.metavar:
-            value = f" {', '.join(option.choices)}"
-        said = option.help.replace(", see below", "")
-        rows.append(f"| `{option.flag}`{value} | {said} | {shown or '-'} |")
-    return "\n".join(rows)

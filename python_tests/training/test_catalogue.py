@@ -11,6 +11,7 @@ from torch import nn
 
 from adadagrad_kernels.batching import BatchController
 from adadagrad_kernels.cli.arguments import build_parser
+from adadagrad_kernels.cli.command_options import COMMAND_OPTIONS
 from adadagrad_kernels.training.build import build_policy
 from adadagrad_kernels.training.catalogue import (
     CONSTANTS,
@@ -22,7 +23,8 @@ from adadagrad_kernels.training.catalogue import (
 )
 from adadagrad_kernels.training.config import RunConfig, resolve
 from adadagrad_kernels.training.data_sets import DATA_SETS
-from adadagrad_kernels.training.options import OPTIONS, options_table
+from adadagrad_kernels.training.option import Option, table_of
+from adadagrad_kernels.training.options import OPTIONS
 from adadagrad_kernels.training.readers import build_schedule
 
 CLI = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
@@ -50,6 +52,23 @@ def test_an_option_of_a_run_is_an_option_of_the_command() -> None:
     for option in OPTIONS:
         assert given[option.name] == option.default
     assert {option.flag for option in OPTIONS if option.defines} == set(config().options())
+
+
+def test_the_command_has_the_options_of_its_tables_and_no_others() -> None:
+    given = vars(build_parser().parse_args(["train"]))
+    rows = (*COMMAND_OPTIONS, *OPTIONS)
+    assert len({row.name for row in rows}) == len(rows)
+    assert set(given) - {"command"} == {row.name for row in rows}
+    for row in COMMAND_OPTIONS:
+        assert given[row.name] == (False if row.read is None else row.default)
+
+
+@pytest.mark.parametrize("row", [row for row in COMMAND_OPTIONS if row.excludes])
+def test_of_two_options_that_exclude_each_other_one_is_accepted(row: Option) -> None:
+    other = f"--{row.excludes}"
+    build_parser().parse_args(["train", row.flag])
+    with pytest.raises(SystemExit, match="2"):
+        build_parser().parse_args(["train", row.flag, other])
 
 
 def test_every_constant_belongs_to_a_test() -> None:
@@ -96,4 +115,5 @@ def test_an_optimizer_gets_the_settings_that_it_takes_and_no_other() -> None:
 def test_the_documented_table_is_made_of_the_rows() -> None:
     if not CLI.exists():
         pytest.skip("no documents here: the tests run away from the sources")
-    assert options_table() in CLI.read_text(), "docs/reference/cli.md is behind: run `make docs`"
+    for rows in (OPTIONS, COMMAND_OPTIONS):
+        assert table_of(rows) in CLI.read_text(), "docs/reference/cli.md is behind: run `make docs`"
