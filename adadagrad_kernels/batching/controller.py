@@ -11,11 +11,11 @@ from torch import Tensor
 from adadagrad_kernels.batching._sizes import next_size, require_multiple
 from adadagrad_kernels.batching.controller_state import ControllerState, load_all
 from adadagrad_kernels.batching.policies import policy_of
+from adadagrad_kernels.batching.sharing import require_whole_step
 from adadagrad_kernels.batching.signatures import FailureSignatures
 from adadagrad_kernels.batching.smoothing import SmoothedStatistics
 from adadagrad_kernels.batching.snapshot import Snapshot
 from adadagrad_kernels.criteria import Decision
-from adadagrad_kernels.ranks import require_all_ranks
 from adadagrad_kernels.settings import require_equal, require_factor, require_int, require_keys
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class BatchController:
             "samples", statistics.batch_size if samples is None else samples, at_least=1
         )
         self._policy.require_whole(statistics, samples)
-        self._require_all_ranks(statistics, samples)
+        require_whole_step(statistics, samples, decides=self._policy.reads_statistics)
         decided = False
         if not statistics.is_finite:
             self._count_nonfinite("statistics")
@@ -318,20 +318,6 @@ class BatchController:
         self.nonfinite_steps = saved.nonfinite_steps
         self.last_decision, self._gradient = saved.last_decision, saved.gradient
         self._changed = saved.changed
-
-    def _require_all_ranks(self, statistics: GradientStatistics, samples: int) -> None:
-        """Refuse the statistics or the count of one process, where several train together."""
-        agreement = statistics.agreement
-        if agreement is None:
-            return
-        if self._policy.reads_statistics:
-            require_all_ranks(agreement, "a size")
-        if agreement.is_whole and samples != statistics.batch_size:
-            raise ValueError(
-                f"samples is {samples}, but the statistics are of the {statistics.batch_size} "
-                "samples of all ranks; pass those of the whole step, not of this rank, or leave "
-                "samples out"
-            )
 
     def _require_averages(self, criterion: Any) -> None:
         """Refuse smoothing for a criterion that reads what is not averaged."""

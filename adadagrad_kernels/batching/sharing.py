@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from adadagrad_kernels import ranks
+
+if TYPE_CHECKING:
+    from adadagrad_kernels.statistics import GradientStatistics
 
 #: The module whose samplers share whole batches out over processes.
 _ACCELERATE = "accelerate.data_loader"
@@ -62,6 +66,31 @@ def require_not_shared_out_again(caller: FrameType | None, world_size: int) -> N
             f"Accelerate shares whole batches out over {shards} processes, "
             f"{lost if world_size > 1 else grown}. Way out: do not pass the DataLoader to "
             "prepare(), but model and optimizer alone; the sampler gives every rank its share"
+        )
+
+
+def require_whole_step(statistics: GradientStatistics, samples: int, *, decides: bool) -> None:
+    """Refuse the statistics or the count of one process, where several train together.
+
+    Args:
+        statistics: of a step.
+        samples: how many a controller counts for it.
+        decides: whether a size comes from the statistics.
+
+    Raises:
+        ValueError: for statistics that decide and are of one rank, and for the samples of one rank
+            beside statistics of all.
+    """
+    agreement = statistics.agreement
+    if agreement is None:
+        return
+    if decides:
+        ranks.require_all_ranks(agreement, "a size")
+    if agreement.is_whole and samples != statistics.batch_size:
+        raise ValueError(
+            f"samples is {samples}, but the statistics are of the {statistics.batch_size} "
+            "samples of all ranks; pass those of the whole step, not of this rank, or leave "
+            "samples out"
         )
 
 
