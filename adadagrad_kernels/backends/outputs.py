@@ -86,7 +86,7 @@ class LayerMoments(NamedTuple):
             weight_shape: of the weight.
             bias_size: elements of the bias; None without one.
             variance: whether the variance is measured.
-            inner_products: likewise.
+            inner_products: whether they are measured.
         """
         samples, device = grad_outputs.shape[0], grad_outputs.device
         dtype = ACCUMULATION_DTYPES[grad_outputs.dtype]

@@ -65,7 +65,7 @@ def conv_form(
         geometry: of the convolution.
         kernel: whether this package's own kernel can run.
         variance: whether it is measured.
-        inner_products: likewise.
+        inner_products: whether they are measured.
         dtype: of the elements.
     """
     groups = geometry.groups

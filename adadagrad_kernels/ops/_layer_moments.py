@@ -75,9 +75,9 @@ def moments_of_nothing(
         grad_outputs: with ``positions`` as one of its dimensions, and features.
         positions: which dimension.
         weight_shape: of the weight.
-        bias: as asked of the op, like the others.
-        variance: likewise.
-        inner_products: likewise.
+        bias: as asked of the op.
+        variance: as asked of the op.
+        inner_products: as asked of the op.
     """
     weight = LayerMoments.empty(grad_outputs, weight_shape, None, variance, inner_products)
     for output in weight:

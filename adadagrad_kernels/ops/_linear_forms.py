@@ -161,7 +161,7 @@ def _by_gradient(x: Tensor, y: Tensor, weight_grad: Tensor, bias_grad: Tensor | 
 
     Args:
         x: ``[samples, features]``, or with positions between.
-        y: likewise.
+        y: ``[samples, features]``, with the positions of ``x``.
         weight_grad: ``[out_features, in_features]``.
         bias_grad: ``[out_features]``, or None.
     """

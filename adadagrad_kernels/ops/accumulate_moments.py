@@ -39,7 +39,8 @@ def accumulate_moments_(
 
     Args:
         sum: S ``[features]``, updated in place; float64 for a float64 chunk, else float32.
-        squares: Q, likewise; None where no variance is wanted.
+        squares: Q, of the shape and dtype of ``sum``, updated in place; None where no variance is
+            wanted.
         sq_norms: where the s_i go, ``[rows]``, float64.
         chunk: the rows h_i ``[rows, features]`` in float32, bfloat16, float16 or float64. Rows may
             be any distance apart; the elements of a row are adjacent.

@@ -36,7 +36,7 @@ def adagrad_step_(
     Args:
         params: the tensors w, updated in place; any dense layout.
         grads: their gradients, of the same shapes, dtypes and layouts.
-        state_sums: their accumulators v, likewise; updated in place.
+        state_sums: their accumulators v, of the same shapes, dtypes and layouts; updated in place.
         lr: the learning rate :math:`\alpha`.
         eps: added to the root.
         weight_decay: :math:`\lambda`.

@@ -53,8 +53,8 @@ def conv_moments(
             ``[samples, out_channels, *out_spatial]``, of the same dtype.
         kernel_size: one number for each spatial dimension.
         stride: one number, or one for each spatial dimension.
-        padding: zeros on both sides, likewise. Other padding modes: pad first, and give 0.
-        dilation: distance of kernel elements, likewise.
+        padding: zeros on both sides, in the same form. Other padding modes: pad first, and give 0.
+        dilation: distance of kernel elements, in the same form.
         groups: groups of channels that see each other.
         bias: whether the layer has a bias whose gradient counts.
         variance: whether to measure the variance of every coordinate.

@@ -37,7 +37,8 @@ def norm_layer_moments(
         grad_outputs: the gradient of the loss by the layer's outputs, of the same shape and dtype.
         mean: ``[samples, positions, 1]`` for LayerNorm, ``[samples, 1, groups]`` for GroupNorm,
             whose groups are equal runs of features; None for RMSNorm.
-        rstd: one over the deviation, likewise; both in float32, or float64 for float64 inputs.
+        rstd: one over the deviation, of the shape of ``mean``; ``[samples, positions, 1]`` for
+            RMSNorm. Both in float32, or float64 for float64 inputs.
         bias: whether the layer has a shift whose gradient counts.
         variance: whether to measure the variance of every coordinate.
         inner_products: whether to measure the inner products.

@@ -27,7 +27,7 @@ class Budget:
         occupancy: the least share of a multiprocessor's threads, on every device.
         occupancy_on: the same for single architectures, where it differs.
         also_loads: bytes of loads from device memory that are allowed beside 16.
-        also_stores: likewise.
+        also_stores: bytes of stores to device memory that are allowed beside 16.
         vector_loads: the fewest 16-byte loads from device memory.
         vector_stores: the fewest 16-byte stores to it.
         narrow_shared: whether shared memory may be read or written by less than 4 bytes.

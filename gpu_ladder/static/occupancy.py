@@ -29,7 +29,7 @@ class Device:
         name: as it is sold.
         architecture: 90 for sm_90.
         threads: the most that are resident on one multiprocessor.
-        blocks: likewise.
+        blocks: the most that are resident on one multiprocessor.
         shared_bytes: of one multiprocessor; one block may take all of it, what the driver reserves
             for the block included.
         registers: of one multiprocessor; one block may take all of them.
