@@ -14,49 +14,51 @@ Variants = Sequence[Kernel]  # one kernel, as compiled for each architecture
 HEAD = """\
 # GPU kernels: what the compilers make of them
 
-Executed at PTX level on a CPU; not yet run on a GPU. What stands here was read from compiled code
-and calculated from it: what a kernel takes and how wide it moves data, and nothing of how fast it
-is.
+Executed at PTX level on a CPU; not yet run on a GPU. Every figure here was read from compiled code
+or calculated from it: the resources that a kernel takes and the width of its memory accesses. None
+says how fast a kernel is.
 
 `make gpu-static` compiles every kernel for every architecture and writes this page. CI compiles
-again, compares, and holds the kernels against their budgets. Compilers:
+them again, compares the result with this page and checks every kernel against its budget.
+Compilers:
 {versions}.
 
-## How to read it
+## How to read the tables
 
-Where one number stands, it holds for all architectures: {architectures}. Where they
-differ, they stand in this order: 40/40/46/46.
+A single number holds for all architectures: {architectures}.
+Where they differ, the numbers stand in this order: 40/40/46/46.
 
-* **Spills**: bytes of stack, stores to and loads from local memory. None is allowed.
-* **Shared**: bytes of a block, static + dynamic. Dynamic are those that Triton asks for, or that a
-  typical launch does.
-* **Blocks, occupancy**: how many blocks, and what share of the threads that may be resident, one
-  multiprocessor of {devices} holds, by the rules of the CUDA
+* **Spills**: bytes of stack, then stores to and loads from local memory. No kernel may spill.
+* **Shared**: bytes per block, static + dynamic. The dynamic part is what Triton asks for, or what a
+  typical launch asks for.
+* **Blocks, occupancy**: the blocks that fit on one multiprocessor of
+  {devices}, and the share of its threads that they fill, by the rules of the CUDA
   header cuda_occupancy.h.
-* **Loads and stores**: *count* x *bytes that one thread moves with each*, as they stand in the
-  machine code, not as often as they run. 16 is the widest. Narrower ones beside them serve ends of
-  rows, and tensors that begin at any address.
-* **Fused**: `as written` where products and sums are fused only where the source says so; else how
-  many of them the compiler was free to fuse.
+* **Loads and stores**: *count* x *bytes per thread*, counted in the machine code and not over a
+  run. 16 bytes is the widest access. Narrower ones beside it serve the ends of rows, and tensors at
+  unaligned addresses.
+* **Fused**: `as written` where the compiler fuses products and sums only where the source does;
+  otherwise how many it was free to fuse.
 """
 
 #: Before the table of traffic.
 BYTES = """\
 ## Bytes
 
-What a kernel moves to and from device memory, counted while its PTX is executed on a CPU, against
-the least that its task needs. A request is one instruction of one warp; a sector is 32 bytes. A
-full request of 16-byte accesses is 16 sectors, of 4-byte ones 4.
+Bytes that a kernel moves to and from device memory, counted while its PTX is executed on a CPU,
+beside the least that its task needs. A request is one instruction of one warp; a sector is 32
+bytes. A full request of 16-byte accesses is 16 sectors, one of 4-byte accesses is 4.
 """
 
 #: Before the table of budgets.
 BUDGETS = """\
 ## Budgets
 
-For all: no spills, at most 48 KiB of static shared memory, accesses whose space the compiler knows,
-no atomics on floating-point numbers, sums and products fused as written. `*` stands for any
-characters; the first line that matches a kernel holds. Registers: the most. Occupancy: the least.
-Loads and stores: the fewest of 16 bytes, and the widths that may stand beside them.
+Every kernel: no spills, at most 48 KiB of static shared memory, no access whose address space the
+compiler does not know, no atomics on floating-point numbers, sums and products fused as written.
+`*` matches any characters, and the first line that matches a kernel applies. Registers are the most
+allowed, occupancy the least. Loads and stores: the fewest of 16 bytes, and the widths that are
+allowed beside them.
 """
 
 
