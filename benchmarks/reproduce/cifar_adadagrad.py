@@ -173,11 +173,11 @@ def section(figures: Stored) -> list[str]:
 
 
 FINDINGS = """\
-There is no published figure to meet. In a budget as short as this one constants of η like the
-published ones ask for thousands of samples within a few steps, so that 17 to 36 steps are left for
-all of it and little is learnt; at η = 1 the CNN ends above a fixed batch of 512 and below one of
-32. The constant belongs to the length of a training: what suits ten million samples does not suit
-fifty thousand. The ResNet repeats it with fewer steps still.
+There is no published figure to compare with. In a budget this short, an η like the published ones
+asks for thousands of samples within a few steps: 17 to 36 steps remain for the whole budget, and
+the model learns little. At η = 1 the CNN ends above a fixed batch of 512 and below one of 32. The
+constant belongs to the length of the training: what suits ten million samples does not suit fifty
+thousand. The ResNet shows the same with fewer steps still.
 """
 
 EXPERIMENT = Experiment(

@@ -205,13 +205,13 @@ def section(figures: Stored) -> list[str]:
 
 
 FINDINGS = """\
-What the paper shows holds in kind. Without rescaling DiveBatch takes a fifth to four tenths of the
-steps of the small batch and ends as well or slightly below it, as in the authors' figures after all
-epochs; rescaled it loses nothing. Nothing was found that the doubling of AdaBatch, which needs no
-statistics, does not do about as well in about as many steps. On MNIST all methods reach 97 % before
-the first batch grows, in about equal seconds, and the large batch whose rate is multiplied by 16
-from the start diverges, where rules that grow into it do not. Statistics cost 15 to 33 % of models
-of a few microseconds a sample and 3 % or less of the CNN.
+The paper's findings hold in kind. Without rescaling, DiveBatch takes a fifth to four tenths of the
+steps of the small batch and ends as well or slightly below it, as in the authors' figures after
+all epochs. With rescaling it loses nothing. AdaBatch's doubling, which needs no statistics, does
+about as well everywhere in about as many steps. On MNIST all methods reach 97 % before the first
+batch grows, in about equal seconds. A large batch whose rate is multiplied by 16 from the start
+diverges; rules that grow into that rate do not. Statistics take 15 to 33 % of the seconds of
+models with a few microseconds a sample, and at most 3 % of the CNN's.
 """
 
 EXPERIMENT = Experiment(NAME, "DiveBatch", 8, runs, section, {"machine": FINDINGS})

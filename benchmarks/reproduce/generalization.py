@@ -186,13 +186,13 @@ def _along(runs: list[dict[str, Any]], share: float, name: str) -> list[float | 
 
 FINDINGS = """\
 Here large batches do not generalize worse; they train less. With the same samples the batch of
-1,024 ends with a training loss that its test loss equals, so what it lacks is steps, and at a rate
-twice as large it lacks fewer; at four times the rate it no longer trains. The small batch and the
-doubling that begins with it fit the training set five to thirty times as closely, and although they
-alone have a gap between the two losses, their test loss is the lowest. The norm test lies between:
-it leaves the small batch within the first tenth of the samples. At the end the noise scale is in
-the thousands or far above where the training loss is small, and a few hundred where it is not: it
-says how far a training has come, more than by which batches.
+1,024 ends with equal training and test losses, so what it lacks is steps. At twice the rate it
+lacks fewer; at four times the rate it no longer trains. The small batch, and the doubling that
+begins with it, fit the training set five to thirty times as closely. They alone have a gap between
+the two losses, and still the lowest test loss. The norm test lies between: it leaves the small
+batch within the first tenth of the samples. At the end the noise scale is in the thousands or far
+above where the training loss is small, and a few hundred where it is not: it measures how far a
+training has come more than which batches took it there.
 """
 
 EXPERIMENT = Experiment(

@@ -108,13 +108,13 @@ def section(figures: Stored) -> list[str]:
 
 
 FINDINGS = """\
-At this size the answer is no. In tokens and in seconds to the target the smallest batch and the
-doubling that starts with it come first; the norm test follows at η = 0.9, in seconds beside the
-fixed batch of 32, and at η = 0.5 it has grown too far before the target is met. Equal tokens end
-lowest with the smallest batch, because it makes the most steps, and on two cores a large batch is
-only 1.4 times as fast per token. Where a large batch costs no more time than a small one, seconds
-would go by steps, and by steps the norm test at η = 0.9 is ahead of the smallest batch and of the
-doubling, and behind the fixed batches of 32 and 128.
+At this size the answer is no. In tokens and in seconds to the target the smallest batch comes
+first, together with the doubling that starts from it. The norm test follows: at η = 0.9 it takes
+the seconds of the fixed batch of 32; at η = 0.5 it has grown too far before the target is met.
+With equal tokens the smallest batch ends lowest, because it makes the most steps, and on two cores
+a large batch is only 1.4 times as fast per token. Where a large batch takes no longer than a small
+one, steps decide the seconds, and in steps the norm test at η = 0.9 is ahead of the smallest batch
+and of the doubling, and behind the fixed batches of 32 and 128.
 """
 
 EXPERIMENT = Experiment(NAME, "A small GPT with AdAdam", 9.5, runs, section, {"machine": FINDINGS})

@@ -194,11 +194,11 @@ def _best(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 FINDINGS = """\
-The paper's conclusion is met in all 23 cells: AdaGrad ends below SGD at every batch, each at its
-own best learning rate. On logistic regression the gap grows with the batch, to 6 to 14 times from
-16 to 4,096, and AdaGrad loses little up to 1,024; SGD follows only with rates that grow with the
-batch up to 100. The fine-tuning has the sign, but not the growth: there large batches are left with
-so few steps that neither gets far.
+The paper's conclusion holds in all 23 cells: AdaGrad ends below SGD at every batch, each at its
+own best learning rate. On logistic regression the gap grows with the batch, 6 to 14 times from 16
+to 4,096. AdaGrad loses little up to 1,024; SGD follows only with rates that grow with the batch,
+up to 100. Fine-tuning shows the sign and not the growth: large batches leave so few steps there
+that neither optimizer gets far.
 """
 
 EXPERIMENT = Experiment(

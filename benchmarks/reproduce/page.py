@@ -22,15 +22,15 @@ make reproduce ARGS=--page-only                       # this page alone
 make reproduce DATA_DIR=folder ARGS="--size paper"    # the published size
 ```
 
-All of them take some {hours:.1f} hours on two cores, added up from the runs below. `folder` holds
-`mnist/`, `libsvm/`, `text/` and `cifar10_subset.npz`. Every run is kept as soon as it is done, and
-is not made again while its settings are the same.
+They take about {hours:.1f} hours on two cores, the sum of the runs below. `folder` holds `mnist/`,
+`libsvm/`, `text/` and `cifar10_subset.npz`. Every run is kept when it ends, and is not made again
+while its settings are the same.
 
-How to read the tables: means over seeds, ± their standard error. Steps, samples and seconds to a
-target are those at the first evaluation that meets it; evaluations are not timed. Seconds are
-those of the training steps, with the cost of the statistics in them; "of it statistics" is the
-share that a run without tests would have saved, by timings of the same backward pass without
-statistics. Rules whose sizes need no statistics have none.
+The tables give means over seeds, ± their standard error. Steps, samples and seconds to a target are
+those at the first evaluation that meets it; evaluations are not timed. Seconds are those of the
+training steps, statistics included. "Of it statistics" is the share that a run without tests would
+have saved, from timings of the same backward pass without statistics; rules that read no statistics
+have none.
 """
 
 

@@ -160,11 +160,11 @@ def _row(
 
 
 FINDINGS = """\
-The claim is met where features are rare: on news20, and on w8a up to a batch of 128, the rule ends
-at the rate of single samples where they end, and the mean far above. On a9a, whose fourteen
-features a sample are mostly frequent ones, it holds at 16 and no longer at 128. The sum does as
-well as long as batches are small and falls behind at 1,024. Each at its own best rate, the three
-are close up to 128; at 1,024 AdaBatch's rule is the best on all three sets.
+The claim holds where features are rare. On news20, and on w8a up to a batch of 128, the rule at
+the rate of single samples ends where single samples do, and the mean far above. On a9a, where most
+of the fourteen features of a sample are frequent, it holds at 16 and no longer at 128. The sum
+does as well while batches are small and falls behind at 1,024. Each at its own best rate, the
+three are close up to 128; at 1,024 AdaBatch's rule is the best on all three sets.
 """
 
 EXPERIMENT = Experiment(

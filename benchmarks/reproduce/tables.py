@@ -15,8 +15,11 @@ NONE = "–"
 
 
 def paragraph(text: str, **values: object) -> list[str]:
-    """The lines of a paragraph, with values put in for their names in braces."""
-    return [*textwrap.wrap(" ".join(text.format(**values).split()), 100), ""]
+    """The lines of paragraphs, with values put in for their names in braces."""
+    lines = []
+    for part in text.format(**values).split("\n\n"):
+        lines += [*textwrap.wrap(" ".join(part.split()), 100), ""]
+    return lines
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
