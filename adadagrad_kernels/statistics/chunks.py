@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adadagrad_kernels.ranks import Ranks
+from adadagrad_kernels.ranks import Agreement, Ranks
 from adadagrad_kernels.statistics.measuring.over_ranks import require_reduced
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sums import cosine_of_parts, squared_norm
@@ -77,11 +77,32 @@ def chunks_over_ranks(
     if count == 2 == len(sizes) and sizes[0] == sizes[1]:
         parts = [row[2] * row[1] * (factor / samples) ** 2 for row in rows if row[0]]
         cosine = cosine_of_parts(signal, *parts)
+    return record_between(count, samples, between, signal, ranks.agreement, cosine)
+
+
+def record_between(
+    count: int,
+    samples: int,
+    between: float,
+    signal: float,
+    agreement: Agreement | None,
+    cosine: float | None = None,
+) -> GradientStatistics:
+    r"""The record whose variance is the one between the mean gradients of chunks.
+
+    Args:
+        count: C, at least 2.
+        samples: n.
+        between: :math:`\sum_c m_c \lVert g_c \rVert^2`.
+        signal: N.
+        agreement: of the ranks.
+        cosine: of the halves, where there are two.
+    """
     variance = (between - samples * signal) / (count - 1)
     return GradientStatistics(
         batch_size=samples,
         mean_sq_norm=signal,
         sum_sq_norms=(samples - 1) * variance + samples * signal,
         halves_cosine=cosine,
-        agreement=ranks.agreement,
+        agreement=agreement,
     )

@@ -41,3 +41,20 @@ def test_ranks_decide_on_the_sizes_of_one_process(tmp_path: Path) -> None:
     steps, last = map(int, re.findall(r"\d+", first)[1:])
     assert 16 < last <= 512
     assert steps < 3 * 2048 / 16
+
+
+def test_rounds_of_local_steps_grow_their_batch_alike(tmp_path: Path) -> None:
+    text = GUIDE.read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    (rounds,) = re.findall(r"^```py\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    wrapped = "DistributedDataParallel(torch.nn.Sequential(*layers))"
+    before, last_lines = code.partition("controller =")[0], code.partition("print(")[2]
+    assert wrapped in before
+    program = tmp_path / "rounds.py"
+    bare = before.replace(wrapped, "torch.nn.Sequential(*layers)")
+    program.write_text(f"{bare}{rounds}print({last_lines}")
+    first, second = _run(program, 2)
+    assert second == first.replace("rank 0", "rank 1")
+    steps, last = map(int, re.findall(r"\d+", first)[1:])
+    assert 16 < last <= 512
+    assert steps < 2048 / 16
