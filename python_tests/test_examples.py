@@ -21,9 +21,15 @@ def _output(name: str, *arguments: str) -> str:
     return done.stdout
 
 
+#: The examples whose tests stand with others like them.
+ELSEWHERE = {"several_ranks": "distributed/test_resume.py"}
+
+
 def test_every_example_has_a_test() -> None:
     tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
-    assert {path.stem for path in EXAMPLES.glob("*.py")} <= tests
+    for name, place in ELSEWHERE.items():
+        assert f"{name}.py" in (Path(__file__).parent / place).read_text()
+    assert {path.stem for path in EXAMPLES.glob("*.py")} <= tests | ELSEWHERE.keys()
 
 
 def test_norm_test() -> None:

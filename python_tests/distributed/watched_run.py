@@ -1,0 +1,67 @@
+"""Runs an example under torchrun as it is, notes every step, and fails where a test says so.
+
+    watched_run.py PLAN.json EXAMPLE ARGUMENTS...
+
+The plan has ``trace``, the file that gets a line for each step; ``failures``, each with ``step``,
+``rank`` and ``what`` happens there, once; and ``patience``, the seconds for which ranks wait.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+import adadagrad_kernels as adk
+
+
+def main() -> None:
+    """Watch, then run."""
+    plan = json.loads(Path(sys.argv[1]).read_text())
+    trace = Path(plan["trace"])
+    update, init = adk.BatchController.update, dist.init_process_group
+
+    def watched(self: adk.BatchController, statistics: Any, samples: int, **more: Any) -> int:
+        size = update(self, statistics, samples, **more)
+        if dist.get_rank() == 0:
+            signal_ = None if statistics is None else statistics.mean_sq_norm.hex()
+            with trace.open("a") as file:
+                file.write(json.dumps([self.steps, samples, signal_]) + "\n")
+        for failure in plan["failures"]:
+            if [self.steps, dist.get_rank()] == [failure["step"], failure["rank"]]:
+                _fail(failure["what"], trace.with_suffix(f".failed-{self.steps}"))
+        return size
+
+    def waiting(*given: Any, timeout: object = None, **more: Any) -> None:
+        init(*given, timeout=datetime.timedelta(seconds=plan["patience"]), **more)
+        trace.with_suffix(f".pid-{dist.get_rank()}").write_text(str(os.getpid()))
+        dist.barrier()
+
+    adk.BatchController.update, dist.init_process_group = watched, waiting  # type: ignore[assignment]
+    sys.argv = sys.argv[2:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _fail(what: str, mark: Path) -> None:
+    if mark.exists():
+        return
+    mark.touch()
+    if what == "hang":
+        time.sleep(3600.0)
+    if what == "all die":
+        os.kill(os.getppid(), signal.SIGKILL)  # torchrun, which would start them again
+        others = [int(path.read_text()) for path in mark.parent.glob("*.pid-*")]
+        for process in sorted(others, key=os.getpid().__eq__):  # this one last
+            os.kill(process, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+main()
