@@ -21,7 +21,7 @@ from benchmarks.measuring import processor
 from benchmarks.measuring.experiment import Settings, measured_rows
 from benchmarks.ops import goals as op_goals
 from benchmarks.train_steps import goals as step_goals
-from benchmarks.train_steps import layer_goals
+from benchmarks.train_steps import layer_goals, over_ranks
 
 RESULTS = Path(__file__).parent / "results"
 MIB = 1 << 20
@@ -43,6 +43,7 @@ examples:
   python benchmarks limits --quick            fewer rows, small models, some 3 minutes
   python benchmarks limits --only "512 rows"  only experiments whose title contains this
   python benchmarks limits --only train       training steps with statistics, and their layers
+  python benchmarks limits --only ranks       steps of two processes, pooled over both
   python benchmarks limits --only "Llama 6"   one model's steps, in both precisions
   python benchmarks limits --size 1024 --save keeps it in benchmarks/results/<machine>.json
 """
@@ -107,6 +108,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         op_goals.experiments(settings),
         layer_goals.experiments(settings),
         step_goals.experiments(settings),
+        over_ranks.experiments(settings),
     )
     chosen = [experiment for experiment in everything if options.only in experiment.title]
     rows, left_out, start = [], {}, time.monotonic()

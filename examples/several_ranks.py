@@ -21,11 +21,12 @@ import torch
 import torch.distributed as dist
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
 import adadagrad_kernels as adk
+
+loss_fn = nn.CrossEntropyLoss(reduction="sum")
 
 
 def save(path: Path, parts: dict[str, Any], sampler: adk.AdaptiveBatchSampler, seen: int) -> None:
@@ -87,7 +88,7 @@ def main() -> None:
         for x, y in loader:
             total = sampler.next_total(controller.samples_seen)
             optimizer.zero_grad()
-            summed = cross_entropy(model(x), y, reduction="sum")
+            summed = loss_fn(model(x), y)
             (summed * dist.get_world_size() / total).backward()
             statistics = recorder.statistics()
             optimizer.step()
