@@ -22,7 +22,7 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 TOP = {path.name for path in ROOT.iterdir()}
-EXTENSIONS = {".py", ".pyi", ".md", ".cpp", ".h", ".inl", ".txt", ".toml"}
+EXTENSIONS = {".py", ".md", ".cpp", ".h", ".inl", ".txt", ".toml"}
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 

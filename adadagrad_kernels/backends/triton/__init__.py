@@ -5,33 +5,26 @@ the package works where Triton is missing. Learning rate and gradient scale may 
 0-dimensional float64 tensors on the device: the kernels read those themselves, so that nothing
 waits for the device and a captured CUDA graph replays with new values. So it is with
 ``found_inf``, a 0-dimensional floating-point tensor: where it is not zero, nothing is written.
+
+An op is a file of kernels/ with a function of the op's name, which also raises the version counters
+of what it writes.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.autograd.graph import increment_version
 
-from adadagrad_kernels.backends.outputs import BatchMoments, sq_norm
-from adadagrad_kernels.backends.rule import AdagradRule
-from adadagrad_kernels.backends.triton import _launch
+from adadagrad_kernels.backends import folders
+from adadagrad_kernels.backends.triton import _launch, kernels
 
-__all__ = [
-    "DTYPES",
-    "accumulate_moments_",
-    "adagrad_norm_step_",
-    "adagrad_step_",
-    "batch_adagrad_step_",
-    "batch_moments",
-    "refuses",
-    "unavailable",
-]
+_OPS = frozenset(folders.files(kernels.__path__))
 
 #: Element types of the kernels; float64 is left to the other backends.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -93,82 +86,20 @@ def _too_old(device: torch.device) -> str | None:
     return None
 
 
-def batch_moments(per_sample_grads: Tensor, variance: bool, inner_products: bool) -> BatchMoments:
-    """Mean, variance, squared norms and inner products with the mean, of the rows of G."""
-    from adadagrad_kernels.backends.triton.kernels.batch_moments import batch_moments as run
+def __getattr__(name: str) -> Callable[..., Any]:
+    """An op of this backend: the function of that name in the op's file of kernels/.
 
-    with _launch.device_of(per_sample_grads):
-        return run(per_sample_grads, variance, inner_products)
+    Raises:
+        AttributeError: where there is no such file.
+    """
+    op = name.removesuffix("_")
+    if op not in _OPS:
+        raise AttributeError(f"the backend triton has no {name}")
 
+    def run(*arguments: Any) -> Any:
+        module = importlib.import_module(f"{kernels.__name__}.{op}")
+        with _launch.device_of(arguments):
+            return getattr(module, name)(*arguments)
 
-def accumulate_moments_(
-    sum: Tensor,
-    squares: Tensor | None,
-    sq_norms: Tensor,
-    chunk: Tensor,
-    samples: int,
-) -> None:
-    """A chunk of rows added to the sum and squared deviations of ``samples`` others."""
-    from adadagrad_kernels.backends.triton.kernels.accumulate_moments import (
-        accumulate_moments_ as run,
-    )
-
-    with _launch.device_of(chunk):
-        run(sum, squares, sq_norms, chunk, samples)
-    increment_version([sum, sq_norms] if squares is None else [sum, squares, sq_norms])
-
-
-def batch_adagrad_step_(
-    param: Tensor,
-    state_sum: Tensor,
-    per_sample_grads: Tensor,
-    rule: AdagradRule,
-    variance: bool,
-    inner_products: bool,
-) -> BatchMoments:
-    """The moments of G, and an AdaGrad step of ``param`` along their mean."""
-    from adadagrad_kernels.backends.triton.kernels.batch_adagrad_step import (
-        batch_adagrad_step_ as run,
-    )
-
-    with _launch.device_of(param):
-        moments = run(param, state_sum, per_sample_grads, rule, variance, inner_products)
-    increment_version([param, state_sum])
-    return moments
-
-
-def adagrad_step_(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    state_sums: Sequence[Tensor],
-    rule: AdagradRule,
-) -> Tensor:
-    """An AdaGrad step of every tensor; returns the squared norm of the whole gradient."""
-    if not params:
-        return sq_norm("cpu", 0.0)
-    from adadagrad_kernels.backends.triton.kernels.adagrad_step import adagrad_step_ as run
-
-    with _launch.device_of(params[0]):
-        norm = run(params, grads, state_sums, rule)
-    increment_version([*params, *state_sums])
-    return norm
-
-
-def adagrad_norm_step_(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    accumulators: Sequence[Tensor],
-    row_wise: bool,
-    rule: AdagradRule,
-) -> Tensor:
-    """An AdaGrad-Norm step; one accumulator in all, or one for each row of each tensor."""
-    if not params:
-        return sq_norm("cpu", 0.0)
-    from adadagrad_kernels.backends.triton.kernels.adagrad_norm_step import (
-        adagrad_norm_step_ as run,
-    )
-
-    with _launch.device_of(params[0]):
-        norm = run(params, grads, accumulators, row_wise, rule)
-    increment_version([*params, *accumulators])
-    return norm
+    globals()[name] = run
+    return run

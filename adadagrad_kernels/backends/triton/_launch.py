@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,10 @@ def launch(
         kernel[grid](*arguments, **constants, num_warps=num_warps, **OPTIONS)
 
 
-def device_of(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Make the tensor's device the current one, because Triton launches on that."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+def device_of(arguments: Iterable[Any]) -> contextlib.AbstractContextManager[Any]:
+    """Make the device of a call's tensors the current one, because Triton launches on that."""
+    for argument in arguments:
+        first = argument[0] if isinstance(argument, list | tuple) and argument else argument
+        if isinstance(first, Tensor):
+            return torch.cuda.device(first.device) if first.is_cuda else contextlib.nullcontext()
+    return contextlib.nullcontext()

@@ -21,6 +21,7 @@ is not finite stays in its column and row.
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from adadagrad_kernels.backends.triton._launch import launch
 from adadagrad_kernels.backends.triton.kernels._columns import load_tile
@@ -113,3 +114,4 @@ def accumulate_moments_(
         WARPS,
     )
     finish(shares, (sq_norms,))
+    increment_version([sum, sq_norms] if squares is None else [sum, squares, sq_norms])

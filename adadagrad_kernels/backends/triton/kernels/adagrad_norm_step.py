@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 import triton
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from adadagrad_kernels.backends.outputs import sq_norm
 from adadagrad_kernels.backends.rule import AdagradRule
@@ -70,6 +71,8 @@ def adagrad_norm_step_(
     rule: AdagradRule,
 ) -> Tensor:
     """See `backends.reference.adagrad_norm_step_`."""
+    if not params:
+        return sq_norm("cpu", 0.0)
     settings = _Settings(
         *plain(rule.lr),
         float(rule.eps),
@@ -86,7 +89,9 @@ def adagrad_norm_step_(
             items.append(_Item(param, grad, accumulator, rows, param.numel() // rows))
     if not items:
         return sq_norm(params[0].device, 0.0)
-    return _by_rows(items, settings) if row_wise else _in_all(items, settings)
+    norm = _by_rows(items, settings) if row_wise else _in_all(items, settings)
+    increment_version([*params, *accumulators])
+    return norm
 
 
 def _shares(count: int, settings: _Settings, device: torch.device) -> Tensor:

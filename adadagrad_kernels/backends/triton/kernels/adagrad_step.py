@@ -19,7 +19,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
+from adadagrad_kernels.backends.outputs import sq_norm
 from adadagrad_kernels.backends.rule import AdagradRule
 from adadagrad_kernels.backends.triton._launch import launch
 from adadagrad_kernels.backends.triton.kernels._lists import (
@@ -131,6 +133,8 @@ def adagrad_step_(
     rule: AdagradRule,
 ) -> Tensor:
     """See `backends.reference.adagrad_step_`."""
+    if not params:
+        return sq_norm("cpu", 0.0)
     triples = [_Triple(*three) for three in zip(params, grads, state_sums, strict=True)]
     groups = batches(
         (triple for triple in triples if triple.param.numel()),
@@ -161,4 +165,5 @@ def adagrad_step_(
             WARPS,
         )
         first += count
+    increment_version([*params, *state_sums])
     return add_up(norms)[0]

@@ -7,6 +7,7 @@ accumulators, read and written where the mean is at hand.
 from __future__ import annotations
 
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from adadagrad_kernels.backends.outputs import BatchMoments
 from adadagrad_kernels.backends.rule import AdagradRule
@@ -23,4 +24,6 @@ def batch_adagrad_step_(
 ) -> BatchMoments:
     """See `backends.reference.batch_adagrad_step_`."""
     step = Step(param, state_sum, rule)
-    return measure(per_sample_grads, variance, inner_products, step)
+    moments = measure(per_sample_grads, variance, inner_products, step)
+    increment_version([param, state_sum])
+    return moments
