@@ -161,7 +161,7 @@ def test_native_sources_know_neither_torch_nor_python() -> None:
     for path in found:
         included = re.findall(r'#include [<"]([^>"]+)[>"]', path.read_text(encoding="utf-8"))
         foreign = [name for name in included if re.match(r"(torch|ATen|c10|pybind11|Python)", name)]
-        assert path.parent.name == "bindings" or not foreign, f"{path} includes {foreign}"
+        assert "bindings" in path.parts or not foreign, f"{path} includes {foreign}"
         assert not any(name.startswith(("torch", "ATen", "c10")) for name in included), path
 
 
@@ -180,6 +180,8 @@ def test_every_op_is_complete(op: str) -> None:
 
 
 ADDING = ROOT / "docs" / "internals" / "adding_a_kernel.md"
+#: Of code, for an op that has kernels of its own on every backend.
+MOST_FILES = 12
 #: An op that has files of its own in every folder.
 WITH_ALL_FILES = "accumulate_moments"
 #: Ops that no other one is made of: what names one of them is part of it.
@@ -203,7 +205,7 @@ def test_documented_files_of_an_op_are_there_and_counted() -> None:
             assert list(ROOT.glob(path)), f"{ADDING.name} has {pattern}, and {path} is not there"
     code = _documented_files("code")
     text = ADDING.read_text(encoding="utf-8")
-    assert len(set(code)) == len(code)
+    assert len(set(code)) == len(code) <= MOST_FILES
     assert f"touches {len(code)} files of code" in text
 
 
@@ -217,7 +219,9 @@ def test_an_op_is_in_no_other_files_than_documented(op: str) -> None:
     package = ROOT / "adadagrad_kernels"
     folders = (package / "ops", package / "backends", ROOT / "csrc")
     files = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
-    files = {path for path in files if path.suffix in (".py", ".cpp", ".h", ".inl", ".cu", ".cuh")}
+    sources = (".py", ".pyi", ".cpp", ".h", ".inl", ".cu", ".cuh", ".cmake")
+    files = {path for path in files if path.suffix in sources}
+    files |= {ROOT / "CMakeLists.txt", *package.glob("*.pyi")}
     name = re.compile(rf"\b{op}_?\b")
     named = {path for path in files if name.search(path.read_text(encoding="utf-8"))}
     assert package / "ops" / f"{op}.py" in named

@@ -1,7 +1,8 @@
 // Cuts a chunk into tiles of columns, by its shape alone; the arithmetic is in
 // ops/accumulate_moments.inl. Partial norms have a place for every group of tiles and are added in
 // the order of their places, so that results are bitwise the same for any number of threads.
-#include "cpu/kernel_table.h"
+#include "contracts/accumulate_moments.h"
+
 #include "cpu/parallel.h"
 #include "cpu/sizes.h"
 
@@ -32,7 +33,7 @@ void accumulate_moments(const AccumulateMomentsArgs& args) {
   const std::int64_t groups = groups_of(args);
   const std::int64_t bytes = element_bytes(args.type);
   const std::int64_t size = sum_bytes(args.type);
-  const auto run = kernels().accumulate[static_cast<int>(args.type)];
+  const auto run = accumulate_loops().columns[static_cast<int>(args.type)];
   double* const partial = static_cast<double*>(args.workspace);
   const int threads = args.rows * args.features * bytes < serial_bytes ? 1 : args.threads;
   parallel_for(groups, threads, [&](std::int64_t group) {

@@ -2,8 +2,9 @@
 //
 // The cut depends on the shape alone, never on the number of threads, and partial sums are added in
 // a fixed order: results are bitwise the same for any number of threads.
+#include "contracts/batch_moments.h"
+
 #include "cpu/huge_pages.h"
-#include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
 #include "cpu/sizes.h"
 
@@ -88,14 +89,14 @@ struct Run {
   const BatchMomentsArgs& args;
   Plan plan;
   Workspace workspace;
-  const KernelTable& table;
+  const MomentsLoops& loops;
   int type;
 
   explicit Run(const BatchMomentsArgs& arguments)
       : args(arguments),
         plan(arguments),
         workspace(arguments, plan),
-        table(kernels()),
+        loops(moments_loops()),
         type(static_cast<int>(arguments.type)) {}
 
   char* at(std::int64_t offset) const { return static_cast<char*>(args.workspace) + offset; }
@@ -145,7 +146,7 @@ struct Run {
   void merge(std::int64_t tile, std::int64_t into, std::int64_t from) const {
     const std::int64_t start = tile * plan.columns;
     const std::int64_t before = (from - into) * plan.band_rows;
-    table.merge[type]({column(band_mean(into), start), column(band_squares(into), start),
+    loops.merge[type]({column(band_mean(into), start), column(band_squares(into), start),
                        column(band_mean(from), start), column(band_squares(from), start),
                        least(plan.columns, args.features - start), before,
                        least(before, args.samples - from * plan.band_rows)});
@@ -157,7 +158,7 @@ struct Run {
     for (std::int64_t apart = 1; apart < plan.bands; apart *= 2)
       for (std::int64_t band = 0; band + apart < plan.bands; band += 2 * apart)
         merge(tile, band, band + apart);
-    table.finish[type]({column(args.mean, start), column(args.variance, start),
+    loops.finish[type]({column(args.mean, start), column(args.variance, start),
                         element(args.param, start), element(args.state_sum, start),
                         least(plan.columns, args.features - start), args.samples, args.scalars});
   }
@@ -178,11 +179,11 @@ struct Run {
     ProductsSweep second{};
     for (std::int64_t tile = begin; tile < end; ++tile) {
       const MomentsSweep first = moments(group, tile, band);
-      table.moments[type](&first, plan.products_in_cache && tile > begin ? &second : nullptr);
+      loops.sweep[type](&first, plan.products_in_cache && tile > begin ? &second : nullptr);
       if (plan.bands == 1) finish(tile);
       second = products(group, tile, band);
     }
-    if (plan.products_in_cache) table.moments[type](nullptr, &second);
+    if (plan.products_in_cache) loops.sweep[type](nullptr, &second);
   }
 
   // The second read of G, where no tile of it stays in cache.
@@ -190,7 +191,7 @@ struct Run {
     clear(workspace.products, args.inner_products, group, band);
     for (std::int64_t t = plan.first_tile(group); t < plan.first_tile(group + 1); ++t) {
       const ProductsSweep second = products(group, t, band);
-      table.moments[type](nullptr, &second);
+      loops.sweep[type](nullptr, &second);
     }
   }
 

@@ -3,6 +3,8 @@
 //
 // The patches of the image are never written: a tile broadcasts from a padded copy of the image,
 // through one offset for each j and one for each position.
+#include "contracts/conv_moments.h"
+
 #include "cpu/product_run.h"
 
 namespace adak::cpu {
@@ -203,7 +205,7 @@ struct ConvRun {
               args.type == ElementType::float64 ? 8 : 4,
               args.weight_variance != nullptr,
               args.inner_products != nullptr},
-        kernels(cpu::kernels().products[static_cast<int>(args.type)]),
+        kernels(conv_loops().products[static_cast<int>(args.type)]),
         plan(shape, kernels),
         source{args,
                shape,

@@ -2,30 +2,13 @@
 // Compiled without any -m flag, as is everything but the files in isa/.
 #include <atomic>
 
-#include "cpu/kernel_table.h"
+#include "kernels.h"
 
 #if ADAK_X86
 #include <cpuid.h>
 #endif
 
 namespace adak::cpu {
-
-namespace scalar {
-extern const KernelTable table;
-}
-#if ADAK_X86
-namespace avx2 {
-extern const KernelTable table;
-}
-namespace avx512 {
-extern const KernelTable table;
-}
-#endif
-#if ADAK_ARM64
-namespace neon {
-extern const KernelTable table;
-}
-#endif
 
 namespace {
 
@@ -55,24 +38,23 @@ bool has_avx512() {
 
 struct InstructionSet {
   const char* name;
-  const KernelTable* table;  // null: not compiled in
-  bool (*runs_here)();
+  bool (*runs_here)();  // null: not compiled in
 };
 
 // In the order of Isa.
 constexpr InstructionSet sets[isa_count] = {
-    {"scalar", &scalar::table, on_every_machine},
+    {"scalar", on_every_machine},
 #if ADAK_X86
-    {"avx2", &avx2::table, has_avx2},
-    {"avx512", &avx512::table, has_avx512},
+    {"avx2", has_avx2},
+    {"avx512", has_avx512},
 #else
-    {"avx2", nullptr, nullptr},
-    {"avx512", nullptr, nullptr},
+    {"avx2", nullptr},
+    {"avx512", nullptr},
 #endif
 #if ADAK_ARM64
-    {"neon", &neon::table, on_every_machine},  // part of the 64-bit architecture
+    {"neon", on_every_machine},  // part of the 64-bit architecture
 #else
-    {"neon", nullptr, nullptr},
+    {"neon", nullptr},
 #endif
 };
 
@@ -95,7 +77,7 @@ std::atomic<Isa> active{widest()};
 
 const char* isa_name(Isa isa) { return row(isa).name; }
 
-bool isa_compiled(Isa isa) { return row(isa).table != nullptr; }
+bool isa_compiled(Isa isa) { return row(isa).runs_here != nullptr; }
 
 bool isa_supported(Isa isa) { return isa_compiled(isa) && row(isa).runs_here(); }
 
@@ -104,7 +86,5 @@ Isa active_isa() { return active; }
 void use_isa(Isa isa) {
   if (isa_supported(isa)) active = isa;
 }
-
-const KernelTable& kernels() { return *row(active).table; }
 
 }  // namespace adak::cpu

@@ -5,11 +5,12 @@
 // together. A task is the indices that begin in its share of the sorted positions, and a tile of
 // features; its share depends on indices and shapes alone, and its partial norms and products are
 // added to the others' in a fixed order: results are bitwise the same for any number of threads.
+#include "contracts/embedding_moments.h"
+
 #include <cstring>
 #include <initializer_list>
 
 #include "cpu/huge_pages.h"
-#include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
 #include "cpu/sizes.h"
 
@@ -124,7 +125,7 @@ struct Run {
     const std::int64_t begin = first_index(share * cut.lookups / cut.shares);
     const std::int64_t end =
         share + 1 == cut.shares ? args.rows : first_index((share + 1) * cut.lookups / cut.shares);
-    const auto kernel = kernels().embedding_run[static_cast<int>(args.type)];
+    const auto kernel = embedding_loops().run[static_cast<int>(args.type)];
     const char* grads =
         static_cast<const char*>(args.grad_outputs) + column * element_bytes(args.type);
     for (std::int64_t index = begin; index < end; ++index) {

@@ -3,7 +3,9 @@
 //
 // A task is some samples and a tile of features: nothing is shared between tasks, and sums over
 // positions do not depend on the cut.
-#include "cpu/kernel_table.h"
+#include "contracts/norm_layer_moments.h"
+
+#include "contracts/batch_moments.h"
 #include "cpu/parallel.h"
 #include "cpu/sizes.h"
 
@@ -77,11 +79,11 @@ struct Workspace {
 
 void contribute(const NormLayerMomentsArgs& args, const Workspace& workspace, const Cut& cut,
                 std::int64_t task) {
-  const KernelTable& table = kernels();
+  const NormLayerLoops& loops = norm_layer_loops();
   const int type = static_cast<int>(args.type);
-  const auto kernel = args.positions_adjacent ? table.norm_planes[type]
-                      : args.by_feature       ? table.norm_by_feature[type]
-                                              : table.norm_by_position[type];
+  const auto kernel = args.positions_adjacent ? loops.planes[type]
+                      : args.by_feature       ? loops.by_feature[type]
+                                              : loops.by_position[type];
   const std::int64_t size = element_bytes(args.type);
   const std::int64_t sum_size = sum_bytes(args.type);
   const std::int64_t start = task % cut.tiles * cut.columns;

@@ -8,7 +8,6 @@
 #include <cstring>
 
 #include "cpu/huge_pages.h"
-#include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
 #include "cpu/product_plan.h"
 

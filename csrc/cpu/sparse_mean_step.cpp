@@ -6,10 +6,11 @@
 // owner, and its sum runs in the order of the samples however the work is cut; the squared norm is
 // added up in the order of tiles and buckets, which depend on sizes alone: results are bitwise the
 // same for any number of threads.
+#include "contracts/sparse_mean_step.h"
+
 #include <algorithm>
 #include <atomic>
 
-#include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
 #include "cpu/sizes.h"
 
@@ -191,7 +192,7 @@ struct Run {
     at<double>(parts.norms)[bucket] = 0;
     if (count == 0) return;
     const std::int64_t slot = cut.first_slot(bucket, begin);
-    const auto kernel = kernels().sparse_mean_entries[static_cast<int>(args.type)];
+    const auto kernel = sparse_mean_loops().entries[static_cast<int>(args.type)];
     at<double>(parts.norms)[bucket] = kernel({
         at<Key>(cut.buckets == 1 ? 0 : parts.bucket_keys) + begin,
         count,
@@ -233,7 +234,7 @@ double sparse_mean_dense_step(const SparseMeanDenseArgs& args) {
   const std::int64_t tiles = ceil_div(args.features, tile);
   const std::int64_t bytes = element_bytes(args.type);
   const int threads = args.samples * args.features * bytes < serial_bytes ? 1 : args.threads;
-  const auto kernel = kernels().sparse_mean_columns[static_cast<int>(args.type)];
+  const auto kernel = sparse_mean_loops().columns[static_cast<int>(args.type)];
   double* norms = static_cast<double*>(args.workspace);
   parallel_for(tiles, threads, [&](std::int64_t index) {
     const std::int64_t first = index * tile;

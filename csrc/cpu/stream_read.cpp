@@ -1,10 +1,11 @@
-#include "cpu/kernel_table.h"
+#include "contracts/stream_read.h"
+
 #include "cpu/parallel.h"
 
 namespace adak::cpu {
 
 double stream_read(const void* data, std::int64_t bytes, int threads) {
-  const KernelTable& table = kernels();
+  const ReadLoops& loops = read_loops();
   constexpr std::int64_t parts = 64;
   const std::int64_t part = (bytes / parts + 4095) / 4096 * 4096;
   double sums[parts] = {};
@@ -12,7 +13,7 @@ double stream_read(const void* data, std::int64_t bytes, int threads) {
     const std::int64_t begin = index * part;
     if (begin >= bytes) return;
     const std::int64_t size = bytes - begin < part ? bytes - begin : part;
-    sums[index] = table.read(static_cast<const char*>(data) + begin, size);
+    sums[index] = loops.read(static_cast<const char*>(data) + begin, size);
   });
   double total = 0;
   for (const double value : sums) total += value;

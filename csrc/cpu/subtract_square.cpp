@@ -1,5 +1,6 @@
 // Cuts a tensor into chunks; the arithmetic is in ops/subtract_square.inl.
-#include "cpu/kernel_table.h"
+#include "contracts/subtract_square.h"
+
 #include "cpu/parallel.h"
 #include "cpu/sizes.h"
 
@@ -9,7 +10,7 @@ void subtract_square(const SubtractSquareArgs& args) {
   constexpr std::int64_t chunk = 1 << 15;  // elements
   const SubtractSquare& all = args.values;
   const std::int64_t bytes = element_bytes(args.type);
-  const auto run = kernels().subtract_square[static_cast<int>(args.type)];
+  const auto run = subtract_square_loops().run[static_cast<int>(args.type)];
   parallel_for(ceil_div(all.size, chunk), args.threads, [&](std::int64_t task) {
     const std::int64_t first = task * chunk;
     run({static_cast<const char*>(all.grad) + first * bytes,

@@ -2,9 +2,10 @@
 //
 // The cut depends on the sizes alone and partial sums are added in a fixed order, so results are
 // bitwise the same for any number of threads.
+#include "contracts/updates.h"
+
 #include <math.h>
 
-#include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
 
 namespace adak::cpu {
@@ -96,28 +97,28 @@ void clear(double* values, std::int64_t count) {
 
 // One accumulator in all: the norm of everything first, then the steps.
 double shared_norm_step(const UpdateArgs& args, double* accumulator) {
-  const KernelTable& table = kernels();
+  const AdagradNormLoops& loops = adagrad_norm_loops();
   const std::int64_t size = total_size(args);
   const std::int64_t tasks = size_tasks(size);
   double* of_grad = args.workspace;
   double* of_direction = args.workspace + tasks;
   clear(args.workspace, 2 * tasks);
   for_each_piece(args, size, [&](const Piece& p, std::int64_t task) {
-    const Squares sums = table.squares[p.type]({p.param, p.grad, p.size, args.scalars});
+    const Squares sums = loops.squares[p.type]({p.param, p.grad, p.size, args.scalars});
     of_grad[task] += sums.grad;
     of_direction[task] += sums.direction;
   });
   *accumulator += add(of_direction, tasks);
   const double step = args.scalars.lr / (sqrt(*accumulator) + args.scalars.eps);
   for_each_piece(args, size, [&](const Piece& p, std::int64_t) {
-    table.scaled_step[p.type]({p.param, p.grad, p.size, step, args.scalars});
+    loops.scaled_step[p.type]({p.param, p.grad, p.size, step, args.scalars});
   });
   return add(of_grad, tasks);
 }
 
 // One accumulator for each row: a row is read from memory once for its norm and its step.
 double row_norm_step(const UpdateArgs& args) {
-  const KernelTable& table = kernels();
+  const AdagradNormLoops& loops = adagrad_norm_loops();
   const std::int64_t tasks = row_tasks(args);
   clear(args.workspace, tasks);
   const int threads = threads_for(args, total_size(args));
@@ -132,11 +133,11 @@ double row_norm_step(const UpdateArgs& args) {
     double* accumulators = static_cast<double*>(tensor.accumulator);
     for (std::int64_t row = first; row < end && row < tensor.rows; ++row) {
       const Piece p = piece(tensor, row * size, size);
-      const Squares sums = table.squares[p.type]({p.param, p.grad, p.size, args.scalars});
+      const Squares sums = loops.squares[p.type]({p.param, p.grad, p.size, args.scalars});
       args.workspace[task] += sums.grad;
       accumulators[row] += sums.direction;
       const double step = args.scalars.lr / (sqrt(accumulators[row]) + args.scalars.eps);
-      table.scaled_step[p.type]({p.param, p.grad, p.size, step, args.scalars});
+      loops.scaled_step[p.type]({p.param, p.grad, p.size, step, args.scalars});
     }
   });
   return add(args.workspace, tasks);
@@ -151,12 +152,12 @@ std::int64_t update_workspace(const UpdateArgs& args) {
 }
 
 double adagrad_step(const UpdateArgs& args) {
-  const KernelTable& table = kernels();
+  const AdagradLoops& loops = adagrad_loops();
   const std::int64_t size = total_size(args);
   clear(args.workspace, size_tasks(size));
   for_each_piece(args, size, [&](const Piece& p, std::int64_t task) {
     args.workspace[task] +=
-        table.adagrad[p.type]({p.param, p.grad, p.accumulator, p.size, args.scalars});
+        loops.step[p.type]({p.param, p.grad, p.accumulator, p.size, args.scalars});
   });
   return add(args.workspace, size_tasks(size));
 }

@@ -1,4 +1,5 @@
 // Decides how G is cut, and launches the kernels of batch_moments.cuh.
+#include "contracts/batch_moments.h"
 #include "cuda/batch_moments.cuh"
 #include "cuda/launch.h"
 #include "cuda/sum_partials.h"

@@ -82,8 +82,8 @@ set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 message(STATUS "CUDA kernels: nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
 
-file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu)
-pybind11_add_module(_C_cuda csrc/bindings/module_cuda.cpp ${cuda_sources})
+file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu csrc/bindings/cuda/*.cpp)
+pybind11_add_module(_C_cuda ${cuda_sources})
 target_include_directories(_C_cuda PRIVATE csrc)
 set_target_properties(_C_cuda PROPERTIES CUDA_VISIBILITY_PRESET hidden)
 # Products and sums are fused where the source says fmaf, and nowhere else: every architecture, and

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "contracts/updates.h"
 #include "cuda/launch.h"
 #include "cuda/tensor_table.cuh"
 

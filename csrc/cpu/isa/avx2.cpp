@@ -2,7 +2,7 @@
 #include <immintrin.h>
 
 #include "cpu/elements.h"
-#include "cpu/kernel_table.h"
+#include "every_contract.h"
 
 namespace adak::cpu::avx2 {
 namespace {
@@ -173,11 +173,8 @@ struct VecDouble {
   }
 };
 
-#include "cpu/ops/kernels.inl"
-
 }  // namespace
 
-extern const KernelTable table;
-const KernelTable table = make_table();
+#include "cpu/isa/loops.inl"
 
 }  // namespace adak::cpu::avx2

@@ -7,7 +7,7 @@
 #endif
 
 #include "cpu/elements.h"
-#include "cpu/kernel_table.h"
+#include "every_contract.h"
 
 namespace adak::cpu::avx512 {
 namespace {
@@ -179,11 +179,8 @@ struct VecDouble {
   }
 };
 
-#include "cpu/ops/kernels.inl"
-
 }  // namespace
 
-extern const KernelTable table;
-const KernelTable table = make_table();
+#include "cpu/isa/loops.inl"
 
 }  // namespace adak::cpu::avx512

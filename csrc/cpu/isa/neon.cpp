@@ -3,7 +3,7 @@
 #include <arm_neon.h>
 
 #include "cpu/elements.h"
-#include "cpu/kernel_table.h"
+#include "every_contract.h"
 
 namespace adak::cpu::neon {
 namespace {
@@ -128,11 +128,8 @@ struct VecDouble {
   }
 };
 
-#include "cpu/ops/kernels.inl"
-
 }  // namespace
 
-extern const KernelTable table;
-const KernelTable table = make_table();
+#include "cpu/isa/loops.inl"
 
 }  // namespace adak::cpu::neon

@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "cpu/elements.h"
-#include "cpu/kernel_table.h"
+#include "every_contract.h"
 
 namespace adak::cpu::scalar {
 namespace {
@@ -96,11 +96,8 @@ struct Scalar {
 using VecFloat = Scalar<float>;
 using VecDouble = Scalar<double>;
 
-#include "cpu/ops/kernels.inl"
-
 }  // namespace
 
-extern const KernelTable table;
-const KernelTable table = make_table();
+#include "cpu/isa/loops.inl"
 
 }  // namespace adak::cpu::scalar

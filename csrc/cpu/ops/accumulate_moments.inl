@@ -7,6 +7,11 @@
 // or eight where there are 32 registers. Groups add up in a stretch of their own, and the stretches
 // in the running sums, so that rounding hardly grows with the rows. Sums are of the sum type, norms
 // add up in vectors over at most `segment` columns and then in double.
+#pragma once
+
+#include "cpu/ops/batch_moments.inl"
+
+namespace {
 
 inline constexpr std::int64_t accumulated_stretch = 512;
 
@@ -119,3 +124,10 @@ void accumulate_columns(const AccumulateColumns& columns) {
     Accumulation<false, T>{columns}.run();
   }
 }
+
+}  // namespace
+
+constexpr AccumulateLoops accumulate_loops = {
+    .columns = {accumulate_columns<float>, accumulate_columns<BFloat16>,
+                accumulate_columns<Float16>, accumulate_columns<double>},
+};

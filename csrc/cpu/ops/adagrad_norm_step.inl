@@ -3,6 +3,9 @@
 //
 // squares: 1 element read per element, 2 more from cache with weight decay. scaled_step: 2 read, 1
 // written.
+#pragma once
+
+namespace {
 
 template <class T>
 Squares squares(const SquaresChunk& chunk) {
@@ -35,3 +38,11 @@ void scaled_step(const ScaledStepChunk& chunk) {
     (p - step * direction(Vec::load(grad + i, lanes...), p)).store(param + i, lanes...);
   });
 }
+
+}  // namespace
+
+constexpr AdagradNormLoops adagrad_norm_loops = {
+    .squares = {squares<float>, squares<BFloat16>, squares<Float16>, squares<double>},
+    .scaled_step = {scaled_step<float>, scaled_step<BFloat16>, scaled_step<Float16>,
+                    scaled_step<double>},
+};

@@ -3,6 +3,9 @@
 //
 // 5 elements moved per element (3 read, 2 written); arithmetic in the sum type, one rounding to the
 // element type at each store.
+#pragma once
+
+namespace {
 
 // Updates `size` parameters of type T along gradients of type G; returns the sum of grad^2.
 template <class T, class G>
@@ -30,3 +33,9 @@ double adagrad(const AdagradChunk& chunk) {
                 static_cast<T*>(chunk.state_sum), chunk.size, chunk.scalars) /
          (scale * scale);
 }
+
+}  // namespace
+
+constexpr AdagradLoops adagrad_loops = {
+    .step = {adagrad<float>, adagrad<BFloat16>, adagrad<Float16>, adagrad<double>},
+};

@@ -13,6 +13,11 @@
 // and stores the column sums once. A column's sums run over at most `moments_stretch` rows,
 // whose results are added up, so that rounding hardly grows with the rows. Norms add up in vectors
 // over at most `segment` columns, then in double.
+#pragma once
+
+#include "cpu/ops/adagrad_step.inl"
+
+namespace {
 
 template <class Vec>
 inline constexpr int group_rows = Vec::registers >= 32 ? 8 : 4;
@@ -357,3 +362,11 @@ void finish(const MomentsFinish& block) {
               block.scalars);
   }
 }
+
+}  // namespace
+
+constexpr MomentsLoops moments_loops = {
+    .sweep = {moments<float>, moments<BFloat16>, moments<Float16>, moments<double>},
+    .merge = {merge<float>, merge<BFloat16>, merge<Float16>, merge<double>},
+    .finish = {finish<float>, finish<BFloat16>, finish<Float16>, finish<double>},
+};

@@ -6,6 +6,11 @@
 // The rows are read twice where variance or inner products are asked, the second time from cache.
 // Sums over rows run in the sum type over at most `run_segment` of them, then in double; norms and
 // products of a row in vectors, then in double.
+#pragma once
+
+#include "cpu/ops/norm_layer_moments.inl"
+
+namespace {
 
 inline constexpr std::int64_t run_segment = 32;
 
@@ -146,3 +151,10 @@ void embedding_run(const EmbeddingRun& run) {
     });
   }
 }
+
+}  // namespace
+
+constexpr EmbeddingLoops embedding_loops = {
+    .run = {embedding_run<float>, embedding_run<BFloat16>, embedding_run<Float16>,
+            embedding_run<double>},
+};

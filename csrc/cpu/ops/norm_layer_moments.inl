@@ -6,6 +6,11 @@
 // of all features once. Sums run in the sum type over at most `norm_segment` positions, whose sums
 // are added up afterwards, so that rounding hardly grows with the positions. With adjacent
 // positions a feature is a sum over vectors, in segments that are added up in double.
+#pragma once
+
+#include "cpu/ops/batch_moments.inl"
+
+namespace {
 
 inline constexpr std::int64_t norm_segment = 256;
 
@@ -142,3 +147,14 @@ void norm_planes(const NormRows& row) {
     if (shift) shift[f] = static_cast<Lane>(grads);
   }
 }
+
+}  // namespace
+
+constexpr NormLayerLoops norm_layer_loops = {
+    .by_position = {norm_rows<float, false>, norm_rows<BFloat16, false>, norm_rows<Float16, false>,
+                    norm_rows<double, false>},
+    .by_feature = {norm_rows<float, true>, norm_rows<BFloat16, true>, norm_rows<Float16, true>,
+                   norm_rows<double, true>},
+    .planes = {norm_planes<float>, norm_planes<BFloat16>, norm_planes<Float16>,
+               norm_planes<double>},
+};

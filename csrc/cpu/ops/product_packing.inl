@@ -3,6 +3,11 @@
 // Stores are of whole vectors, each row over the end of the one before it: masked stores cost tens
 // of cycles on some processors. Sums of the rows, which are a layer's contributions to the gradient
 // of its bias, are of the sum type.
+#pragma once
+
+#include "cpu/ops/product_tiles.inl"
+
+namespace {
 
 // Rows that lie this far ahead are asked for: a row is a new place in memory, where the prefetchers
 // start afresh.
@@ -150,3 +155,10 @@ constexpr ProductKernels product_kernels() {
   return {Vec::width,        Shapes::list, Shapes::count, product_sweep<Vec>,
           product_dots<Vec>, copy_rows<T>, gather_rows<T>};
 }
+
+}  // namespace
+
+constexpr ConvLoops conv_loops = {
+    .products = {product_kernels<float>(), product_kernels<BFloat16>(), product_kernels<Float16>(),
+                 product_kernels<double>()},
+};

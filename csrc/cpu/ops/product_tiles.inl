@@ -7,6 +7,9 @@
 // sum type; a sample's norm and product are added up in vectors within a tile, in double beyond.
 //
 // The outer-product form is that of Goto and van de Geijn (2008).
+#pragma once
+
+namespace {
 
 // A sum over more positions than this goes to cache in between, where parts are added: the error of
 // a sum in one chain grows with its length.
@@ -210,3 +213,5 @@ struct TileShapes<Vec, 32> {
                                        tile_shape<Vec, 13, 2>(), tile_shape<Vec, 25, 1>()};
   static constexpr std::int64_t count = 4;
 };
+
+}  // namespace

@@ -6,6 +6,9 @@
 // Every gradient is read once, from where it lies; of touched coordinates alone param is read and
 // written, and likewise what else the rule needs. A coordinate's sum runs in double, in the order
 // of the samples: rows with zeros and stored entries give the same bits.
+#pragma once
+
+namespace {
 
 // One element in the type of its sums; vectors would read beyond it.
 template <class T>
@@ -169,3 +172,12 @@ double sparse_mean_columns(const SparseMeanColumns& piece) {
           sparse_mean_update<T>(piece.rule, piece.first + j, static_cast<Lane>(sums[j]), counts[j]);
   return sq_norm;
 }
+
+}  // namespace
+
+constexpr SparseMeanLoops sparse_mean_loops = {
+    .columns = {sparse_mean_columns<float>, sparse_mean_columns<BFloat16>,
+                sparse_mean_columns<Float16>, sparse_mean_columns<double>},
+    .entries = {sparse_mean_entries<float>, sparse_mean_entries<BFloat16>,
+                sparse_mean_entries<Float16>, sparse_mean_entries<double>},
+};

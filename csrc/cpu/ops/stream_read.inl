@@ -1,6 +1,9 @@
 // Reads memory as fast as it comes: 1 byte read per byte, nothing written.
+#pragma once
 
-double stream_read(const void* data, std::int64_t bytes) {
+namespace {
+
+double read(const void* data, std::int64_t bytes) {
   const float* from = static_cast<const float*>(data);
   const std::int64_t count = bytes / static_cast<std::int64_t>(sizeof(float));
   constexpr std::int64_t step = 4 * VecFloat::width;
@@ -9,3 +12,7 @@ double stream_read(const void* data, std::int64_t bytes) {
     for (int k = 0; k < 4; ++k) sums[k] = sums[k] + VecFloat::load(from + i + k * VecFloat::width);
   return sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
+
+}  // namespace
+
+constexpr ReadLoops read_loops = {.read = read};

@@ -2,6 +2,9 @@
 //
 // Two reads and a write, in the sum type. Where a sample's contribution is one product x y' the
 // squares come out of a matrix product, and deviations cannot.
+#pragma once
+
+namespace {
 
 template <class Vec>
 void subtract_square(const SubtractSquare& r) {
@@ -15,3 +18,8 @@ void subtract_square(const SubtractSquare& r) {
     not_negative(spread).store(squares + i, lanes...);
   });
 }
+
+}  // namespace
+
+constexpr SubtractSquareLoops subtract_square_loops = {
+    .run = {subtract_square<VecFloat>, nullptr, nullptr, subtract_square<VecDouble>}};

@@ -1,24 +1,15 @@
-#include "bindings/row_layers_cpu.h"
+#include "contracts/norm_layer_moments.h"
+
+#include <pybind11/pybind11.h>
 
 #include <cstdint>
 
 #include "bindings/arguments.h"
-#include "bindings/workspace.h"
-#include "kernels.h"
-
-namespace py = pybind11;
+#include "bindings/binding.h"
+#include "bindings/cpu/workspace.h"
 
 namespace adak::bindings {
 namespace {
-
-// Runs a kernel with the workspace that it asks for.
-template <class Args>
-void run(Args& args, std::int64_t (*workspace_bytes)(const Args&), void (*kernel)(const Args&)) {
-  py::gil_scoped_release release;
-  const Workspace workspace(workspace_bytes(args));
-  args.workspace = workspace.get();
-  kernel(args);
-}
 
 void norm_layer_moments(Address inputs, Address grad_outputs, int type, std::int64_t samples,
                         std::int64_t positions, std::int64_t features, bool positions_adjacent,
@@ -52,35 +43,9 @@ void norm_layer_moments(Address inputs, Address grad_outputs, int type, std::int
   run(args, &cpu::norm_layer_moments_workspace, &cpu::norm_layer_moments);
 }
 
-void embedding_moments(Address indices, Address grad_outputs, int type, std::int64_t samples,
-                       std::int64_t positions, std::int64_t features, std::int64_t sample_stride,
-                       std::int64_t position_stride, std::int64_t rows, std::int64_t padding_idx,
-                       Address grad, Address variance, Address sq_norms, Address inner_products,
-                       int threads) {
-  cpu::EmbeddingMomentsArgs args{pointer<std::int64_t>(indices),
-                                 pointer(grad_outputs),
-                                 element_type(type),
-                                 samples,
-                                 positions,
-                                 features,
-                                 sample_stride,
-                                 position_stride,
-                                 rows,
-                                 padding_idx,
-                                 pointer(grad),
-                                 pointer(variance),
-                                 pointer<double>(sq_norms),
-                                 pointer<double>(inner_products),
-                                 nullptr,
-                                 threads};
-  run(args, &cpu::embedding_moments_workspace, &cpu::embedding_moments);
-}
+const Binding binding([](pybind11::module_& m) {
+  m.def("norm_layer_moments", &norm_layer_moments);
+});
 
 }  // namespace
-
-void add_row_layers(py::module_& m) {
-  m.def("norm_layer_moments", &norm_layer_moments);
-  m.def("embedding_moments", &embedding_moments);
-}
-
 }  // namespace adak::bindings

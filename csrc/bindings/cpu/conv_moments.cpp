@@ -1,17 +1,16 @@
-#include "bindings/conv_moments_cpu.h"
+#include "contracts/conv_moments.h"
 
 #include <pybind11/stl.h>
 
 #include <array>
+#include <cstdint>
 
 #include "bindings/arguments.h"
-#include "bindings/workspace.h"
-#include "kernels.h"
+#include "bindings/binding.h"
+#include "bindings/cpu/workspace.h"
 
 namespace adak::bindings {
 namespace {
-
-namespace py = pybind11;
 
 using Three = std::array<std::int64_t, 3>;
 using Five = std::array<std::int64_t, 5>;
@@ -52,14 +51,10 @@ void conv_moments(Address inputs, Address grad_outputs, int type,
   args.sq_norms = pointer<double>(outputs[2]);
   args.inner_products = pointer<double>(outputs[3]);
   args.bias_sums = pointer(outputs[4]);
-  py::gil_scoped_release release;
-  const Workspace workspace(cpu::conv_moments_workspace(args));
-  args.workspace = workspace.get();
-  cpu::conv_moments(args);
+  run(args, &cpu::conv_moments_workspace, &cpu::conv_moments);
 }
 
+const Binding binding([](pybind11::module_& m) { m.def("conv_moments", &conv_moments); });
+
 }  // namespace
-
-void add_conv_moments(py::module_& m) { m.def("conv_moments", &conv_moments); }
-
 }  // namespace adak::bindings

@@ -1,4 +1,4 @@
-#include "bindings/sparse_mean_cpu.h"
+#include "contracts/sparse_mean_step.h"
 
 #include <pybind11/stl.h>
 
@@ -7,10 +7,8 @@
 #include <tuple>
 
 #include "bindings/arguments.h"
-#include "bindings/workspace.h"
-#include "kernels.h"
-
-namespace py = pybind11;
+#include "bindings/binding.h"
+#include "bindings/cpu/workspace.h"
 
 namespace adak::bindings {
 namespace {
@@ -32,10 +30,7 @@ double sparse_mean_dense_step(Address grads, int type, std::int64_t samples, std
                               const Scalars& scalars, int threads) {
   cpu::SparseMeanDenseArgs args{pointer(grads), element_type(type),        samples, features,
                                 row_stride,     rule_of(tensors, scalars), nullptr, threads};
-  py::gil_scoped_release release;
-  const Workspace workspace(cpu::sparse_mean_dense_workspace(args));
-  args.workspace = workspace.get();
-  return cpu::sparse_mean_dense_step(args);
+  return run(args, &cpu::sparse_mean_dense_workspace, &cpu::sparse_mean_dense_step);
 }
 
 // None, and nothing written, where indices are not those of a parameter with such features.
@@ -48,7 +43,7 @@ std::optional<double> sparse_mean_csr_step(Address row_starts, Address columns, 
       pointer(row_starts),       pointer(columns), wide_indices, pointer(values),
       element_type(type),        samples,          entries,      features,
       rule_of(tensors, scalars), nullptr,          threads};
-  py::gil_scoped_release release;
+  pybind11::gil_scoped_release release;
   const Workspace workspace(cpu::sparse_mean_csr_workspace(args));
   args.workspace = workspace.get();
   double sq_norm = 0;
@@ -56,11 +51,10 @@ std::optional<double> sparse_mean_csr_step(Address row_starts, Address columns, 
   return sq_norm;
 }
 
-}  // namespace
-
-void add_sparse_mean(py::module_& m) {
+const Binding binding([](pybind11::module_& m) {
   m.def("sparse_mean_dense_step", &sparse_mean_dense_step);
   m.def("sparse_mean_csr_step", &sparse_mean_csr_step);
-}
+});
 
+}  // namespace
 }  // namespace adak::bindings

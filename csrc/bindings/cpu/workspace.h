@@ -1,6 +1,8 @@
 // Memory that a kernel works in, for as long as it runs.
 #pragma once
 
+#include <pybind11/pybind11.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <new>
@@ -24,5 +26,15 @@ class Workspace {
   static constexpr std::align_val_t alignment{64};
   void* memory_;
 };
+
+// Runs a kernel without the GIL, with the workspace that it asks for.
+template <class Args, class Result>
+Result run(Args& args, std::int64_t (*workspace_bytes)(const Args&),
+           Result (*kernel)(const Args&)) {
+  pybind11::gil_scoped_release release;
+  const Workspace workspace(workspace_bytes(args));
+  args.workspace = workspace.get();
+  return kernel(args);
+}
 
 }  // namespace adak::bindings

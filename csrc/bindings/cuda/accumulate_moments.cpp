@@ -1,0 +1,29 @@
+#include "contracts/accumulate_moments.h"
+
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstdint>
+
+#include "bindings/arguments.h"
+#include "bindings/binding.h"
+#include "bindings/cuda/place.h"
+
+namespace adak::bindings {
+namespace {
+
+// Sizes are rows, features, the row stride and the rows before; outputs sum, squares and norms.
+void accumulate_moments(Address chunk, int type, const std::array<std::int64_t, 4>& sizes,
+                        const std::array<Address, 3>& outputs, const Place& place) {
+  cuda::accumulate_moments(
+      {pointer(chunk), element_type(type), sizes[0], sizes[1], sizes[2], sizes[3],
+       pointer<float>(outputs[0]), pointer<float>(outputs[1]), pointer<double>(outputs[2])},
+      stream_of(place), allocate_of(place));
+}
+
+const Binding binding([](pybind11::module_& m) {
+  m.def("accumulate_moments", &accumulate_moments);
+});
+
+}  // namespace
+}  // namespace adak::bindings
