@@ -12,7 +12,7 @@ import torch
 from support.calls import runs
 
 import adadagrad_kernels
-from adadagrad_kernels import ops
+from adadagrad_kernels import _native, ops
 from adadagrad_kernels.backends import BACKENDS
 
 ROOT = Path(__file__).parent.parent
@@ -226,3 +226,31 @@ def test_an_op_is_in_no_other_files_than_documented(op: str) -> None:
     named = {path for path in files if name.search(path.read_text(encoding="utf-8"))}
     assert package / "ops" / f"{op}.py" in named
     assert named <= allowed, f"{ADDING.name} lacks {sorted(map(str, named - allowed))}"
+
+
+@pytest.mark.parametrize(
+    ("bindings", "users", "module"),
+    [("cpu", "backends/cpu/*.py", r"\b_C"), ("cuda", "backends/cuda.py", r"\b_module\(\)")],
+    ids=["_C", "_C_cuda"],
+)
+def test_a_compiled_module_binds_what_is_asked_of_it(
+    bindings: str, users: str, module: str
+) -> None:
+    """Nothing else would say so before the call: their functions are `Any` to a type-checker."""
+    folder = ROOT / "csrc" / "bindings"
+    if not folder.is_dir():
+        pytest.skip("no C++ sources here: the tests run away from the sources")
+    sources = [*(folder / bindings).glob("*.cpp"), *folder.glob("*.h")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    bound = re.findall(r'm\.def\(\s*"(\w+)"|\(m, "(\w+)"', text)
+    names = {function or type_ for function, type_ in bound}
+    asked = {
+        name
+        for path in PACKAGE.glob(users)
+        for name in re.findall(rf"{module}\.(\w+)", path.read_text(encoding="utf-8"))
+    }
+    assert {"batch_moments", "adagrad_step", "read_lists", "Update"} <= asked
+    assert asked <= names, f"no file of {folder / bindings} binds {sorted(asked - names)}"
+    compiled = {"cpu": _native.C, "cuda": _native.C_cuda}[bindings]
+    for name in names if compiled is not None else ():
+        assert hasattr(compiled, name), f"{name} is bound in the sources, and not in {compiled}"

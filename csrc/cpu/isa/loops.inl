@@ -45,18 +45,6 @@ struct SumVec<double> {
 template <class T>
 using VecOf = typename SumVec<T>::type;
 
-// The direction of an AdaGrad step, d = +-grad / grad_scale + weight_decay * param.
-template <class Vec>
-struct Direction {
-  Vec scale;  // of the gradient, with its sign
-  Vec weight_decay;
-
-  explicit Direction(const AdagradScalars& s)
-      : scale(Vec::fill((s.maximize ? -1.0 : 1.0) / s.grad_scale)),
-        weight_decay(Vec::fill(s.weight_decay)) {}
-  Vec operator()(Vec grad, Vec param) const { return fma(weight_decay, param, scale * grad); }
-};
-
 }  // namespace
 
 // Every file of cpu/ops, in a list that CMake writes.

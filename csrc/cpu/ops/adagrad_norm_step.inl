@@ -5,6 +5,8 @@
 // written.
 #pragma once
 
+#include "cpu/ops/adagrad_rule.inl"
+
 namespace {
 
 template <class T>

@@ -5,26 +5,9 @@
 // element type at each store.
 #pragma once
 
-namespace {
+#include "cpu/ops/adagrad_rule.inl"
 
-// Updates `size` parameters of type T along gradients of type G; returns the sum of grad^2.
-template <class T, class G>
-inline double update(T* param, const G* grad, T* state_sum, std::int64_t size,
-                     const AdagradScalars& scalars) {
-  using Vec = VecOf<T>;
-  const Direction<Vec> direction(scalars);
-  const Vec lr = Vec::fill(scalars.lr);
-  const Vec eps = Vec::fill(scalars.eps);
-  return add_up<Vec>(size, [&](std::int64_t i, Vec sq_norm, auto... lanes) {
-    const Vec g = Vec::load(grad + i, lanes...);
-    const Vec p = Vec::load(param + i, lanes...);
-    const Vec d = direction(g, p);
-    const Vec total = fma(d, d, Vec::load(state_sum + i, lanes...));
-    (p - lr * d / (sqrt(total) + eps)).store(param + i, lanes...);
-    total.store(state_sum + i, lanes...);
-    return fma(g, g, sq_norm);
-  });
-}
+namespace {
 
 template <class T>
 double adagrad(const AdagradChunk& chunk) {

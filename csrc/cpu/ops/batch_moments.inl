@@ -15,7 +15,7 @@
 // over at most `segment` columns, then in double.
 #pragma once
 
-#include "cpu/ops/adagrad_step.inl"
+#include "cpu/ops/adagrad_rule.inl"
 
 namespace {
 

@@ -8,7 +8,7 @@
 // products of a row in vectors, then in double.
 #pragma once
 
-#include "cpu/ops/norm_layer_moments.inl"
+#include "cpu/ops/batch_moments.inl"
 
 namespace {
 
