@@ -42,6 +42,17 @@ namespace cpu {
 // Of each processor from the narrowest to the widest; which are compiled in depends on the target.
 enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2, neon = 3 };
 inline constexpr int isa_count = 4;
+
+// with(isa, ...) for each that is compiled in; the namespace of its loops has its name.
+#if ADAK_X86
+#define ADAK_INSTRUCTION_SETS(with, ...) \
+  with(scalar, __VA_ARGS__) with(avx2, __VA_ARGS__) with(avx512, __VA_ARGS__)
+#elif ADAK_ARM64
+#define ADAK_INSTRUCTION_SETS(with, ...) with(scalar, __VA_ARGS__) with(neon, __VA_ARGS__)
+#else
+#define ADAK_INSTRUCTION_SETS(with, ...) with(scalar, __VA_ARGS__)
+#endif
+
 const char* isa_name(Isa isa);
 bool isa_compiled(Isa isa);
 bool isa_supported(Isa isa);

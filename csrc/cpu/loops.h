@@ -7,16 +7,6 @@
 
 #include "kernels.h"
 
-// What is compiled in: with(namespace, ...) for each, named as in Isa.
-#if ADAK_X86
-#define ADAK_INSTRUCTION_SETS(with, ...) \
-  with(scalar, __VA_ARGS__) with(avx2, __VA_ARGS__) with(avx512, __VA_ARGS__)
-#elif ADAK_ARM64
-#define ADAK_INSTRUCTION_SETS(with, ...) with(scalar, __VA_ARGS__) with(neon, __VA_ARGS__)
-#else
-#define ADAK_INSTRUCTION_SETS(with, ...) with(scalar, __VA_ARGS__)
-#endif
-
 #define ADAK_DECLARE_TABLE(isa, Loops, name) \
   namespace isa {                            \
   extern const Loops name;                   \
