@@ -9,6 +9,7 @@ from types import TracebackType
 from torch import Tensor, nn
 
 from adadagrad_kernels.batching import BatchController, BatchSizeSchedule
+from adadagrad_kernels.ranks import Ranks
 from adadagrad_kernels.statistics import (
     GradientStatistics,
     MicroBatchGradients,
@@ -27,12 +28,19 @@ class MeasuredSteps:
         controller: decides on the sizes; nothing is measured for a schedule or a fixed size.
         source: ``"layers"`` for ``layer_statistics``, ``"micro_batches"`` for
             ``MicroBatchGradients``.
+        ranks: as for these.
 
     Raises:
         ValueError: for another source, and criteria that it does not measure.
     """
 
-    def __init__(self, model: nn.Module, controller: BatchController, source: str) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        controller: BatchController,
+        source: str,
+        ranks: str | Ranks = "auto",
+    ) -> None:
         require_source(source, controller)
         self.controller = controller
         self._total = 0
@@ -48,9 +56,10 @@ class MeasuredSteps:
                 variance=getattr(criterion, "needs_variance", False),
                 when=self._wants_test,
                 on_nonfinite="record",
+                ranks=ranks,
             )
         else:
-            self._parts = MicroBatchGradients(model)
+            self._parts = MicroBatchGradients(model, ranks=ranks)
 
     def __enter__(self) -> MeasuredSteps:
         if self._layers is not None:
