@@ -26,7 +26,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 DEMO := requirements/demo.txt
-REQUIREMENTS := $(DEMO) $(addprefix requirements/,development.txt cuda.txt models.txt writers.txt)
+REQUIREMENTS := $(DEMO) $(addprefix requirements/,development.txt cuda.txt models.txt trainers.txt \
+  writers.txt)
 # Asks for torchvision and another torch, and needs neither: installed without what it asks for.
 PEERS := requirements/peers.txt
 SOURCES := $(NATIVE) $(shell find adadagrad_kernels -name __pycache__ -prune -o -print)

@@ -21,7 +21,7 @@ PACKAGE = Path(adadagrad_kernels.__file__).parent
 # From the top; a layer imports from those below it, and the parts of one layer not each other.
 LAYERS = [
     ("cli",),
-    ("report", "training", "writers"),
+    ("integrations", "report", "training", "writers"),
     ("batching",),
     ("criteria", "distributed", "optim"),
     ("statistics",),

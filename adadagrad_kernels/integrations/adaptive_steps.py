@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -156,7 +156,7 @@ class AdaptiveSteps:
         losses: Losses | None = None,
         **loader: Any,
     ) -> None:
-        if not isinstance(dataset, Sized):
+        if not hasattr(dataset, "__len__"):
             raise ValueError(
                 f"the data set is {dataset!r}; accepted is one with a length, from which samples "
                 "are drawn by their index"
@@ -179,7 +179,7 @@ class AdaptiveSteps:
             micro_batch_size,
             fewest=SOURCES[statistics] if reads_statistics(controller) else 1,
         )
-        self._loader = DataLoader(
+        self._loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=self.micro_batches,
             # Of its own: drawn from torch's, a resumed run would draw once more.

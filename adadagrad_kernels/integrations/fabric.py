@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch.distributed as dist
-from torch import nn
 
 from adadagrad_kernels import optional, ranks
 from adadagrad_kernels.batching import BatchController
@@ -54,7 +53,7 @@ class FabricSteps(AdaptiveSteps):
 
 def adaptive_steps(
     fabric: Fabric,
-    model: nn.Module,
+    model: Any,
     dataset: Any,
     controller: BatchController,
     *,

@@ -13,7 +13,7 @@ import torch
 def random_states() -> dict[str, Any]:
     """Those of torch, the CUDA device in use, numpy and Python, as plain types and tensors."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if cuda else None,

@@ -41,7 +41,7 @@ class SamplesScheduler(LRScheduler):
         self.base_lrs = scheduler.base_lrs
 
     @property
-    def last_epoch(self) -> int:
+    def last_epoch(self) -> int:  # type: ignore[override]
         """Steps of the scheduler inside."""
         return self.samples.scheduler.last_epoch
 

@@ -44,10 +44,8 @@ from adadagrad_kernels.integrations.huggingface.callback import (  # noqa: E402
 )
 from adadagrad_kernels.integrations.huggingface.parts import Parts, Stream, rows  # noqa: E402
 
-if TYPE_CHECKING:
-    _Methods = Trainer
-else:
-    _Methods = object
+#: Whose methods the mixin extends.
+_Methods: Any = Trainer if TYPE_CHECKING else object
 
 
 class AdaptiveMixin(_Methods):
@@ -94,7 +92,6 @@ class AdaptiveMixin(_Methods):
     ) -> None:
         require_source(statistics, controller)
         self.controller = controller
-        self.batches: AdaptiveBatchSampler | None = None
         self.latest_total = 0
         self._source = statistics
         self._steps: MeasuredSteps | None = None
@@ -138,7 +135,7 @@ class AdaptiveMixin(_Methods):
 
     def adaptive_state(self) -> dict[str, Any]:
         """The controller, the place in the data, and whose they are, as plain JSON types."""
-        if self.batches is None:
+        if not hasattr(self, "batches"):  # the Trainer asks while it is made
             return {}
         return {
             "controller": self.controller.state_dict(),
@@ -167,7 +164,6 @@ class AdaptiveMixin(_Methods):
             state = saved_state(saved, found)
             require_same("model", state["model"], model_identity(self.model), found)
             self._saved_optimizer = state["optimizer"], found
-        assert self.batches is not None
         load_all([(self.controller, state["controller"]), (self.batches, state["sampler"])])
         with self._contexts:
             return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -223,7 +219,6 @@ class AdaptiveMixin(_Methods):
     def get_train_dataloader(self) -> Any:
         """This rank's micro-batches, loaded as the Trainer's own loader would; not prepared."""
         own = super().get_train_dataloader()
-        assert self.batches is not None
         workers = own.num_workers
         loader = DataLoader(
             own.dataset,

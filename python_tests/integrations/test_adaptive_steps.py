@@ -1,0 +1,150 @@
+"""Loops of Accelerate and of Fabric in one, two and four processes, against a plain loop."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from functools import cache
+from typing import Any
+
+import pytest
+import steps_cases
+import torch
+from steps_cases import SAMPLES, build, controller, data, scheduled, weights
+from support import ranks
+from support.ranks import Told, values
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
+
+import adadagrad_kernels as adk
+
+INSTALLED = {"accelerate": "accelerate", "fabric": "lightning"}
+if not any(map(importlib.util.find_spec, INSTALLED.values())):
+    pytest.skip("neither accelerate nor lightning is installed", allow_module_level=True)
+
+Cases = dict[str, list[Told]]
+
+
+@cache
+def _world(size: int) -> Cases:
+    return ranks.run(("steps_cases",), size, seconds=600.0)
+
+
+@pytest.fixture(params=["accelerate", "fabric"])
+def library(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    pytest.importorskip(INSTALLED[name], reason=f"{INSTALLED[name]} is not installed")
+    return name
+
+
+@pytest.fixture(params=[1, 2, 4], ids=["one process", "two processes", "four processes"])
+def told(request: pytest.FixtureRequest) -> Cases:
+    """What every case gave, on every rank."""
+    return _world(request.param)
+
+
+@cache
+def plain_loop(criterion: Any = None, dropout: float = 0.0) -> dict[str, Any]:
+    """The same run in whole batches, without a library."""
+    model, tensors, decides = build(dropout), data().tensors, controller(criterion)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    rate = scheduled(optimizer)
+    sampler = adk.AdaptiveBatchSampler(len(data()), decides, seed=5, total_samples=SAMPLES)
+    found: dict[str, Any] = {"sizes": [], "losses": [], "rates": []}
+    products = getattr(decides.criterion, "needs_inner_products", False)
+    with adk.layer_statistics(model, inner_products=products) as recorder:
+        for indices in sampler:
+            found["rates"].append(optimizer.param_groups[0]["lr"])
+            optimizer.zero_grad()
+            loss = cross_entropy(model(tensors[0][indices]), tensors[1][indices])
+            loss.backward()
+            decides.update(recorder.statistics())
+            clip_grad_norm_(model.parameters(), 0.05)
+            optimizer.step()
+            rate.step(len(indices))
+            found["sizes"].append(len(indices))
+            found["losses"].append(loss.item())
+    return {**found, "weights": weights(model)}
+
+
+def test_a_loop_trains_as_a_plain_one(library: str, told: Cases) -> None:
+    """Statistics are of unclipped gradients; sizes, losses and rates are those of one process."""
+    expected = plain_loop()
+    assert len(set(expected["sizes"])) > 5
+    runs = values(told[f"{library}_trains"])
+    for run in runs:
+        torch.testing.assert_close(run["weights"], expected["weights"], rtol=1e-10, atol=1e-12)
+        assert torch.equal(run["weights"], runs[0]["weights"])
+        assert run["sizes"] == expected["sizes"]
+        assert run["losses"] == pytest.approx(expected["losses"], rel=1e-10)
+        assert run["rates"] == pytest.approx(expected["rates"], rel=1e-12)
+
+
+def test_every_sample_is_drawn_as_often_as_another(library: str, told: Cases) -> None:
+    """250 of 90: each twice, and 70 of them once more."""
+    drawn = [index for run in values(told[f"{library}_trains"]) for index in run["drawn"]]
+    assert len(drawn) == SAMPLES
+    assert Counter(Counter(drawn).values()) == {3: 70, 2: 20}
+
+
+def test_the_plan_ends_with_the_samples(library: str, told: Cases) -> None:
+    for run in values(told[f"{library}_trains"]):
+        assert [left == 0 for left in run["left"]] == [False] * (len(run["left"]) - 1) + [True]
+        assert run["epoch"] == pytest.approx(SAMPLES / 90)
+        assert run["metrics"]["samples_seen"] == SAMPLES
+        assert run["metrics"]["batch/used"] == run["sizes"][-1]
+
+
+def test_a_resumed_run_is_the_one_that_never_stopped(library: str, told: Cases) -> None:
+    """Bit for bit, with dropout and two loader workers, from a checkpoint of the library's own."""
+    for whole, stopped, resumed in values(told[f"{library}_resumes"]):
+        assert len(stopped["sizes"]) == 3
+        assert len(set(whole["sizes"])) > 4
+        for what in ("sizes", "losses", "rates", "drawn", "left"):
+            assert stopped[what] + resumed[what] == whole[what], what
+        assert torch.equal(resumed["weights"], whole["weights"])
+
+
+def test_micro_batches_say_sizes_too(library: str, told: Cases) -> None:
+    sizes = {tuple(run["sizes"]) for run in values(told[f"{library}_in_micro_batches"])}
+    ((first, *others),) = sizes
+    assert (first, sum(others)) == (8, SAMPLES - 8)
+    assert max(others) > 20
+
+
+def test_inner_products_follow_from_the_losses(library: str, told: Cases) -> None:
+    """Those of a plain loop in whole batches, which knows them from its only backward pass."""
+    expected = plain_loop(adk.InnerProductTest(theta=0.35))
+    assert len(set(expected["sizes"])) > 3
+    for run in values(told[f"{library}_inner_products"]):
+        assert run["sizes"] == expected["sizes"]
+        torch.testing.assert_close(run["weights"], expected["weights"], rtol=1e-10, atol=1e-12)
+
+
+def test_ranks_with_single_samples_are_told_what_to_do(library: str, told: Cases) -> None:
+    for said in values(told[f"{library}_single_samples"]):
+        world = len(told[f"{library}_single_samples"])
+        assert ("no error" in said) == (world == 1)
+        assert world == 1 or f"BatchController(round_to={world})" in said
+
+
+REFUSED = {
+    "without_backward": "micro-batch 1 of 2 had no backward pass",
+    "leaves_a_step": "a step ended before its micro-batches did",
+    "backward_twice": "belongs once into the loop",
+    "no_mean": "got shape (4,): use .mean()",
+    "steps_counted": "pass SamplesLR(scheduler, samples_per_step)",
+    "another_criterion": "criterion='NormTest(eta=0.4)'",
+    "another_scheduler": "the saved run had a scheduler=",
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_it_says_what_is_wrong(library: str, what: str) -> None:
+    (said,) = values(_world(1)[f"{library}_refused"])
+    assert said.keys() == REFUSED.keys()
+    assert REFUSED[what] in said[what]
+
+
+def test_every_case_has_run() -> None:
+    assert set(_world(1)) == {case.__name__ for case in steps_cases.CASES}
