@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -23,6 +24,7 @@ if not any(map(importlib.util.find_spec, INSTALLED.values())):
     pytest.skip("neither accelerate nor lightning is installed", allow_module_level=True)
 
 Cases = dict[str, list[Told]]
+Of = Callable[[str], list[Any]]
 
 
 @cache
@@ -37,10 +39,22 @@ def library(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.fixture(params=[1, 2, 4], ids=["one process", "two processes", "four processes"])
-def told(request: pytest.FixtureRequest) -> Cases:
-    """What every case gave, on every rank."""
-    return _world(request.param)
+WORLDS = [("accelerate", 1), ("accelerate", 2), ("accelerate", 4), ("fabric", 1), ("fabric", 2)]
+
+
+@pytest.fixture(params=WORLDS, ids=lambda pair: f"{pair[0]} in {pair[1]}")
+def of(request: pytest.FixtureRequest) -> Of:
+    """What a case of a library gave on every rank, by its name."""
+    name, size = request.param
+    pytest.importorskip(INSTALLED[name], reason=f"{INSTALLED[name]} is not installed")
+
+    def runs(case: str) -> list[Any]:
+        found = values(_world(size)[f"{name}_{case}"])
+        if found[0] is None:
+            pytest.skip("four processes run less")
+        return found
+
+    return runs
 
 
 @cache
@@ -67,11 +81,11 @@ def plain_loop(criterion: Any = None, dropout: float = 0.0) -> dict[str, Any]:
     return {**found, "weights": weights(model)}
 
 
-def test_a_loop_trains_as_a_plain_one(library: str, told: Cases) -> None:
+def test_a_loop_trains_as_a_plain_one(of: Of) -> None:
     """Statistics are of unclipped gradients; sizes, losses and rates are those of one process."""
     expected = plain_loop()
     assert len(set(expected["sizes"])) > 5
-    runs = values(told[f"{library}_trains"])
+    runs = of("trains")
     for run in runs:
         torch.testing.assert_close(run["weights"], expected["weights"], rtol=1e-10, atol=1e-12)
         assert torch.equal(run["weights"], runs[0]["weights"])
@@ -80,24 +94,24 @@ def test_a_loop_trains_as_a_plain_one(library: str, told: Cases) -> None:
         assert run["rates"] == pytest.approx(expected["rates"], rel=1e-12)
 
 
-def test_every_sample_is_drawn_as_often_as_another(library: str, told: Cases) -> None:
+def test_every_sample_is_drawn_as_often_as_another(of: Of) -> None:
     """250 of 90: each twice, and 70 of them once more."""
-    drawn = [index for run in values(told[f"{library}_trains"]) for index in run["drawn"]]
+    drawn = [index for run in of("trains") for index in run["drawn"]]
     assert len(drawn) == SAMPLES
     assert Counter(Counter(drawn).values()) == {3: 70, 2: 20}
 
 
-def test_the_plan_ends_with_the_samples(library: str, told: Cases) -> None:
-    for run in values(told[f"{library}_trains"]):
+def test_the_plan_ends_with_the_samples(of: Of) -> None:
+    for run in of("trains"):
         assert [left == 0 for left in run["left"]] == [False] * (len(run["left"]) - 1) + [True]
         assert run["epoch"] == pytest.approx(SAMPLES / 90)
         assert run["metrics"]["samples_seen"] == SAMPLES
         assert run["metrics"]["batch/used"] == run["sizes"][-1]
 
 
-def test_a_resumed_run_is_the_one_that_never_stopped(library: str, told: Cases) -> None:
+def test_a_resumed_run_is_the_one_that_never_stopped(of: Of) -> None:
     """Bit for bit, with dropout and two loader workers, from a checkpoint of the library's own."""
-    for whole, stopped, resumed in values(told[f"{library}_resumes"]):
+    for whole, stopped, resumed in of("resumes"):
         assert len(stopped["sizes"]) == 3
         assert len(set(whole["sizes"])) > 4
         for what in ("sizes", "losses", "rates", "drawn", "left"):
@@ -105,25 +119,26 @@ def test_a_resumed_run_is_the_one_that_never_stopped(library: str, told: Cases) 
         assert torch.equal(resumed["weights"], whole["weights"])
 
 
-def test_micro_batches_say_sizes_too(library: str, told: Cases) -> None:
-    sizes = {tuple(run["sizes"]) for run in values(told[f"{library}_in_micro_batches"])}
+def test_micro_batches_say_sizes_too(of: Of) -> None:
+    sizes = {tuple(run["sizes"]) for run in of("in_micro_batches")}
     ((first, *others),) = sizes
     assert (first, sum(others)) == (8, SAMPLES - 8)
     assert max(others) > 20
 
 
-def test_inner_products_follow_from_the_losses(library: str, told: Cases) -> None:
+def test_inner_products_follow_from_the_losses(of: Of) -> None:
     """Those of a plain loop in whole batches, which knows them from its only backward pass."""
     expected = plain_loop(adk.InnerProductTest(theta=0.35))
     assert len(set(expected["sizes"])) > 3
-    for run in values(told[f"{library}_inner_products"]):
+    for run in of("inner_products"):
         assert run["sizes"] == expected["sizes"]
         torch.testing.assert_close(run["weights"], expected["weights"], rtol=1e-10, atol=1e-12)
 
 
-def test_ranks_with_single_samples_are_told_what_to_do(library: str, told: Cases) -> None:
-    for said in values(told[f"{library}_single_samples"]):
-        world = len(told[f"{library}_single_samples"])
+def test_ranks_with_single_samples_are_told_what_to_do(of: Of) -> None:
+    everyone = of("single_samples")
+    world = len(everyone)
+    for said in everyone:
         assert ("no error" in said) == (world == 1)
         assert world == 1 or f"BatchController(round_to={world})" in said
 

@@ -61,13 +61,14 @@ def plain_loop(model: Any, data: Text, loss_of: Any) -> tuple[torch.Tensor, list
             clip_grad_norm_(model.parameters(), 0.5)
             optimizer.step()
             sizes.append(len(indices))
-            losses.append(float(loss))
+            losses.append(loss.item())
     return weights(model), sizes, losses
 
 
 def of_tokens(model: Any, batch: Any) -> torch.Tensor:
+    """As the Trainer counts items: of GPT-2 the first label too, which predicts nothing."""
     labels = batch.pop("labels")
-    return token_loss(model(**batch), labels)
+    return token_loss(model(**batch), labels, (labels != -100).sum())
 
 
 def of_samples(model: Any, batch: Any) -> torch.Tensor:
