@@ -14,8 +14,8 @@ if not EXAMPLES.is_dir():
     pytest.skip("no examples here: the tests run away from the sources", allow_module_level=True)
 
 
-def _output(name: str, *arguments: str) -> str:
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
+def _output(name: str, *arguments: str, warnings: str = "error") -> str:
+    command = [sys.executable, "-W", warnings, str(EXAMPLES / name), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -78,3 +78,36 @@ def test_growing_batch(tmp_path: Path) -> None:
     assert min(fixed[2], growing[2]) > 85, "test accuracy"
     assert (tmp_path / "report.html").exists()
     assert (tmp_path / "batch_size.png").exists()
+
+
+def _of_a_trainer(name: str, module: str) -> list[float]:
+    """The numbers of its last line. Libraries of trainers warn of their own."""
+    pytest.importorskip("sklearn", reason="the example trains on scikit-learn's data")
+    pytest.importorskip(module, reason=f"the example trains by {module}")
+    line = _output(name, warnings="default").splitlines()[-1]
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", line)]
+
+
+def test_huggingface_trainer() -> None:
+    steps, epochs, first, last, before, after = _of_a_trainer(
+        "huggingface_trainer.py", "transformers"
+    )
+    assert epochs == 8
+    assert first == 8 < last <= 256
+    assert steps < 8 * 418 / 8
+    assert after < before - 0.05
+
+
+def test_accelerate_loop() -> None:
+    pytest.importorskip("transformers", reason="the example trains BERT")
+    steps, first, last, accuracy = _of_a_trainer("accelerate_loop.py", "accelerate")
+    assert first == 16 < last <= 512
+    assert steps < 12_000 / 16
+    assert accuracy > 0.5, "untrained it is 0.1"
+
+
+def test_fabric_loop() -> None:
+    steps, first, last, accuracy = _of_a_trainer("fabric_loop.py", "lightning.fabric")
+    assert first == 16 < last <= 512
+    assert steps < 10_000 / 16
+    assert accuracy > 0.5, "untrained it is 0.1"
