@@ -1,0 +1,76 @@
+"""Trainings that every rank of a world takes part in: run by ``support.ranks``."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import lightning_runs
+import torch.distributed as dist
+from lightning_runs import fit
+from torch.utils.data import DataLoader
+
+import adadagrad_kernels as adk
+from adadagrad_kernels.integrations.lightning import AdaptiveBatch
+
+
+def _shared_folder() -> Path:
+    """One folder for all ranks."""
+    made = [tempfile.mkdtemp() if dist.get_rank() == 0 else ""]
+    dist.broadcast_object_list(made)
+    return Path(str(made[0]))
+
+
+def automatic() -> Any:
+    return fit()
+
+
+def in_parts() -> Any:
+    return fit(micro=4)
+
+
+def by_inner_products() -> Any:
+    return fit(
+        micro=4,
+        criterion=adk.InnerProductTest(0.5),
+        adaptive={"losses": lightning_runs.losses},
+    )
+
+
+def resumed() -> Any:
+    """With dropout, in parts, with workers, saved in the middle of an epoch."""
+    return [_resumed(micro, workers) for micro, workers in ((0, 0), (4, 1))]
+
+
+def _resumed(micro: int, workers: int) -> Any:
+    folder = _shared_folder()
+    options: dict[str, Any] = {"dropout": 0.2, "micro": micro}
+    options["loader"] = {"num_workers": workers}
+    options |= {"limit_val_batches": 1, "check_val_every_n_epoch": None, "val_check_interval": 5}
+    whole = fit(**options, folder=folder, save_at=10)
+    again = fit(**options, resume=folder / "at-step=10.ckpt")
+    return whole, again
+
+
+def other_settings_on_one_rank() -> Any:
+    return fit(adaptive={"seed": dist.get_rank()})
+
+
+def a_loader_of_torch() -> Any:
+    """Whose sampler Lightning replaces on several ranks."""
+    callback = AdaptiveBatch(lightning_runs.controller())
+    module = lightning_runs.Classifier(callback)
+    sampler = adk.AdaptiveBatchSampler(lightning_runs.SAMPLES, callback.controller)
+    loader = DataLoader(lightning_runs.Blobs(), batch_sampler=sampler)
+    lightning_runs.trainer(callback).fit(module, loader)
+
+
+CASES = [
+    automatic,
+    in_parts,
+    by_inner_products,
+    resumed,
+    other_settings_on_one_rank,
+    a_loader_of_torch,
+]
