@@ -1,4 +1,4 @@
-"""Writes the tables of docs/reference/cli.md from those in the code, between their marks."""
+"""Writes the tables of documents from those in the code, between their marks."""
 
 from __future__ import annotations
 
@@ -6,13 +6,22 @@ import re
 from pathlib import Path
 
 from adadagrad_kernels.cli.command_options import COMMAND_OPTIONS
+from adadagrad_kernels.integrations.checkup import traps_table
 from adadagrad_kernels.training.option import table_of
 from adadagrad_kernels.training.options import OPTIONS
 
-PAGE = Path(__file__).parent.parent / "docs" / "reference" / "cli.md"
+DOCS = Path(__file__).parent.parent / "docs"
 
-text = PAGE.read_text(encoding="utf-8")
-for name, rows in {"options": OPTIONS, "options of the command": COMMAND_OPTIONS}.items():
+
+def write(page: Path, name: str, table: str) -> None:
+    """Put a table between the marks of its name."""
     marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-    text = marks.sub(lambda found, rows=rows: f"{found[1]}{table_of(rows)}\n{found[2]}", text)
-PAGE.write_text(text, encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    page.write_text(
+        marks.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text), encoding="utf-8"
+    )
+
+
+write(DOCS / "reference" / "cli.md", "options", table_of(OPTIONS))
+write(DOCS / "reference" / "cli.md", "options of the command", table_of(COMMAND_OPTIONS))
+write(DOCS / "guide" / "doctor.md", "traps", traps_table())

@@ -29,12 +29,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{info,train,demo,report}"
+        dest="command", required=True, metavar="{info,train,demo,report,doctor}"
     )
     _add_info(commands)
     _add_train(commands)
     _add_demo(commands)
     _add_report(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -133,3 +134,22 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     report.add_argument(
         "--json", action="store_true", help="print the results as JSON instead of a table"
     )
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="find what goes wrong in a trainer, without an error, as its batch grows",
+        description=texts.DOCTOR,
+        epilog=texts.doctor_epilog(),
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
+    doctor.add_argument(
+        "path",
+        nargs="?",
+        metavar="MODULE:FUNCTION",
+        help="a function of yours, without arguments, that returns the trainer, or several things "
+        "in a tuple; left out: the installation is looked at",
+    )
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
+
+from adadagrad_kernels.integrations.checkup import TRAPS
 from adadagrad_kernels.training.catalogue import SHAPES, TESTS
 
 WRITERS = ("jsonl", "csv", "tensorboard", "wandb")
 
 DESCRIPTION = """\
 Adaptive batch sizes for PyTorch: what can run here, training on real data, a comparison,
-a report of runs.
+a report of runs, and what is wrong with a trainer.
 """
 
 EPILOG = """\
@@ -17,6 +20,7 @@ examples:
   adadagrad-kernels demo
   adadagrad-kernels train --data digits --test norm --eta 0.5 --out runs/digits
   adadagrad-kernels report runs/digits
+  adadagrad-kernels doctor mypackage.train:make_trainer
   adadagrad-kernels train --help
 
 exit codes: 0 done, 1 error, 2 wrong usage, 130 interrupted
@@ -30,6 +34,22 @@ Each step computes the gradient in micro-batches while the layers measure what e
 it, tests the batch by these exact statistics, and takes the optimizer's step. A failed test
 suggests a larger batch; the batch never shrinks.
 """
+
+
+DOCTOR = """\
+Looks at a DataLoader, a Trainer of transformers or lightning, an Accelerator, an optimizer with its
+scheduler, or a model, for what goes wrong without an error as the batch grows. Nothing is trained.
+Each finding has a code, a place, what it means and what to change. Exit code 1: something was
+found.
+"""
+
+
+def doctor_epilog() -> str:
+    """The codes of findings."""
+    width = max(len(trap.code) for trap in TRAPS) + 2
+    whats = [textwrap.fill(trap.what.replace("`", ""), 98 - width) for trap in TRAPS]
+    rows = [_row(trap.code, what, width) for trap, what in zip(TRAPS, whats, strict=True)]
+    return "\n".join(["findings:", *rows])
 
 
 def train_epilog() -> str:

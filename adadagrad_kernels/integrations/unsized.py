@@ -32,6 +32,7 @@ class UnsizedLoader:
         sampler: makes the sampler.
         begin: puts the sampler at its place, and says after how many samples that is.
         seed: of the loader's own generator, from which workers get theirs.
+        min_samples: that the sampler gives a rank at least.
         options: more arguments of ``DataLoader``, such as ``num_workers`` and ``collate_fn``.
 
     Raises:
@@ -45,11 +46,13 @@ class UnsizedLoader:
         begin: Callable[[AdaptiveBatchSampler], int],
         *,
         seed: int,
+        min_samples: int,
         options: Mapping[str, Any],
     ) -> None:
         for name in options.keys() & _OURS.keys():
             raise ValueError(f"{name}= has no meaning here, {_OURS[name]}; leave it out")
         self.dataset = dataset
+        self.min_samples = min_samples
         self.sampler: AdaptiveBatchSampler | None = None
         self._make_sampler, self._begin = sampler, begin
         self._seed, self._options = seed, dict(options)

@@ -132,7 +132,14 @@ class AdaptiveBatch(Callback):
             total_samples=self.total_samples,
             min_samples=min_samples,
         )
-        self._loader = UnsizedLoader(dataset, make, self._begin, seed=self.seed, options=options)
+        self._loader = UnsizedLoader(
+            dataset,
+            make,
+            self._begin,
+            seed=self.seed,
+            min_samples=min_samples,
+            options=options,
+        )
         return self._loader
 
     def lr_scheduler(self, scheduler: LRScheduler, samples_per_step: int) -> dict[str, Any]:
