@@ -53,7 +53,8 @@ class UnsizedLoader:
             raise ValueError(f"{name}= has no meaning here, {_OURS[name]}; leave it out")
         self.dataset = dataset
         self.min_samples = min_samples
-        self.sampler: AdaptiveBatchSampler | None = None
+        # Not named sampler: Lightning would set its epoch, which after a resume is the one before.
+        self.batches: AdaptiveBatchSampler | None = None
         self._make_sampler, self._begin = sampler, begin
         self._seed, self._options = seed, dict(options)
         # Of its own: each iterator of a loader draws a number, which would shift dropout.
@@ -61,15 +62,15 @@ class UnsizedLoader:
         self._loader: DataLoader[Any] | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        if self._loader is None or self.sampler is None:
-            self.sampler = self._make_sampler()
+        if self._loader is None or self.batches is None:
+            self.batches = self._make_sampler()
             self._loader = DataLoader(
                 self.dataset,
-                batch_sampler=self.sampler,
+                batch_sampler=self.batches,
                 generator=self._generator,
                 **self._options,
             )
-        consumed = self._begin(self.sampler)
+        consumed = self._begin(self.batches)
         self._generator.manual_seed((self._seed + consumed) % 2**63)
         yield from self._loader
 

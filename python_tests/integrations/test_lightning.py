@@ -18,7 +18,7 @@ pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
 
 import lightning_runs
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
@@ -141,6 +141,48 @@ def test_epochs_are_passes_over_the_data(tmp_path: Path) -> None:
     assert again["weights"] == whole["weights"]
     assert again["seen"] == whole["seen"][13:]
     assert again["validated"] == [step for step in ends if step > 13]
+
+
+@pytest.mark.parametrize("at_train_end", [False, True])
+def test_resumed_at_the_end_of_an_epoch(tmp_path: Path, at_train_end: bool) -> None:
+    options = {"adaptive": {"total_samples": None}, "dropout": 0.2, "limit_val_batches": 1}
+    saves = ModelCheckpoint(
+        dirpath=tmp_path, save_top_k=-1, filename="{epoch}", save_on_train_epoch_end=at_train_end
+    )
+    options["enable_checkpointing"] = True
+    whole = fit(**options, max_epochs=3, also=[saves])
+    again = fit(**options, max_epochs=3, resume=tmp_path / "epoch=1.ckpt")
+    assert again["weights"] == whole["weights"]
+    done = len(whole["seen"]) - len(again["seen"])
+    assert again["seen"] == whole["seen"][done:]
+    assert sum(map(len, whole["seen"][:done])) == 2 * SAMPLES
+
+
+def test_a_loader_that_is_made_anew_every_epoch() -> None:
+    class Makes(Classifier):
+        def train_dataloader(self) -> Any:
+            return self.adaptive.dataloader(Blobs())
+
+    callback = AdaptiveBatch(controller())
+    module = Makes(callback)
+    made = lightning_runs.trainer(callback, max_epochs=3, reload_dataloaders_every_n_epochs=1)
+    made.fit(module)
+    assert set(_drawn([{"seen": module.seen}]).values()) == {3}
+    orders = [i for seen in module.seen for i in seen]
+    assert orders[:SAMPLES] != orders[SAMPLES : 2 * SAMPLES], "each epoch has an order of its own"
+
+
+def test_an_error_of_training_step_stays_what_it_is() -> None:
+    class Breaks(Classifier):
+        def __init__(self, adaptive: AdaptiveBatch) -> None:
+            super().__init__(adaptive, micro=3)
+
+        def backward(self, loss: Any) -> None:
+            raise RuntimeError("out of luck")
+
+    callback = AdaptiveBatch(controller(), statistics="micro_batches")
+    with pytest.raises(RuntimeError, match="out of luck"):
+        lightning_runs.trainer(callback).fit(Breaks(callback), callback.dataloader(Blobs()))
 
 
 def test_validation_between_steps_changes_nothing(automatic: dict[str, Any]) -> None:

@@ -148,7 +148,7 @@ def _read_accelerator(accelerator: Any, parts: Parts, name: str) -> None:
 def _read_loader(loader: Any, parts: Parts, name: str) -> None:
     if not _is_loader(loader):
         return  # of a trainer's own, such as a stream without a length
-    sampler: Any = getattr(loader, "batch_sampler", getattr(loader, "sampler", None))
+    sampler: Any = getattr(loader, "batch_sampler", getattr(loader, "batches", None))
     prepared = any(
         is_a(loader, ACCELERATE, kind) for kind in ("DataLoaderShard", "DataLoaderDispatcher")
     )

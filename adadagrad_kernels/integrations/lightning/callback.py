@@ -121,8 +121,8 @@ class AdaptiveBatch(Callback):
         Raises:
             ValueError: for an option that the controller or the sampler stands for.
         """
-        if self._loader is not None and self._loader.sampler is not None:
-            self._place = self._loader.sampler.state_dict(self.controller.samples_seen)
+        if self._loader is not None and self._loader.batches is not None:
+            self._place = self._loader.batches.state_dict(self.controller.samples_seen)
         make = partial(
             AdaptiveBatchSampler,
             dataset,  # type: ignore[arg-type]
@@ -197,12 +197,12 @@ class AdaptiveBatch(Callback):
     ) -> None:
         """Begin a step: the samples of all ranks in it, and random numbers as they were."""
         assert self._loader is not None
-        assert self._loader.sampler is not None
+        assert self._loader.batches is not None
         assert self._steps is not None
         if self._resumed and self._random is not None:
             set_random_states(self._random)
         self._resumed = False
-        total = self._loader.sampler.next_total(self.controller.samples_seen)
+        total = self._loader.batches.next_total(self.controller.samples_seen)
         self._steps.begin(total)
         self._step = Step(trainer, batch, total)
         if self._lr_gain is not None:
@@ -269,7 +269,7 @@ class AdaptiveBatch(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Measure no more."""
-        self._backward.close()
+        self._backward.__exit__(type(exception), exception, exception.__traceback__)
         self._contexts.close()
         self._step = None
 
@@ -278,7 +278,7 @@ class AdaptiveBatch(Callback):
 
         All ranks call it, as Lightning does in ``save_checkpoint``.
         """
-        sampler = None if self._loader is None else self._loader.sampler
+        sampler = None if self._loader is None else self._loader.batches
         place = self._place
         if sampler is not None:
             place = sampler.state_dict(self.controller.samples_seen)
@@ -345,8 +345,8 @@ class AdaptiveBatch(Callback):
     def _samples_left(self) -> int:
         """To the end of the budget, or of the epoch."""
         assert self._loader is not None
-        assert self._loader.sampler is not None
+        assert self._loader.batches is not None
         seen = self.controller.samples_seen
         if self.total_samples is not None:
             return max(self.total_samples - seen, 0)
-        return -seen % self._loader.sampler.size
+        return -seen % self._loader.batches.size
