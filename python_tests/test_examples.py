@@ -111,3 +111,14 @@ def test_fabric_loop() -> None:
     assert first == 16 < last <= 512
     assert steps < 10_000 / 16
     assert accuracy > 0.5, "untrained it is 0.1"
+
+
+def test_lightning_module() -> None:
+    pytest.importorskip("sklearn", reason="the example trains on scikit-learn's digits")
+    pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
+    (line,) = _output("lightning_module.py").splitlines()
+    steps, samples, first, last, accuracy = map(float, re.findall(r"[\d.]*\d", line))
+    assert samples == 20_000
+    assert first == 16 < last <= 512
+    assert steps < samples / 16 / 4
+    assert accuracy > 85

@@ -63,6 +63,18 @@ def test_a_loss_that_weighs_tokens() -> None:
     assert_step(model, share)
 
 
+def test_a_loss_among_the_parts_of_a_model() -> None:
+    """As modules of Lightning have it: parts are called alone, and the loss has no parameters."""
+    parts = {"net": network(), "act": nn.Tanh(), "loss": nn.CrossEntropyLoss(reduction="sum")}
+    model, x, y = nn.ModuleDict(parts), normal(4), torch.randint(3, (B,))
+
+    def share(rows: slice) -> Tensor:
+        loss: Tensor = model["loss"](model["act"](model["net"](x[rows])), y[rows]) / B
+        return loss
+
+    assert_step(model, share)
+
+
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 5), (3, 1, 2)])
 def test_gradient_accumulation(sizes: tuple[int, ...]) -> None:
     """Micro-batches are one batch, their losses scaled by their share or not at all."""

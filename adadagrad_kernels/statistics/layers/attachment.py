@@ -341,8 +341,10 @@ def _own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _parts(model: nn.Module) -> Iterator[nn.Module]:
-    """The parts of a model that can be called alone."""
+    """The parts of a model that can be called alone; a loss among them has nothing to measure."""
     for child in model.children():
+        if next(child.parameters(), None) is None:
+            continue
         if _has_forward(child):
             yield child
         else:
