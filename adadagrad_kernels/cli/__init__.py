@@ -1,4 +1,4 @@
-"""The command line: `adadagrad-kernels info | train | demo | report`."""
+"""The command line: `adadagrad-kernels info | train | demo | report | doctor`."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0 done, 1 error, 2 wrong usage, 130 interrupted; the last three are
-        explained in one line on stderr. 141 where nobody reads the output to its end.
+        The exit code: 0 done, 1 error or a finding of the doctor, 2 wrong usage, 130 interrupted;
+        errors are explained in one line on stderr. 141 where nobody reads the output to its end.
     """
     try:
         try:

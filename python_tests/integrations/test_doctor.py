@@ -466,3 +466,12 @@ def test_the_page_has_the_table() -> None:
     if not PAGE.exists():
         pytest.skip("no docs here: the tests run away from the sources")
     assert traps_table() in PAGE.read_text(encoding="utf-8"), "make docs writes it"
+
+
+def test_the_program_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    if not PAGE.exists():
+        pytest.skip("no docs here: the tests run away from the sources")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    exec(program, {})
+    told = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["drop-last-stock", "step-scheduler"]

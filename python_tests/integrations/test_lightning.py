@@ -6,6 +6,7 @@ import collections
 import copy
 import itertools
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +289,20 @@ def test_a_schedule_measures_nothing_and_takes_any_model() -> None:
     lightning_runs.trainer(callback).fit(Classifier(callback), callback.dataloader(Blobs()))
     assert decides.samples_seen == 120
     assert decides.batch_size == 12
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "lightning.md"
+
+
+@pytest.mark.skipif(not GUIDE.exists(), reason="no docs here: the tests run away from the sources")
+def test_the_program_of_the_guide(capsys: pytest.CaptureFixture[str]) -> None:
+    program, part = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.M)
+    names: dict[str, Any] = {}
+    exec(program.replace("logger=False", "logger=False, enable_progress_bar=False"), names)
+    assert names["controller"].samples_seen == 5_000
+    assert names["controller"].batch_size > 16
+    exec(part, names)
+    assert callable(names["training_step"])
 
 
 # What is refused.
