@@ -65,14 +65,15 @@ class BatchSizeLR:
                     f"per_doubling(0.75), got {rule!r}"
                 )
             rule = named[rule]
-        self.optimizer, self.rule = optimizer, rule
-        self.batch_size = require_int("batch_size", batch_size, at_least=1)
+        self.optimizer: Optimizer = optimizer
+        self.rule: LearningRateRule = rule
+        self.batch_size: int = require_int("batch_size", batch_size, at_least=1)
         if optimizer in _FOLLOWING:
             raise ValueError(
                 "this optimizer already has a BatchSizeLR, and two gains would undo each other: "
                 "call remove() on the first one"
             )
-        self.gain = 1.0
+        self.gain: float = 1.0
         # Of each group, the rate that it had before the step.
         self._rates: list[tuple[dict[str, Any], Any]] = []
         self._attach()

@@ -103,12 +103,12 @@ class BatchController:
         signatures: FailureSignatures | None = None,
     ) -> None:
         self._policy = policy_of(criterion)
-        self.round_to = require_int("round_to", round_to, at_least=1)
-        self.test_interval = require_int("test_interval", test_interval, at_least=1)
-        self.batch_size = self._policy.first_size(batch_size, self.round_to)
+        self.round_to: int = require_int("round_to", round_to, at_least=1)
+        self.test_interval: int = require_int("test_interval", test_interval, at_least=1)
+        self.batch_size: int = self._policy.first_size(batch_size, self.round_to)
         free = allow_shrink and self._policy.says_every_size
-        self.min_batch_size = self.round_to if free else self.batch_size
-        self.max_batch_size = require_multiple("max_batch_size", max_batch_size, self.round_to)
+        self.min_batch_size: int = self.round_to if free else self.batch_size
+        self.max_batch_size: int = require_multiple("max_batch_size", max_batch_size, self.round_to)
         if self.batch_size > self.max_batch_size:
             raise ValueError(
                 f"batch_size {self.batch_size} is above max_batch_size {max_batch_size}: "
@@ -118,14 +118,16 @@ class BatchController:
             require_factor("growth_cap", growth_cap, above=1.0)
         self.growth_cap = growth_cap
         self.allow_shrink = allow_shrink
-        self.hysteresis = require_factor("hysteresis", hysteresis, above=1.0, inclusive=True)
-        self.cooldown = require_int("cooldown", cooldown, at_least=0)
-        self.smoothing = SmoothedStatistics(smoothing)
+        self.hysteresis: float = require_factor("hysteresis", hysteresis, above=1.0, inclusive=True)
+        self.cooldown: int = require_int("cooldown", cooldown, at_least=0)
+        self.smoothing: SmoothedStatistics = SmoothedStatistics(smoothing)
         self._require_averages(criterion)
-        self.signatures = FailureSignatures() if signatures is None else signatures
-        self.samples_seen = 0
-        self.steps = 0
-        self.nonfinite_steps = 0
+        self.signatures: FailureSignatures = (
+            FailureSignatures() if signatures is None else signatures
+        )
+        self.samples_seen: int = 0
+        self.steps: int = 0
+        self.nonfinite_steps: int = 0
         self.last_decision: Decision | None = None
         self._changed: int | None = None
         self._gradient: dict[str, float] = {}

@@ -110,10 +110,11 @@ class AdaScale:
     """
 
     def __init__(self, batch_size: int, *, beta: float = 0.999, square_root: bool = False) -> None:
-        self.batch_size = require_int("batch_size", batch_size, at_least=1)
+        self.batch_size: int = require_int("batch_size", batch_size, at_least=1)
         self._variance, self._signal = RunningAverage(beta), RunningAverage(beta)
-        self.beta, self.square_root = beta, square_root
-        self.progress = 0.0
+        self.beta: float = beta
+        self.square_root: bool = square_root
+        self.progress: float = 0.0
 
     def __repr__(self) -> str:
         return (

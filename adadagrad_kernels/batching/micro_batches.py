@@ -86,7 +86,7 @@ class MicroBatchPlanner:
         max_bytes: int | None = None,
         min_samples: int = 1,
     ) -> None:
-        self.min_samples = require_int("min_samples", min_samples, at_least=1)
+        self.min_samples: int = require_int("min_samples", min_samples, at_least=1)
         if max_samples is not None:
             max_samples = require_int("max_samples", max_samples, at_least=self.min_samples)
         if max_bytes is not None:
@@ -94,7 +94,7 @@ class MicroBatchPlanner:
         self.max_bytes = max_bytes
         self.micro_batch_size = max_samples
         self.memory: MemoryModel | None = None
-        self.out_of_memory_events = 0
+        self.out_of_memory_events: int = 0
 
     def plan(self, batch_size: int) -> list[int]:
         """Returns the micro-batch sizes of a batch, in order; they add up to ``batch_size``.

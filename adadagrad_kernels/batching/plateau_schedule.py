@@ -64,14 +64,16 @@ class PlateauSchedule(BatchSizeSchedule):
             raise ValueError(f"threshold must be a finite number of at least 0, got {threshold}")
         _require_choice("mode", mode, ("min", "max"))
         _require_choice("threshold_mode", threshold_mode, ("rel", "abs"))
-        self.size = float(require_int("initial", initial, at_least=1))
-        self.patience = require_int("patience", patience, at_least=0)
-        self.cooldown = require_int("cooldown", cooldown, at_least=0)
-        self.factor, self.threshold = factor, threshold
-        self.mode, self.threshold_mode = mode, threshold_mode
+        self.size: float = float(require_int("initial", initial, at_least=1))
+        self.patience: int = require_int("patience", patience, at_least=0)
+        self.cooldown: int = require_int("cooldown", cooldown, at_least=0)
+        self.factor: float = factor
+        self.threshold: float = threshold
+        self.mode: str = mode
+        self.threshold_mode: str = threshold_mode
         self.best: float | None = None
-        self.bad = 0
-        self.cooling = 0
+        self.bad: int = 0
+        self.cooling: int = 0
 
     def __repr__(self) -> str:
         return (

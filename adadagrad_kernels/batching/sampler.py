@@ -106,17 +106,17 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
         world_size: int | None = None,
         min_samples: int = 1,
     ) -> None:
-        self.size = _length(dataset_or_size)
-        self.seed = require_int("seed", seed, at_least=0)
+        self.size: int = _length(dataset_or_size)
+        self.seed: int = require_int("seed", seed, at_least=0)
         if self.seed >= 2**64:
             raise ValueError(f"seed must be below 2**64, got {seed}")
         self.shuffle = shuffle
         self.drop_last = drop_last
         self._follows_torch = rank is None and world_size is None
-        self.world_size = require_int(
+        self.world_size: int = require_int(
             "world_size", ranks.world_size() if world_size is None else world_size, at_least=1
         )
-        self.rank = require_int("rank", ranks.own_rank() if rank is None else rank, at_least=0)
+        self.rank: int = require_int("rank", ranks.own_rank() if rank is None else rank, at_least=0)
         if self.rank >= self.world_size:
             raise ValueError(f"rank must be below world_size {self.world_size}, got {self.rank}")
         self._fewest = self.world_size * require_int("min_samples", min_samples, at_least=1)
@@ -143,7 +143,9 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
         )
         if not callable(batch_size):
             self._request()
-        self.epoch = self.position = self.drawn = 0
+        self.epoch: int = 0
+        self.position: int = 0
+        self.drawn: int = 0
         self._pending: deque[int] = deque()
         self._permutation: tuple[int, NDArray[np.int64]] | None = None
         self._places: deque[_Place] = deque(maxlen=_REMEMBERED_BATCHES)

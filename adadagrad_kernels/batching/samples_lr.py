@@ -60,9 +60,9 @@ class SamplesLR:
 
     def __init__(self, scheduler: LRScheduler, samples_per_step: int) -> None:
         self.scheduler = scheduler
-        self.samples_per_step = require_int("samples_per_step", samples_per_step, at_least=1)
-        self.samples_seen = 0
-        self.units = 0
+        self.samples_per_step: int = require_int("samples_per_step", samples_per_step, at_least=1)
+        self.samples_seen: int = 0
+        self.units: int = 0
 
     @property
     def optimizer(self) -> Optimizer:

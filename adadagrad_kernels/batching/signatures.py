@@ -105,10 +105,10 @@ class FailureSignatures:
         factor: float = 2.0,
         words: Mapping[str, str] | None = None,
     ) -> None:
-        self.patience = require_int("patience", patience, at_least=1)
-        self.early = require_int("early", early, at_least=1)
-        self.factor = require_factor("factor", factor, above=1.0)
-        self.words = {"lr": "learning rate", **(words or {})}
+        self.patience: int = require_int("patience", patience, at_least=1)
+        self.early: int = require_int("early", early, at_least=1)
+        self.factor: float = require_factor("factor", factor, above=1.0)
+        self.words: dict[str, str] = {"lr": "learning rate", **(words or {})}
         self.findings: list[Finding] = []
         self._loss = self._weight = 0.0
         self._smoothed = SmoothedStatistics(_BETA)

@@ -62,6 +62,7 @@ class WorkerGradients:
     """
 
     def __init__(self, model: nn.Module, ranks: str | ProcessGroup | Ranks = "auto") -> None:
+        self.model: nn.Module
         self.model, wrapper = unwrapped(model)
         require_whole_parameters("WorkerGradients", self.model)
         found = resolved(ranks, wrapper, "WorkerGradients")

@@ -80,9 +80,9 @@ class SparseSvrg:
                 f"probabilities has {float(probabilities[lost][0]):g} for a coordinate whose mean "
                 "gradient is not zero; accepted are the shares of samples that touch each"
             )
-        self.param = param.detach().clone()
+        self.param: Tensor = param.detach().clone()
         self.probabilities = probabilities
-        self.offset = torch.where(mean != 0, mean / probabilities, torch.zeros_like(mean))
+        self.offset: Tensor = torch.where(mean != 0, mean / probabilities, torch.zeros_like(mean))
 
     def step_(
         self,

@@ -81,6 +81,7 @@ class MicroBatchGradients:
     """
 
     def __init__(self, model: nn.Module, *, ranks: str | ProcessGroup | Ranks = "auto") -> None:
+        self.model: nn.Module
         self.model, wrapper = unwrapped(model)
         require_whole_parameters("MicroBatchGradients", self.model)
         self._ranks = resolved(ranks, wrapper, "MicroBatchGradients")

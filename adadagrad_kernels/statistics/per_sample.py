@@ -120,6 +120,7 @@ class PerSampleGradients:
     ) -> None:
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be at least 1, got {max_bytes}")
+        self.model: nn.Module
         self.model, wrapper = unwrapped(model)
         require_whole_parameters("PerSampleGradients", self.model)
         self._ranks = resolved(ranks, wrapper, "PerSampleGradients")
