@@ -53,7 +53,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let pass what older releases of torch warn of in their own code."""
+    """Let pass what torch warns of in its own code with older releases, and with one Python."""
+    if sys.version_info[:3] == (3, 13, 0):  # torch's compiler avoids a fault of this release
+        config.addinivalue_line("filterwarnings", "ignore:Guards may run slower:RuntimeWarning")
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 9):
         for message in (
             "The epoch parameter in",  # SequentialLR, of the steps of its own schedulers
