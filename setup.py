@@ -15,10 +15,19 @@ from pathlib import Path
 
 import pybind11
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
+
+
+class Build(build):
+    """Asks for a compiler first: the line that says so is not below a copy of every file's name."""
+
+    def run(self) -> None:
+        _require_compiler()
+        super().run()
 
 
 class CMakeBuild(build_ext):
@@ -86,5 +95,5 @@ setup(
     long_description=_description(),
     long_description_content_type="text/markdown",
     ext_modules=[Extension("adadagrad_kernels._C", sources=[])],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build": Build, "build_ext": CMakeBuild},
 )

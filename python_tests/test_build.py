@@ -99,14 +99,16 @@ def test_a_source_that_does_not_compile_leaves_the_rest_built(project: Path) -> 
     assert library.stat().st_mtime_ns == before
 
 
-def test_without_a_compiler_one_line_says_so(project: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["build", "build_ext"])
+def test_without_a_compiler_one_line_says_so(project: Path, tmp_path: Path, command: str) -> None:
+    """And first: pip shows all that a build that failed has printed."""
     tools = tmp_path / "tools"
     tools.mkdir()
     for tool in ("cmake", "ninja"):
         (tools / tool).symlink_to(str(shutil.which(tool, path=PATH)))
     environment = {key: value for key, value in os.environ.items() if key != "CXX"}
     child = subprocess.run(
-        [sys.executable, "setup.py", "build_ext"],
+        [sys.executable, "setup.py", command],
         cwd=project,
         env={**environment, "PATH": str(tools), "CMAKE_ARGS": ""},
         capture_output=True,
@@ -116,3 +118,4 @@ def test_without_a_compiler_one_line_says_so(project: Path, tmp_path: Path) -> N
     assert child.returncode != 0
     assert "error: no C++ compiler was found (c++, g++, clang++): install one" in child.stderr
     assert "Traceback" not in child.stderr
+    assert child.stdout.split() == ["running", command]
