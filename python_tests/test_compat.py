@@ -46,6 +46,12 @@ def test_every_python_that_is_claimed_is_run(compat: ModuleType) -> None:
     assert claimed == {c.python for c in compat.COMBINATIONS}
 
 
+def test_ci_reads_the_sources_with_the_oldest_clang(compat: ModuleType) -> None:
+    clangs = [c.compiler for c in compat.COMBINATIONS if c.compiler.startswith("clang")]
+    oldest = min(clangs, key=lambda name: int(name.rpartition("-")[2]))
+    assert f'OLDEST = "{oldest}"' in (ROOT / ".ci" / "syntax").read_text(encoding="utf-8")
+
+
 def test_its_tests_exist_and_its_names_are_told_apart(compat: ModuleType) -> None:
     assert [name for name in compat.TESTS if not (ROOT / name).exists()] == []
     names = [c.name for c in compat.COMBINATIONS]
