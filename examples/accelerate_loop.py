@@ -42,7 +42,7 @@ linear = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=BUDG
 model, optimizer = accelerator.prepare(model, optimizer)  # neither loader nor scheduler
 
 controller = adk.BatchController(
-    adk.NormTest(eta=1.2), batch_size=16, max_batch_size=512, growth_cap=1.1
+    adk.NormTest(eta=1.8), batch_size=16, max_batch_size=512, growth_cap=1.1
 )
 steps = adaptive_steps(
     accelerator,

@@ -92,10 +92,10 @@ def test_huggingface_trainer() -> None:
     steps, epochs, first, last, before, after = _of_a_trainer(
         "huggingface_trainer.py", "transformers"
     )
-    assert epochs == 8
+    assert epochs == 6
     assert first == 8 < last <= 256
-    assert steps < 8 * 418 / 8
-    assert after < before - 0.05
+    assert steps < 6 * 600 / 8
+    assert after < before / 2
 
 
 def test_accelerate_loop() -> None:

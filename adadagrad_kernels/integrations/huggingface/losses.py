@@ -29,4 +29,5 @@ def causal_lm_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None)
     targets = labels[:, 1:].flatten().to(logits.device)
     if num_items_in_batch is None:
         return cross_entropy(logits, targets)
-    return cross_entropy(logits, targets, reduction="sum") / num_items_in_batch
+    total: Tensor = cross_entropy(logits, targets, reduction="sum") / num_items_in_batch
+    return total

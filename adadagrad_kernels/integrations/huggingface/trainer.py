@@ -28,7 +28,8 @@ from adadagrad_kernels.integrations.micro_batch_sampler import MicroBatchSampler
 from adadagrad_kernels.integrations.samples_scheduler import SamplesScheduler
 from adadagrad_kernels.settings import require_int
 
-optional.require("transformers", "AdaptiveTrainer", extra="huggingface")
+for _module in ("accelerate", "transformers"):
+    optional.require(_module, "AdaptiveTrainer", extra="huggingface")
 
 from accelerate.utils import send_to_device  # noqa: E402
 from transformers import Trainer, TrainerCallback, TrainerState  # noqa: E402
