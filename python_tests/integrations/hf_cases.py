@@ -165,7 +165,9 @@ def again() -> tuple[Any, ...]:
     with torch.random.fork_rng():
         torch.manual_seed(99)  # the checkpoint has its own
         resumed.train(resume_from_checkpoint=f"{out}/checkpoint-3")
-    return whole, stopped, trained(resumed, noted, data), out
+    dist.barrier()  # the first rank has saved
+    found = [int(name.partition("-")[2]) for name in os.listdir(out) if "checkpoint" in name]
+    return whole, stopped, trained(resumed, noted, data), found
 
 
 class Stop(TrainerCallback):

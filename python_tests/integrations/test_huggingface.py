@@ -142,7 +142,10 @@ def test_an_evaluation_changes_nothing(alone: Cases) -> None:
 
 def test_a_resumed_run_is_the_one_that_never_stopped(told: Cases) -> None:
     """Bit for bit, with dropout and two loader workers, from three steps of five that it took."""
-    for whole, stopped, resumed, _ in values(told["again"]):
+    for whole, stopped, resumed, saved in values(told["again"]):
+        # The plan says which step is the last: that one is saved, besides every third.
+        steps = len(whole["sizes"])
+        assert sorted(saved) == sorted({*range(3, steps + 1, 3), steps})
         assert len(stopped["sizes"]) == 5
         assert len(set(whole["sizes"])) > 3
         assert len(resumed["epochs"]) == len(whole["epochs"]) - 3

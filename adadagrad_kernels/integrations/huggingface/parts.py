@@ -54,6 +54,10 @@ class Stream:
             self._batches = iter(self._loader)
         return self._batches
 
+    def close(self) -> None:
+        """End the loader's workers, who have drawn ahead."""
+        self._batches = None
+
 
 def rows(inputs: Mapping[str, Any], samples: int) -> Iterator[dict[str, Any]]:
     """The samples of a micro-batch, each as a batch of one.

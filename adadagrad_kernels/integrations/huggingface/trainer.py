@@ -232,7 +232,9 @@ class AdaptiveMixin(_Methods):
             # Of its own: drawn from torch's, a resumed run would draw once more.
             generator=torch.Generator().manual_seed(self.batches.seed + self.batches.rank),
         )
-        return Stream(loader)
+        stream = Stream(loader)
+        self._contexts.callback(stream.close)
+        return stream
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
