@@ -95,7 +95,7 @@ def test_huggingface_trainer() -> None:
     assert epochs == 6
     assert first == 8 < last <= 256
     assert steps < 6 * 600 / 8
-    assert after < before / 2
+    assert after < before < 2.0, "untrained it is log(26) = 3.3"
 
 
 def test_accelerate_loop() -> None:

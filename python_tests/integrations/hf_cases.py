@@ -139,6 +139,22 @@ def inner_products() -> dict[str, Any]:
     return run(bert(), Text(classes=True), args, controller=test, samples=60)
 
 
+class FirstUnlabelled(Text):
+    """Without a label in the first four samples that are drawn, the first micro-batch."""
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        found = super().__getitem__(index)
+        if len(self.drawn) <= 4:
+            found["labels"] = torch.full_like(found["labels"], -100)
+        return found
+
+
+def without_first_labels() -> dict[str, Any]:
+    """The loss of a micro-batch without labels is 0, which does not say what it is a mean over."""
+    args = arguments(folder())
+    return run(gpt2(), FirstUnlabelled(), args, samples=20)
+
+
 def in_bfloat16() -> dict[str, Any]:
     """Autocast; the weights stay what they are."""
     args = arguments(folder(), bf16=True)
@@ -355,6 +371,7 @@ CASES = [
             tokens_without_evaluation,
             inner_products,
             in_bfloat16,
+            without_first_labels,
             trained_again,
             refused_settings,
             refused_losses,

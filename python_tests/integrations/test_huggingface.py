@@ -195,6 +195,12 @@ def test_bfloat16_is_measured(alone: Cases) -> None:
     assert sum(run["sizes"]) == 60
 
 
+def test_a_micro_batch_without_labels_is_no_end(alone: Cases) -> None:
+    (run,) = values(alone["without_first_labels"])
+    assert sum(run["sizes"]) == 20
+    assert all(loss > 0 for loss in run["losses"])
+
+
 def test_training_again_begins_anew(alone: Cases) -> None:
     ((first, drawn),) = values(alone["trained_again"])
     assert [line["epoch"] for line in first["history"] if "eval_loss" in line] == pytest.approx(

@@ -26,24 +26,28 @@ def takes_items(
 
     Many models accept the number and ignore it. So the loss of a micro-batch is computed for the
     number and for twice the number: it halves, or stays. All ranks call this in the same step.
+    A loss of 0, where no label counts, says nothing, and the next micro-batch is asked.
 
     Args:
         trainer: whose loss it is.
         compute_loss: its own.
         model: in the wrapper.
-        step: of which the first micro-batch is asked about.
+        step: whose micro-batches are asked about.
         items: of the step, over all ranks.
 
     Returns:
-        None if the loss is 0, which says nothing.
+        None if all losses are 0.
 
     Raises:
         ValueError: for a loss that does neither, and for ranks that count their own items alone.
     """
     found: bool | None = trainer.loss_is_scaled_for_ga
     if found is None:
-        once, twice = _losses(trainer, compute_loss, model, step, items)
-        if once == 0.0:
+        for inputs in step.inputs:  # all ranks have equally many
+            once, twice = _losses(trainer, compute_loss, model, inputs, items)
+            if once != 0.0:
+                break
+        else:
             return None
         found = abs(2.0 * twice / once - 1.0) < 0.05
         if not found and not abs(twice / once - 1.0) < 0.05:
@@ -92,16 +96,17 @@ def unlogged(trainer: Any) -> Iterator[None]:
 
 
 def _losses(
-    trainer: Any, compute_loss: Callable[..., Any], model: nn.Module, step: Parts, items: Any
+    trainer: Any, compute_loss: Callable[..., Any], model: nn.Module, given: Any, items: Any
 ) -> list[float]:
-    inputs = send_to_device(step.inputs[0], trainer.args.device)
+    inputs = send_to_device(given, trainer.args.device)
     state = RandomState(trainer.args.device)
     model.eval()  # without dropout; a training step turns it back
     found = []
     with torch.no_grad(), unlogged(trainer):
         for factor in (1, 2):
-            given = copy.copy(inputs)
-            found.append(float(compute_loss(model, given, num_items_in_batch=factor * items)))
+            # A copy: the Trainer takes the labels out of what it is given.
+            loss = compute_loss(model, copy.copy(inputs), num_items_in_batch=factor * items)
+            found.append(float(loss))
     state.restore()
     if ranks.world_size() == 1:
         return found

@@ -259,7 +259,7 @@ class AdaptiveMixin(_Methods):
             self._takes_items = loss_scale.takes_items(
                 self, super().compute_loss, model, inputs, items
             )
-        if not self._takes_items:
+        if items is None or self._takes_items is False:
             items = None
             loss_scale.require_own_means(self, inputs)
         # The Trainer divides a mean by it, which is weighed here.
