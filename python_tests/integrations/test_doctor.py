@@ -35,6 +35,7 @@ from adadagrad_kernels.integrations.samples_scheduler import SamplesScheduler
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning",
     "ignore::UserWarning:lightning",
+    "ignore:.set_vital. is deprecated:UserWarning",  # of torch, which torchdata reads
 )
 
 PAGE = Path(__file__).parents[2] / "docs" / "guide" / "doctor.md"
@@ -118,6 +119,8 @@ def test_batch_size_changed() -> None:
 
     loader = DataLoader(Indices(48), batch_size=4)
     assert codes(loader) == []
+    stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+    assert codes(stateful(Indices(48), batch_size=4)) == []
     loader.batch_sampler.batch_size = 16
     assert loader.batch_size == 4, "it lies"
     (finding,) = integrations.doctor({"train": loader})
@@ -426,6 +429,15 @@ def test_the_installation(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_it_cannot_take_apart_is_refused() -> None:
     with pytest.raises(ValueError, match="got a int; accepted are a DataLoader, a Trainer of"):
         integrations.doctor([nn.Linear(1, 1), 3])
+
+
+def test_a_module_that_asks_for_its_trainer_is_refused() -> None:
+    class Asks(OneHot):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=1.0 / self.trainer.max_steps)
+
+    with pytest.raises(ValueError, match=r"not attached.*pass its optimizer"):
+        integrations.doctor(Asks(4))
 
 
 def test_a_finding_says_all() -> None:

@@ -35,8 +35,9 @@ class Loader:
 
     @property
     def is_stock(self) -> bool:
-        """Whether it has torch's own batch sampler."""
-        return type(self.sampler) is BatchSampler
+        """Whether it has torch's own batch sampler, or that of torchdata."""
+        own = type(self.sampler).__module__.partition(".")[0] in ("torch", "torchdata")
+        return own and isinstance(self.sampler, BatchSampler)
 
     @property
     def is_adaptive(self) -> bool:

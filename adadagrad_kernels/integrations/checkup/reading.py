@@ -91,7 +91,8 @@ def _read_lightning(trainer: Any, parts: Parts, name: str) -> None:
         parts.callbacks.append(Part(f"the callback {type(callback).__name__}", callback))
     steps = trainer.accumulate_grad_batches
     parts.accumulation.append(Part(f"accumulate_grad_batches={steps}", steps))
-    if getattr(trainer._accelerator_connector, "use_distributed_sampler", False):
+    connector = getattr(trainer, "_accelerator_connector", None)
+    if getattr(connector, "use_distributed_sampler", False):
         parts.injecting.append(f"{name}, by use_distributed_sampler=True")
     for config in trainer.lr_scheduler_configs:
         _read_config(vars(config), parts, name)
@@ -108,7 +109,13 @@ def _read_lightning_module(module: Any, parts: Parts, name: str) -> None:
     parts.callbacks.append(Part(f"the module {name}", module))
     if not _overrides(module, "configure_optimizers", LIGHTNING):
         return
-    given = module.configure_optimizers()
+    try:
+        given = module.configure_optimizers()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name}.configure_optimizers() does not run without its Trainer ({error}). Way out: "
+            "pass its optimizer, its schedule and its parts, such as module.net, instead"
+        ) from error
     for each in _flat(given):
         if isinstance(each, Mapping):
             parts.add_optimizer(f"{name}.configure_optimizers()", each.get("optimizer"))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
@@ -80,7 +78,7 @@ class Step:
         self.loss = part if self.loss is None else self.loss + part
         weight = samples * self._trainer.world_size / self.total
         if weight != 1.0:
-            loss.register_hook(partial(torch.mul, weight))  # type: ignore[no-untyped-call]
+            loss.register_hook(lambda gradient: gradient * weight)  # type: ignore[no-untyped-call]
         return samples
 
     def require_whole(self) -> None:
