@@ -128,7 +128,7 @@ def test_public_names_in_documents_are_public(document: Path) -> None:
     internal = {"VecFloat", "VecDouble", "AdagradRule", "ConvGeometry"}
     peers = {"GradSampleModule", "BatchL2Grad", "SumGradSquared"}
     # Of trainers, and of the adapters for them, which nothing imports unasked.
-    trainers = {"AdaptiveBatch", "TrainingArguments"}
+    trainers = {"AdaptiveBatch", "AdaptiveMixin", "AdaptiveTrainer", "TrainingArguments"}
     schedulers = dir(torch.optim.lr_scheduler)
     ours = {*package.__all__, *package.ops.__all__, *package.distributed.__all__}
     known = {*ours, *dir(builtins), *dir(torch.nn), *dir(torch.utils.data), *schedulers}

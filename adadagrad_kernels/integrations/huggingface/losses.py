@@ -28,6 +28,7 @@ def causal_lm_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None)
     logits = logits.float() if logits.element_size() < 4 else logits
     targets = labels[:, 1:].flatten().to(logits.device)
     if num_items_in_batch is None:
-        return cross_entropy(logits, targets)
+        mean: Tensor = cross_entropy(logits, targets)
+        return mean
     total: Tensor = cross_entropy(logits, targets, reduction="sum") / num_items_in_batch
     return total
