@@ -196,6 +196,19 @@ def test_validation_between_steps_changes_nothing(automatic: dict[str, Any]) -> 
     assert dropout["weights"] != automatic["weights"]
 
 
+def test_a_learning_rate_rule_that_remembers_is_resumed(tmp_path: Path) -> None:
+    whole, again = (
+        fit(adaptive={"lr_rule": adk.AdaScale(6)}, **options)
+        for options in (
+            {"folder": tmp_path, "save_at": 15},
+            {"resume": tmp_path / "at-step=15.ckpt"},
+        )
+    )
+    assert max(whole["sizes"][15:]) > 6
+    assert again["weights"] == whole["weights"]
+    assert whole["weights"] != fit()["weights"]
+
+
 def test_a_second_fit_goes_on(automatic: dict[str, Any]) -> None:
     callback = AdaptiveBatch(controller(), total_samples=BUDGET, seed=5)
     module = Classifier(callback)
@@ -414,6 +427,16 @@ def test_a_checkpoint_of_something_else_is_refused() -> None:
     callback = AdaptiveBatch(controller())
     with pytest.raises(ValueError, match="not a state of AdaptiveBatch: it lacks controller"):
         callback.load_state_dict({})
+
+
+def test_a_checkpoint_of_more_ranks_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    callback = AdaptiveBatch(controller(), total_samples=24)
+    state = callback.state_dict()
+    with caplog.at_level(logging.WARNING, "adadagrad_kernels"):
+        callback.load_state_dict({**state, "random": [None, None]})
+    assert "random numbers of 2 ranks, and 1 train now" in caplog.text
+    lightning_runs.trainer(callback).fit(Classifier(callback), callback.dataloader(Blobs()))
+    assert callback.controller.samples_seen == 24
 
 
 def test_schedulers_that_count_steps_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
