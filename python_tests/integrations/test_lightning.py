@@ -150,8 +150,7 @@ def test_resumed_at_the_end_of_an_epoch(tmp_path: Path, at_train_end: bool) -> N
     saves = ModelCheckpoint(
         dirpath=tmp_path, save_top_k=-1, filename="{epoch}", save_on_train_epoch_end=at_train_end
     )
-    options["enable_checkpointing"] = True
-    whole = fit(**options, max_epochs=3, also=[saves])
+    whole = fit(**options, max_epochs=3, also=[saves], enable_checkpointing=True)
     again = fit(**options, max_epochs=3, resume=tmp_path / "epoch=1.ckpt")
     assert again["weights"] == whole["weights"]
     done = len(whole["seen"]) - len(again["seen"])
