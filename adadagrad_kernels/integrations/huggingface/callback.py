@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from transformers import TrainerCallback
@@ -12,18 +12,15 @@ from transformers.trainer_callback import ExportableState, ProgressCallback
 
 from adadagrad_kernels.settings import require_keys
 
-if TYPE_CHECKING:
-    from adadagrad_kernels.integrations.huggingface.trainer import AdaptiveMixin
-
 
 class AdaptiveBatchCallback(TrainerCallback, ExportableState):
     """Plans the steps that are left after each one, and ends epochs and training by samples.
 
     Args:
-        trainer: whose batch grows.
+        trainer: an ``AdaptiveMixin``, whose batch grows.
     """
 
-    def __init__(self, trainer: AdaptiveMixin) -> None:
+    def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
 
     def state(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Parts(Mapping[str, Tensor]):
     total: int
 
     def __getitem__(self, name: str) -> Tensor:
-        return torch.cat([torch.as_tensor(part[name]).flatten() for part in self.inputs])
+        return torch.cat([part[name].flatten() for part in self.inputs])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.inputs[0])
