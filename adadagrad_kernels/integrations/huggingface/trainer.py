@@ -165,6 +165,8 @@ class AdaptiveMixin(_Methods):
             state = saved_state(saved, found)
             require_same("model", state["model"], model_identity(self.model), found)
             self._saved_optimizer = state["optimizer"], found
+            if self.model_init is None:
+                self.create_optimizer()  # which is compared before anything is loaded
         load_all([(self.controller, state["controller"]), (self.batches, state["sampler"])])
         with self._contexts:
             return super().train(resume_from_checkpoint, *args, **kwargs)
