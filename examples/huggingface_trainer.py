@@ -55,6 +55,7 @@ def main(out: str) -> None:
     )
     args = TrainingArguments(
         out,
+        use_cpu=not torch.cuda.is_available(),
         num_train_epochs=6,
         per_device_train_batch_size=64,  # a micro-batch; the controller says the batch
         learning_rate=5e-3,

@@ -173,6 +173,12 @@ class AdaptiveMixin(_Methods):
 
     def begin_measuring(self) -> None:
         """Measure the steps that follow, until ``train`` ends."""
+        if self.accelerator.num_processes != ranks.world_size():
+            raise ValueError(
+                f"torch.distributed runs with {ranks.world_size()} processes, but the Trainer "
+                f"trains with {self.accelerator.num_processes}: each would train a model of its "
+                "own. Way out: on machines without a GPU, TrainingArguments(use_cpu=True)"
+            )
         if isinstance(self.lr_scheduler, SamplesScheduler):
             counted = self.lr_scheduler.samples.samples_seen
             if counted != self.controller.samples_seen:
