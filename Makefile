@@ -16,7 +16,9 @@ SHARED = -n $(WORKERS) --dist worksteal -p no:benchmark
 # What `make docs` documents: the public names are those of these modules.
 DOCUMENTED = adadagrad_kernels adadagrad_kernels.ops adadagrad_kernels.optim \
   adadagrad_kernels.criteria adadagrad_kernels.batching adadagrad_kernels.statistics \
-  adadagrad_kernels.distributed
+  adadagrad_kernels.distributed adadagrad_kernels.integrations \
+  adadagrad_kernels.integrations.accelerate adadagrad_kernels.integrations.fabric \
+  adadagrad_kernels.integrations.huggingface adadagrad_kernels.integrations.lightning
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # setup.py finds cmake and ninja there.
