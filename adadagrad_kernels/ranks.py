@@ -242,6 +242,41 @@ def require_all_ranks(agreement: Agreement | None, decides: str) -> None:
         )
 
 
+def ranks_of_mesh(ranks: str | ProcessGroup | Ranks, mesh: Any, source: str) -> Ranks:
+    """The ranks that hold the parts of sharded parameters, and share the batch.
+
+    Args:
+        ranks: what the user asked for.
+        mesh: of the parameters.
+        source: its name, for messages.
+
+    Raises:
+        ValueError: for the samples of one rank alone, and for ranks other than those of the mesh.
+    """
+    if isinstance(ranks, str) and ranks == "local":
+        raise ValueError(
+            f"ranks='local' was given to {source} for a model whose parameters are sharded over "
+            f"{mesh.size()} ranks, none of which has a gradient of its own; accepted are 'auto', a "
+            "process group or Ranks"
+        )
+    if isinstance(ranks, str) and ranks == "auto":
+        if mesh.ndim > 1 and mesh.size() != world_size():
+            raise ValueError(
+                f"the parameters are sharded over {mesh.size()} of {world_size()} ranks, on a mesh "
+                f"of {mesh.ndim} dimensions; pass ranks=group to {source}, with a process group of "
+                "just those ranks"
+            )
+        return Ranks(mesh.get_group() if mesh.ndim == 1 else None)
+    found = resolved(ranks, None, source)
+    assert found is not None
+    if found.size != mesh.size():
+        raise ValueError(
+            f"ranks= has {found.size} processes, and the parameters are sharded over "
+            f"{mesh.size()}; accepted are just those of the parameters' mesh"
+        )
+    return found
+
+
 def require_whole_parameters(source: str, model: nn.Module) -> None:
     """Refuse parameters of which this process holds only a part.
 
@@ -253,7 +288,8 @@ def require_whole_parameters(source: str, model: nn.Module) -> None:
             raise UnsupportedModelError(
                 f"the parameter '{name}' is a {type(parameter).__name__}, of which this process "
                 f"holds only a part (fully_shard, or a tensor-parallel plan), and {source} reads "
-                "whole gradients. Way out: DistributedDataParallel, if the model fits"
+                "whole gradients. Ways out: layer_statistics, which measures models of "
+                "fully_shard; DistributedDataParallel, if the model fits"
             )
 
 

@@ -31,6 +31,7 @@ LAYERS = [
     ("_native",),
     ("averages",),
     ("files", "memory", "optional", "ranks", "settings"),
+    ("shards",),
     ("errors",),
     ("_C", "_C_cuda"),
 ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from adadagrad_kernels.criteria.decision import Decision, check_constant, decide, keep_size
+from adadagrad_kernels.shards import whole
 from adadagrad_kernels.statistics import GradientStatistics
 
 
@@ -84,5 +85,6 @@ class CoordinateNormTest:
 
     def _ratios(self, variance: Tensor, mean: Tensor) -> Tensor:
         """Var_j / mean_j² of the coordinates above the threshold, in float64."""
+        variance, mean = whole(variance), whole(mean)
         tested = mean.abs() > self.threshold
         return variance[tested].double() / mean[tested].double().square()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from adadagrad_kernels.criteria.decision import Decision, check_constant, not_yet
 from adadagrad_kernels.settings import require_entries, require_int, require_numbers
+from adadagrad_kernels.shards import whole
 from adadagrad_kernels.statistics import GradientStatistics
 from adadagrad_kernels.statistics.sums import squared_norm
 
@@ -148,7 +149,8 @@ class GradientDiversity:
                 "GradientDiversity per model, and change its parameters between epochs"
             )
         for name, gradient in mean.items():
-            total[name].add_(gradient.to(total[name].device), alpha=statistics.batch_size)
+            gradient = whole(gradient).to(total[name].device)
+            total[name].add_(gradient, alpha=statistics.batch_size)
         self._gradient = total
         self._samples += statistics.batch_size
         self._sum_sq_norms += statistics.sum_sq_norms

@@ -19,6 +19,7 @@ from adadagrad_kernels.criteria.decision import (
     decide,
     keep_size,
 )
+from adadagrad_kernels.shards import whole
 from adadagrad_kernels.statistics import GradientStatistics
 
 
@@ -122,11 +123,13 @@ class MetricNormTest:
             return decide(self.name, statistics, {"eta": math.nan}, {"eta": self.eta})
         noise, signal = [], []
         for name, variance in variances.items():
-            gradient = (mean[name].to_dense() if mean[name].is_sparse else mean[name]).double()
+            variance, gradient = whole(variance), whole(mean[name])
+            gradient = (gradient.to_dense() if gradient.is_sparse else gradient).double()
             if self._weights is None:
                 noise.append(variance.double().sqrt().sum())
                 signal.append(gradient.abs().sum())
             elif (weights := self._weights.of(name)) is not None:
+                weights = whole(weights)
                 noise.append((weights * variance).sum())
                 signal.append((weights * gradient.square()).sum())
         along = _total(signal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
@@ -12,13 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from adadagrad_kernels.errors import UnsupportedModelError
-from adadagrad_kernels.ranks import (
-    Ranks,
-    require_whole_parameters,
-    resolved,
-    unwrapped,
-)
+from adadagrad_kernels.ranks import Ranks, ranks_of_mesh, resolved, unwrapped
+from adadagrad_kernels.shards import ShardedParameters, fully_sharded_modules, is_sharded
 from adadagrad_kernels.statistics.layers.attachment import Attachment
+from adadagrad_kernels.statistics.measuring import over_shards, stand_ins
 from adadagrad_kernels.statistics.measuring.directional import (
     difference_derivatives,
     forward_derivatives,
@@ -39,11 +37,19 @@ from adadagrad_kernels.statistics.measuring.step import (
     merge_micro_batches,
     nonfinite,
 )
+from adadagrad_kernels.statistics.measuring.together import Together
 from adadagrad_kernels.statistics.measuring.verify import require_present
 from adadagrad_kernels.statistics.record import GradientStatistics
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+
+_NEEDS_LOSSES = (
+    "inner products over several ranks refer to a mean that no layer knows in its own pass; pass "
+    "statistics(losses=...), a function that runs the module itself, without its wrapper, and "
+    "returns the losses of this rank's samples"
+)
 
 
 class layer_statistics:  # noqa: N801 (a context manager, named as torch names its own)
@@ -72,7 +78,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
     In a compiled model measured layers run between the compiled graphs.
 
     Args:
-        model: the module in training, compiled or not; or DistributedDataParallel around it.
+        model: the module in training, compiled or not; DistributedDataParallel around it; or one
+            that ``fully_shard`` was called on, whose gradients and variances are DTensors.
         inner_products: measure :math:`\langle g_i, g \rangle`, for the inner-product tests.
         variance: measure the variance of every coordinate.
         shadow: change nothing: autograd computes the gradients and the layers only listen. The
@@ -133,7 +140,6 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                 f"interval must be a whole number of steps, at least 1, got {interval}"
             )
         model, wrapper = unwrapped(model)
-        require_whole_parameters("layer_statistics", model)
         if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
             raise UnsupportedModelError(
                 "the model has lazy modules, whose parameters do not exist yet. Way out: run a "
@@ -151,12 +157,20 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         self._when = when
         self._keep_nonfinite = on_nonfinite == "record"
         self._wrapper, self._asked_ranks = wrapper, ranks
-        self._ranks = resolved(ranks, wrapper, "layer_statistics")
+        self._sharded: ShardedParameters | None = None
+        if any(map(is_sharded, model.parameters())) or fully_sharded_modules(model):
+            self._sharded = ShardedParameters("layer_statistics", model)
+            self._ranks: Ranks | None = ranks_of_mesh(ranks, self._sharded.mesh, "layer_statistics")
+        else:
+            self._ranks = resolved(ranks, wrapper, "layer_statistics")
         # Over ranks they refer to a mean that no layer knows in its own pass.
         in_pass = inner_products and self._ranks is None
         self._recorder = Recorder(model, variance=variance, inner_products=in_pass, shadow=shadow)
         self._recorder.pooled = self._ranks is not None
         self._recorder.reduced = self._recorder.pooled or wrapper is not None
+        if self._sharded is not None and self._ranks is not None:
+            together = Together(self._ranks, self._sharded)
+            self._recorder.share(together, self._sharded)
         self._attachment = Attachment(self._recorder, on_other)
         self._step = 0
         self._recorder.turns.wanted = self._wants
@@ -231,6 +245,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                 return None
             if self._ranks is None:
                 return self._record(losses, exact, grad_scale)
+            if self._sharded is not None:
+                return self._record_of_shards(self._ranks, self._sharded, losses, exact, grad_scale)
             return self._record_of_ranks(self._ranks, losses, exact, grad_scale)
         finally:
             self._step += 1
@@ -249,7 +265,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                 "no gradient has reached the layers since the last statistics(); run the forward "
                 "and the backward pass inside the context, then ask"
             )
-        parameters = list(self.model.named_parameters())
+        parameters = recorder.named_parameters()
         recorder.arrivals.require_unchanged(parameters)
         recorder.close(parameters, followed=False)
         if recorder.problems:
@@ -284,6 +300,31 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         products = self._products(losses, exact, record.require_mean_gradient())
         return record.with_inner_products(products)
 
+    def _require_finite(self, micro_batches: list[MicroBatch]) -> None:
+        layer = None if self._keep_nonfinite else first_nonfinite(micro_batches)
+        if layer is not None:
+            raise ValueError(nonfinite(layer))
+
+    def _products_of_shards(
+        self,
+        ranks: Ranks,
+        parameters: ShardedParameters,
+        losses: Callable[[], Tensor],
+        exact: bool,
+        mean: dict[str, Tensor],
+        micro_batches: list[MicroBatch],
+    ) -> float:
+        """The sum of the squared inner products of this rank's samples."""
+        seen = self._recorder.stand_ins
+        assert seen is not None
+        with self._recorder.turns.paused():
+            if exact:
+                products = stand_ins.derivatives(seen, losses, mean)
+            else:
+                products = over_shards.difference_derivatives(parameters, ranks, losses, mean)
+        require_each(products, micro_batches)
+        return float(products.square().sum())
+
     def _products(
         self, losses: Callable[[], Tensor], exact: bool, mean: dict[str, Tensor]
     ) -> Tensor:
@@ -307,20 +348,14 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         numbers, error = [0.0] * 4, None
         try:
             micro_batches, _ = self._finished()
-            layer = None if self._keep_nonfinite else first_nonfinite(micro_batches)
-            if layer is not None:
-                raise ValueError(nonfinite(layer))
+            self._require_finite(micro_batches)
             mean = mean_gradient(parameters, grad_scale)
             products = None
             if losses is not None and micro_batches:
                 products = self._products(losses, exact, mean)
                 require_each(products, micro_batches)
             elif self.inner_products and losses is None:
-                raise ValueError(
-                    "inner products over several ranks refer to a mean that no layer knows in its "
-                    "own pass; pass statistics(losses=...), a function that runs the module "
-                    "itself, without its wrapper, and returns the losses of this rank's samples"
-                )
+                raise ValueError(_NEEDS_LOSSES)
             with torch.no_grad():
                 numbers = own_numbers(micro_batches, mean, products)
         except Exception as problem:  # the others wait: it goes to them with the numbers
@@ -334,6 +369,56 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         if self.variance:
             with torch.no_grad():
                 variance = variance_of_ranks(micro_batches, parameters, ranks, grad_scale, record)
+            record = replace(record, variance=variance)
+        return record
+
+    def _record_of_shards(
+        self,
+        ranks: Ranks,
+        parameters: ShardedParameters,
+        losses: Callable[[], Tensor] | None,
+        exact: bool,
+        grad_scale: float,
+    ) -> GradientStatistics:
+        recorder, device = self._recorder, ranks.device
+        micro_batches: list[MicroBatch] = []
+        mean: dict[str, Tensor] = {}
+        numbers, error = [0.0] * 4, None
+        try:
+            # Another rank's failure: its error comes with the numbers.
+            if recorder.problems or not recorder.turns.failed:
+                micro_batches, _ = self._finished()
+                self._require_finite(micro_batches)
+                mean = mean_gradient(parameters, grad_scale)
+                if self.inner_products and losses is None:
+                    raise ValueError(_NEEDS_LOSSES)
+                with torch.no_grad():
+                    has_losses = losses is not None
+                    numbers = over_shards.own_numbers(micro_batches, mean, has_losses=has_losses)
+        except Exception as problem:  # the others wait: it goes to them with the numbers
+            error = problem
+        rows = ranks.gather([float(self._step), *numbers], device, error)
+        require_one_step([row[0] for row in rows])
+        record = over_shards.record_of_shards([row[1:] for row in rows], ranks, grad_scale, mean)
+        recorder.call.warn_of_doubts()
+        if not record.is_finite and not self._keep_nonfinite:
+            raise ValueError(nonfinite("a gradient"))
+        if losses is not None:
+            squares = 0.0
+            try:
+                # All ranks run the model, also those without samples.
+                squares = self._products_of_shards(
+                    ranks, parameters, losses, exact, mean, micro_batches
+                )
+            except Exception as problem:
+                error = problem
+            added = ranks.gather([squares], device, error)
+            record = replace(record, sum_sq_inner_products=math.fsum(row[0] for row in added))
+        if self.variance:
+            with torch.no_grad():
+                variance = over_shards.variance_of_shards(
+                    micro_batches, parameters, ranks, grad_scale, record
+                )
             record = replace(record, variance=variance)
         return record
 

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.ops.batch_moments import batch_moments
+from adadagrad_kernels.shards import is_sharded
 
 _BLOCK_ELEMENTS = 2**18
 #: Elements above which calling a kernel pays, and the rows in which it takes them.
@@ -23,9 +25,18 @@ def squared_norm(tensors: Iterable[Tensor]) -> Tensor:
     """The sum of all squared elements, as a 0-dim float64 tensor on the tensors' device.
 
     Sparse gradients are coalesced first, so elements of one index add up before the square.
+
+    Raises:
+        UnsupportedModelError: for sharded tensors, whose other parts are not here.
     """
     total: Tensor | None = None
     for tensor in tensors:
+        if is_sharded(tensor):
+            raise UnsupportedModelError(
+                f"a gradient of shape {tuple(tensor.shape)} is sharded (a DTensor), and its norm "
+                "is not known to one rank. Way out: take it from the record of layer_statistics, "
+                "whose numbers are those of all ranks; its gradients do not merge"
+            )
         values = tensor.detach()
         if values.is_sparse:
             values = values.coalesce().values()

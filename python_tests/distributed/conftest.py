@@ -7,7 +7,15 @@ from support import ranks
 from support.ranks import Told
 
 #: Whose last case leaves a group that has timed out.
-MODULES = ("refused_cases", "pooled_cases", "local_cases", "failing_cases")
+MODULES = (
+    "refused_cases",
+    "pooled_cases",
+    "local_cases",
+    "sharded_cases",
+    "checkpoint_cases",
+    "failing_shards",
+    "failing_cases",
+)
 
 
 @pytest.fixture(scope="session", params=[2, 4])

@@ -139,10 +139,48 @@ def a_loader_that_accelerate_has_prepared() -> Any:
     list(prepared)
 
 
-def sharded_parameters() -> Any:
+def _sharded() -> Any:
     from torch.distributed.fsdp import fully_shard
 
-    adk.layer_statistics(fully_shard(network()))
+    return fully_shard(network())
+
+
+def per_sample_gradients_of_shards() -> Any:
+    adk.PerSampleGradients(_sharded(), loss)
+
+
+def micro_batch_gradients_of_shards() -> Any:
+    adk.MicroBatchGradients(_sharded())
+
+
+def statistics_of_one_ranks_shards() -> Any:
+    adk.layer_statistics(_sharded(), ranks="local")
+
+
+def shards_of_other_ranks() -> Any:
+    alone = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
+    adk.layer_statistics(_sharded(), ranks=alone[dist.get_rank()])
+
+
+def a_parameter_that_is_not_sharded() -> Any:
+    from torch.distributed.fsdp import fully_shard
+
+    model = network()
+    adk.layer_statistics(fully_shard(model, ignored_params={model[1].weight}))
+
+
+def a_module_without_a_kernel_that_is_sharded() -> Any:
+    from torch.distributed.fsdp import fully_shard
+
+    adk.layer_statistics(fully_shard(nn.Sequential(nn.Linear(6, 6), nn.PReLU(6))))
+
+
+def a_tensor_parallel_plan() -> Any:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    adk.layer_statistics(parallelize_module(network(), mesh, {"0": ColwiseParallel()}))
 
 
 CASES = (
@@ -166,5 +204,11 @@ CASES = (
     a_rank_beyond_the_world,
     a_pipeline,
     a_loader_that_accelerate_has_prepared,
-    sharded_parameters,
+    per_sample_gradients_of_shards,
+    micro_batch_gradients_of_shards,
+    statistics_of_one_ranks_shards,
+    shards_of_other_ranks,
+    a_parameter_that_is_not_sharded,
+    a_module_without_a_kernel_that_is_sharded,
+    a_tensor_parallel_plan,
 )

@@ -30,7 +30,13 @@ REFUSED = {
     "a_rank_beyond_the_world": ("ValueError", "rank must be below world_size"),
     "a_pipeline": ("ValueError", "not cut into stages"),
     "a_loader_that_accelerate_has_prepared": ("ValueError", "do not pass the DataLoader"),
-    "sharded_parameters": ("UnsupportedModelError", "'0.weight' is a DTensor"),
+    "per_sample_gradients_of_shards": ("UnsupportedModelError", "'0.weight' is a DTensor"),
+    "micro_batch_gradients_of_shards": ("UnsupportedModelError", "'0.weight' is a DTensor"),
+    "statistics_of_one_ranks_shards": ("ValueError", "none of which has a gradient of its own"),
+    "shards_of_other_ranks": ("ValueError", "just those of the parameters' mesh"),
+    "a_parameter_that_is_not_sharded": ("UnsupportedModelError", "'1.weight' is a Parameter"),
+    "a_module_without_a_kernel_that_is_sharded": ("UnsupportedModelError", "'1' (PReLU)"),
+    "a_tensor_parallel_plan": ("UnsupportedModelError", "'0.weight' is a DTensor that fully_shard"),
 }
 
 

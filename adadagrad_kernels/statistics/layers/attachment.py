@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.shards import kind_of
 from adadagrad_kernels.statistics.layers.attention import attention
-from adadagrad_kernels.statistics.layers.by_vmap import call_module
+from adadagrad_kernels.statistics.layers.by_vmap import call_module, require_whole
 from adadagrad_kernels.statistics.layers.moving_buffers import note_buffers
 from adadagrad_kernels.statistics.layers.registry import (
     Layer,
@@ -109,7 +110,8 @@ class Attachment:
             for module in (*_parts(model), model):
                 call = _call_of_a_model(module, module.forward, begin, returned, end)
                 self._replace(module, _outside_of_graphs(call, inner=False))
-            self._heard = {n: p for n, p in model.named_parameters() if p.requires_grad}
+            if self._recorder.stand_ins is None:
+                self._heard = {n: p for n, p in model.named_parameters() if p.requires_grad}
             for name, parameter in self._heard.items():
                 self._hear(name, parameter)
         except BaseException:
@@ -126,6 +128,8 @@ class Attachment:
                 module.__dict__["forward"] = ours.before
         while self._handles:
             self._handles.popitem()[1].remove()
+        if self._recorder.stand_ins is not None:
+            self._recorder.stand_ins.forget()
 
     def _replace(self, module: nn.Module, forward: Forward) -> None:
         ours = _MeasuredForward(forward)
@@ -138,6 +142,8 @@ class Attachment:
         recorder = self._recorder
         measures = recorder.turns.measures and not in_transform() and not in_backward()
         if self._inside or not measures:
+            if not self._inside and torch.is_grad_enabled() and not in_backward():
+                recorder.fail_together()
             return False
         self._inside = True
         try:
@@ -156,6 +162,9 @@ class Attachment:
         except Exception as error:
             self._recorder.keep(error)
             return False
+        finally:
+            if self._recorder.together is not None and self._recorder.together.failed:
+                self._recorder.turns.fail()
 
     def _end(self) -> None:
         self._inside = False
@@ -258,6 +267,12 @@ def _call_of_a_layer(recorder: Recorder, runner: Any, layer: Layer) -> Forward:
         if watch.now is not None:
             with watch.layer(layer.name, None if other else (args, kwargs)):
                 return layer.forward(*args, **kwargs)
+        if recorder.stand_ins is not None:
+            if torch.is_grad_enabled():
+                recorder.stand_ins.see(layer.module, layer.own)
+            with recorder.stand_ins.tangents(layer.module, layer.own) as runs_along:
+                if runs_along:
+                    return layer.forward(*args, **kwargs)
         if not recorder.turns.measures or in_transform():
             return layer.forward(*args, **kwargs)
         try:
@@ -274,7 +289,7 @@ def _call_of_a_layer(recorder: Recorder, runner: Any, layer: Layer) -> Forward:
 
 
 def _runner(module: nn.Module) -> Runner | None:
-    known = type(module) is nn.MultiheadAttention and not has_forward_of_its_own(module)
+    known = kind_of(module) is nn.MultiheadAttention and not has_forward_of_its_own(module)
     return attention if known else find_runner(module)
 
 
@@ -300,6 +315,8 @@ def _layers(model: nn.Module, on_other: str) -> Iterator[Layer]:
         held = frozenset(
             key for key, p in own.items() if not runner and id(p) in measured_parameters
         )
+        if runner is None or isinstance(module, nn.RNNBase):
+            require_whole(name, own)
         if runner is None and on_other == "raise" and not registered(module):
             raise UnsupportedModelError(
                 f"{name} has parameters of its own ({', '.join(own)}) and no kernel measures such "

@@ -9,7 +9,7 @@ kind and control flow that depends on values, runs sample by sample.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +20,7 @@ from torch.func import functional_call, vjp, vmap
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.memory import is_out_of_memory
+from adadagrad_kernels.shards import is_sharded
 from adadagrad_kernels.statistics.contents import Contents
 from adadagrad_kernels.statistics.layers.moving_buffers import before_forward
 from adadagrad_kernels.statistics.layers.registry import Contributions, Layer, registered
@@ -42,6 +43,7 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
     own = {n: value for n, value in layer.own.items() if value.requires_grad and n not in held}
     if not own:
         return layer.forward(*args, **kwargs)
+    require_whole(layer.name, own)
     contents = Contents.of((args, kwargs))
     use = ModuleUse(
         layer.name,
@@ -89,6 +91,21 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
     if use.shared and use.batch_size > 1:
         use.micro_batch.shared.add(use, given.tensors[use.outputs[0]])
     return result
+
+
+def require_whole(layer: str, own: Mapping[str, nn.Parameter]) -> None:
+    """Refuse sharded parameters of a module that is run again once its backward pass is over.
+
+    Raises:
+        UnsupportedModelError: naming the layer.
+    """
+    if any(map(is_sharded, own.values())):
+        raise UnsupportedModelError(
+            f"{layer} has sharded parameters of its own ({', '.join(own)}) and no kernel measures "
+            "it: it would run again after its backward pass, when its whole parameters are gone. "
+            "Ways out: build it of layers that have a kernel; freeze it; or "
+            "DistributedDataParallel, if the model fits"
+        )
 
 
 def no_sample_output_message(layer: str, own: Iterable[str]) -> str:

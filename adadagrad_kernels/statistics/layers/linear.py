@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from adadagrad_kernels.ops import LayerMoments, linear_moments
+from adadagrad_kernels.shards import kind_of
 from adadagrad_kernels.statistics.layers.registry import (
     Layer,
     Runner,
@@ -32,7 +33,7 @@ from adadagrad_kernels.statistics.measuring.uses import (
 @finder
 def find(module: nn.Module) -> Runner | None:
     """For ``nn.Linear``, and ``Conv1D`` of Transformers."""
-    if type(module).__module__ == "transformers.pytorch_utils" and hasattr(module, "nf"):
+    if kind_of(module).__module__ == "transformers.pytorch_utils" and hasattr(module, "nf"):
         return _transposed_linear
     if runs_as(module, nn.Linear) or runs_as(module, NonDynamicallyQuantizableLinear):
         return _linear

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adadagrad_kernels.ops import LayerMoments, norm_layer_moments
+from adadagrad_kernels.shards import is_sharded
 from adadagrad_kernels.statistics.layers.by_vmap import call_module
 from adadagrad_kernels.statistics.layers.registry import (
     Layer,
@@ -81,12 +82,17 @@ def _eps_of(module: nn.Module) -> float | None:
 def _changes(module: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     """The change of the output when one is added to each parameter, which is then put back."""
     device = inputs.device.type
+    # Of sharded ones the values are not here, and any others do.
+    values = {
+        name: inputs.new_zeros(p.shape) if is_sharded(p) else p.detach().to(inputs.dtype)
+        for name, p in module.named_parameters()
+    }
     changes = {}
     with torch.autocast(device, enabled=False):
-        for name, parameter in module.named_parameters():
+        for name, value in values.items():
             outputs = []
             for more in (0.0, 1.0):
-                with _holding(module, {name: parameter.detach().to(inputs.dtype) + more}):
+                with _holding(module, values | {name: value + more}):
                     outputs.append(type(module).forward(module, inputs).to(inputs.dtype))
             changes[name] = outputs[1] - outputs[0]
     return changes

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.shards import kind_of
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
+from adadagrad_kernels.statistics.measuring.stand_ins import owner_of
 from adadagrad_kernels.statistics.measuring.uses import Part
 
 
@@ -101,7 +103,7 @@ def register_layer(*kinds: type[nn.Module]) -> Callable[[Contributions], Contrib
 
 def registered(module: nn.Module) -> Contributions | None:
     """The user's formula for a module of this class."""
-    return _registered.get(type(module))
+    return _registered.get(kind_of(module))
 
 
 def find_runner(module: nn.Module) -> Runner | None:
@@ -139,7 +141,7 @@ def part_of(value: Tensor | None) -> Part | None:
     if value is None or not value.requires_grad:
         return None
     if isinstance(value, nn.Parameter):
-        return Part(value, 0, value)
+        return Part(owner_of(value), 0, value)
     base = value._base
     if not isinstance(base, nn.Parameter):
         raise UnsupportedModelError(
@@ -147,7 +149,7 @@ def part_of(value: Tensor | None) -> Part | None:
             "torch.func.functional_call. Ways out: call the model itself; or leave the context "
             "for such calls"
         )
-    return Part(base, int(value.storage_offset() - base.storage_offset()), value)
+    return Part(owner_of(base), int(value.storage_offset() - base.storage_offset()), value)
 
 
 def computed_with(recorder: Recorder, weight: Any, bias: Any) -> tuple[Any, Any]:

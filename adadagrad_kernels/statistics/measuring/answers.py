@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from adadagrad_kernels.shards import kind_of
 from adadagrad_kernels.statistics.measuring.rows import Rows
 
 #: Most forms of flags and names, for tensors of the same kinds, that a model is asked about.
@@ -123,7 +124,7 @@ def _attribute(module: Callable[[], Any], name: str) -> Any:
 
 
 def _is_from_torch(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.")
+    return kind_of(module).__module__.startswith("torch.")
 
 
 def _simple_attributes(

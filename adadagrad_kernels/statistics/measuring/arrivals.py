@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adadagrad_kernels.shards import local
 from adadagrad_kernels.statistics.measuring.verify import (
     NamedParameters,
     changed_gradient_message,
+    dropped_gradient_message,
     storage_pointer,
 )
 
@@ -93,8 +95,13 @@ class Arrivals:
         marked = self._marked.get(id(parameter))
         return marked is None or parameter.grad is None or marked == _mark(parameter.grad)
 
-    def require_unchanged(self, parameters: NamedParameters) -> None:
+    def require_unchanged(self, parameters: NamedParameters, *, kept: bool = False) -> None:
         """Refuse gradients that were changed since the backward pass.
+
+        Args:
+            parameters: by name.
+            kept: refuse those that are gone too, which others notice where a gradient arrives
+                directly in ``.grad``.
 
         Raises:
             ValueError: naming a parameter.
@@ -103,6 +110,8 @@ class Arrivals:
         names: dict[int, str] = {}
         for name, parameter in parameters:
             noted, grad = self._after.get(id(parameter)), parameter.grad
+            if kept and noted is not None and grad is None:
+                raise ValueError(dropped_gradient_message(f"'{name}'"))
             if noted is None or grad is None:
                 continue
             if noted != _mark(grad):
@@ -121,7 +130,7 @@ class Arrivals:
 
 
 def _mark(grad: Tensor) -> tuple[int, int]:
-    return (id(grad), _version(grad))
+    return (id(grad), _version(local(grad)))
 
 
 def _version(tensor: Tensor) -> int:
@@ -136,7 +145,7 @@ def _kind(grad: Tensor) -> tuple[torch.device, torch.dtype]:
 def _sampled_elements(grads: Mapping[int, Tensor]) -> dict[Any, Tensor]:
     """Some elements of each, ``[gradients, bytes]`` of every kind, so that NaN equals itself."""
     found = defaultdict(list)
-    for grad in grads.values():
+    for grad in map(local, grads.values()):
         values = grad._values() if grad.is_sparse else grad
         if not values.is_contiguous():
             values = values.reshape(-1)

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 
 #: Step of the difference, relative to the parameters' norm: a compromise between the rounding of
 #: float32 losses and their curvature.
-_STEP = 1e-3
+STEP = 1e-3
 
 
 def forward_derivatives(
@@ -67,7 +67,7 @@ def difference_derivatives(
     length = sum(float(value.double().square().sum()) for value in direction.values()) ** 0.5
     if length == 0.0:
         return torch.zeros_like(losses().detach(), dtype=torch.float64)
-    step = _STEP * max(size, 1e-12) / length
+    step = STEP * max(size, 1e-12) / length
     found: list[Tensor] = []
     try:
         for sign in (1, -1):

@@ -16,6 +16,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from adadagrad_kernels.statistics.measuring.mixing import (
     require_proportional,
 )
 from adadagrad_kernels.statistics.measuring.rows import rows_in
+from adadagrad_kernels.statistics.measuring.together import Together
 from adadagrad_kernels.statistics.measuring.trial import Question, Trial, Watch
 
 #: Of whole numbers among arguments and attributes, for each of which a model is asked anew.
@@ -67,6 +69,7 @@ def ask_once(
     kwargs: Any,
     *,
     is_part: bool = False,
+    together: Together | None = None,
 ) -> Reply:
     """What the model says of such arguments.
 
@@ -77,6 +80,7 @@ def ask_once(
         args: of the model's call.
         kwargs: of the model's call.
         is_part: whether it is a part of the model in training, called alone.
+        together: the ranks that can only run the model at the same time; all of them are here.
 
     Raises:
         UnsupportedModelError: naming the first module that mixes samples.
@@ -94,10 +98,17 @@ def ask_once(
     if len(known) >= _MOST_NUMBERS:
         numbers = next(reversed(known))
     answer, calls = known.get(numbers), 0
-    question = Question(model, forward, watch or Watch(), contents, is_part=is_part)
+    question = Question(
+        model, forward, watch or Watch(), contents, is_part=is_part, together=together
+    )
     is_due = asked.is_due(form)
-    if answer is None or (is_due and not answer.moves):
-        answer, calls = _ask(question), asked.calls[form]
+    asks = answer is None or (is_due and not answer.moves)
+    if together is not None:
+        asks = together.meet(asks=asks)
+    if asks or answer is None:
+        ask = partial(_ask, question)
+        answer = ask() if together is None else together.ask(ask, question.run_along)
+        calls = asked.calls[form]
         # Samples that are all alike show nothing; later ones will.
         if answer.exchanged or answer.doubt or _samples(contents, answer) in (None, 0, 1):
             known[numbers] = answer

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from adadagrad_kernels.statistics.measuring.answers import Answer
 from adadagrad_kernels.statistics.measuring.independence import Reply, ask_once, warn_of_doubt
 from adadagrad_kernels.statistics.measuring.rows import Rows
+from adadagrad_kernels.statistics.measuring.together import Together
 from adadagrad_kernels.statistics.measuring.trial import Watch
 from adadagrad_kernels.statistics.measuring.verify import in_backward, trains
 
@@ -41,6 +42,7 @@ class ModelCall:
         kwargs: Any,
         *,
         whole: nn.Module,
+        together: Together | None = None,
     ) -> Reply:
         """Ask the model of a call, if that is new.
 
@@ -50,11 +52,14 @@ class ModelCall:
             args: of the call.
             kwargs: of the call.
             whole: the model in training.
+            together: the ranks that can only run it at the same time.
 
         Raises:
             UnsupportedModelError: naming the first module that mixes samples.
         """
-        reply = ask_once(model, forward, self.watch, args, kwargs, is_part=model is not whole)
+        reply = ask_once(
+            model, forward, self.watch, args, kwargs, is_part=model is not whole, together=together
+        )
         self.answer, self.samples = reply.answer, reply.samples
         self._turns.clear()
         if self.answer.doubt:

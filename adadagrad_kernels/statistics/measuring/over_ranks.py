@@ -32,14 +32,19 @@ def own_numbers(
 ) -> list[float]:
     """What a rank tells the others: n_r, sum |h_i|^2, N, sum p_i^2 (-1 where not measured)."""
     samples = sum(m.samples or 0 for m in micro_batches)
-    squares = [total_sq_norms(m.norms, m.samples or 0).sum() for m in micro_batches if m.samples]
     along = None if products is None else products.double().square().sum()
     return [
         float(samples),
-        float(sum(square.item() for square in squares)),
+        own_sq_norms(micro_batches),
         squared_norm(mean.values()).item(),
         -1.0 if along is None else along.item(),
     ]
+
+
+def own_sq_norms(micro_batches: Sequence[MicroBatch]) -> float:
+    """Sum |h_i|^2 over a rank's samples."""
+    squares = [total_sq_norms(m.norms, m.samples or 0).sum() for m in micro_batches if m.samples]
+    return float(sum(square.item() for square in squares))
 
 
 def require_each(products: Tensor, micro_batches: Sequence[MicroBatch]) -> None:
@@ -139,7 +144,7 @@ def variance_of_ranks(
             size = micro_batch.samples or 0
             if not size:
                 continue
-            own_variance = contribution_variance(micro_batch, parameter)
+            own_variance = contribution_variance(micro_batch, parameter, total)
             total.add_(own_variance, alpha=factor * factor * (size - 1))
             own = micro_batch.own.get(id(parameter))
             center = torch.zeros_like(total) if own is None else _dense(own, total.dtype)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.memory import is_out_of_memory
+from adadagrad_kernels.shards import ShardedParameters
 from adadagrad_kernels.statistics.measuring.arrivals import Arrivals
 from adadagrad_kernels.statistics.measuring.callers import require_known_caller
 from adadagrad_kernels.statistics.measuring.graph_node import listen, replace_gradient
@@ -22,6 +23,8 @@ from adadagrad_kernels.statistics.measuring.samples import (
     require_samples,
     unknown_shares_message,
 )
+from adadagrad_kernels.statistics.measuring.stand_ins import StandIns
+from adadagrad_kernels.statistics.measuring.together import Together
 from adadagrad_kernels.statistics.measuring.turns import Turns
 from adadagrad_kernels.statistics.measuring.uses import LayerUse, Part, Use
 from adadagrad_kernels.statistics.measuring.verify import (
@@ -52,6 +55,8 @@ class Recorder:
         pooled: whether other ranks are in the step too, which must not wait for this one: errors
             of the forward pass are kept until ``statistics``.
         reduced: whether a wrapper writes to gradients once they are there.
+        together: the ranks that gather the model's parameters, or None.
+        stand_ins: for its sharded parameters, or None.
         turns: says which steps are measured.
         micro_batches: those of the step so far.
         call: the call of the model that runs.
@@ -65,6 +70,8 @@ class Recorder:
         self.model = model
         self.shadow = shadow
         self.pooled = self.reduced = False
+        self.together: Together | None = None
+        self.stand_ins: StandIns | None = None
         self.turns = Turns()
         self.call = ModelCall()
         self.arrivals = Arrivals()
@@ -74,9 +81,22 @@ class Recorder:
         self._known = {id(p): p for p in model.parameters() if p.requires_grad}
         self.reset()
 
+    def share(self, together: Together, parameters: ShardedParameters) -> None:
+        """Measure a model whose parameters these ranks share, each of which it holds a part of."""
+        self.together = together
+        self.stand_ins = StandIns(parameters, self.note_gradient)
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """The model's own parameters by name, whatever stands in for them."""
+        if self.stand_ins is not None:
+            return list(self.stand_ins.parameters.items())
+        return list(self.model.named_parameters())
+
     def reset(self) -> None:
         """Forget the step."""
         self.turns.forget_failure()
+        if self.together is not None:
+            self.together.failed = False
         for micro_batch in getattr(self, "micro_batches", []):
             micro_batch.forget()
         self.micro_batches: list[MicroBatch] = []
@@ -93,9 +113,13 @@ class Recorder:
         require_known_caller("layer_statistics", pooled=self.pooled)
         self._open()
         with self.turns.paused():
-            reply = self.call.begin(model, forward, args, kwargs, whole=self.model)
+            reply = self.call.begin(
+                model, forward, args, kwargs, whole=self.model, together=self.together
+            )
             first = len(self.micro_batches) == 1
-            self.micro_batches[-1].comparison.begin(reply, first=first)
+            # A sample by itself would be run by this rank alone.
+            if self.together is None:
+                self.micro_batches[-1].comparison.begin(reply, first=first)
         empty = self.call.samples == 0
         if empty and self.micro_batches[-1].samples is None:
             self.micro_batches[-1].samples = 0
@@ -191,7 +215,7 @@ class Recorder:
         if whole is not None:
             micro_batch.measure(use)
         for part, gradient in zip((use.weight, use.bias), gradients, strict=True):
-            if part is not None and gradient is not None and part.value is part.parameter:
+            if part is not None and gradient is not None and part.is_whole:
                 self.arrivals.expect(part.parameter, gradient)
         use.release()
         return gradients
@@ -246,7 +270,7 @@ class Recorder:
                 before = micro_batch.own.get(id(parameter))
                 own = grad.detach().clone() if before is None else before + grad
                 micro_batch.own[id(parameter)] = own
-            earlier = self.micro_batches[:-1]
+            earlier = self.micro_batches[:-1] if self.together is None else []
             if parameter.grad is None and any(id(parameter) in m.reached for m in earlier):
                 self._keep_problem(dropped_gradient_message(f"'{name}'"))
             self.arrivals.note_at_the_end(self._known.values(), reduced=self.reduced)
@@ -263,7 +287,7 @@ class Recorder:
         if all(parameter.grad is None for parameter in self._known.values()):
             return
         try:
-            require_clear(list(self.model.named_parameters()))
+            require_clear(self.named_parameters())
         except ValueError as error:
             self.problems.append(error)
 
@@ -290,6 +314,16 @@ class Recorder:
         self.problems.insert(0, error)
         self.turns.fail()
 
+    def fail_together(self) -> bool:
+        """Tell the other ranks, once, that this one measures no more of the step.
+
+        Returns:
+            Whether all know of it.
+        """
+        if self.together is not None and self.turns.failed and not self.together.failed:
+            self.together.meet(failed=True)
+        return self.together is not None and self.together.failed
+
     def _keep_problem(self, message: str, kind: type[Exception] = ValueError) -> None:
         """Keep an error for the end: raised in a backward pass it would leave half a gradient."""
         self.problems.append(kind(message))
@@ -301,13 +335,13 @@ class Recorder:
         if self.micro_batches and not self.micro_batches[-1].had_backward:
             return self.micro_batches[-1]
         require_per_sample_gradients(self.model, by_layers=True)
-        parameters = list(self.model.named_parameters())
+        parameters = self.named_parameters()
         require_known(parameters, self._known)
         self.forget_unused()
         self.call.forget()
         if self.micro_batches:
             self.close(parameters, followed=True)
-            self.arrivals.require_unchanged(parameters)
+            self.arrivals.require_unchanged(parameters, kept=self.together is not None)
         self.micro_batches.append(MicroBatch(self._variance, self._inner_products))
         return self.micro_batches[-1]
 

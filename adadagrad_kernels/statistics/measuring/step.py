@@ -82,7 +82,7 @@ def _variance(
         squares, before, mean = None, None, None
         for micro_batch in micro_batches:
             size = micro_batch.samples or 0
-            own = contribution_variance(micro_batch, parameter)
+            own = contribution_variance(micro_batch, parameter, parameter)
             own = own.mul_(max(size - 1, 0)) if len(micro_batches) > 1 else own
             if len(micro_batches) > 1:
                 after = _gradient(micro_batch, parameter).to(own.dtype)
@@ -112,13 +112,19 @@ def _gradient(micro_batch: MicroBatch, parameter: nn.Parameter) -> Tensor:
     return found.to_dense() if found.is_sparse else found
 
 
-def contribution_variance(micro_batch: MicroBatch, parameter: nn.Parameter) -> Tensor:
-    """The variance of the contributions to a parameter, put together from its parts."""
+def contribution_variance(micro_batch: MicroBatch, parameter: nn.Parameter, like: Tensor) -> Tensor:
+    """The variance of the contributions to a parameter, put together from its parts.
+
+    Args:
+        micro_batch: whose samples contributed.
+        parameter: of the model.
+        like: of its shape and on its device, no part of it.
+    """
     found = {k: v for k, v in micro_batch.variances.items() if k[0] == id(parameter)}
     whole = found.get((id(parameter), 0))
     if whole is not None and whole.shape == parameter.shape:
         return whole
-    variance = no_variance(parameter)
+    variance = no_variance(like)
     for (_, start), values in found.items():
         variance.view(-1)[start : start + values.numel()] = values.flatten()
     return variance
@@ -133,8 +139,8 @@ def nonfinite(what: str) -> str:
     )
 
 
-def no_variance(parameter: nn.Parameter) -> Tensor:
-    """Zeros in the type of variances."""
+def no_variance(parameter: Tensor) -> Tensor:
+    """Zeros in the type of variances, for a whole parameter."""
     kind = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     return torch.zeros(parameter.shape, dtype=kind, device=parameter.device)
 

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from adadagrad_kernels.statistics.contents import Contents, distinct_tensors
 from adadagrad_kernels.statistics.measuring.as_before import as_before
+from adadagrad_kernels.statistics.measuring.together import Together
 from adadagrad_kernels.statistics.randomness import RandomState
 
 #: Elements above which a tensor is kept as sums, over so many blocks of each sample.
@@ -151,6 +152,7 @@ class Question:
         contents: of the arguments of the call, ``(args, kwargs)``.
         hooks: whether users' hooks run too.
         is_part: whether the model is a part of another, called alone.
+        together: the ranks that can only run it at the same time.
     """
 
     model: nn.Module
@@ -159,6 +161,7 @@ class Question:
     contents: Contents
     hooks: bool = False
     is_part: bool = False
+    together: Together | None = None
 
     def run(
         self,
@@ -231,11 +234,22 @@ class Question:
         with self.without_side_effects(), torch.no_grad(), _NoHooks():
             return Contents.of(self.forward(*args, **kwargs)).tensors
 
+    def run_along(self) -> None:
+        """Run the call as it is, for the others, who need this rank's part of the parameters."""
+        args, kwargs = self._arguments((), [False] * len(self.contents.tensors))
+        with self.without_side_effects(own=False), torch.no_grad(), _NoHooks():
+            self.forward(*args, **kwargs)
+
     @contextmanager
-    def without_side_effects(self) -> Iterator[None]:
-        """A context after which nothing shows that the model ran."""
+    def without_side_effects(self, *, own: bool = True) -> Iterator[None]:
+        """A context after which nothing shows that the model ran.
+
+        Args:
+            own: whether it runs for this rank; see ``together``.
+        """
         kept = as_before(self.model, hooks=self.hooks, arguments=self.contents.others)
-        with kept, _no_casts_kept(), warnings.catch_warnings():
+        runs = nullcontext() if self.together is None else self.together.run(own=own)
+        with kept, runs, _no_casts_kept(), warnings.catch_warnings():
             # Such as a checkpoint's, that nothing requires grad.
             warnings.simplefilter("ignore")
             yield

@@ -28,7 +28,8 @@ class Part:
     Attributes:
         parameter: the parameter of the model.
         start: the first of the rows.
-        value: those rows; the parameter itself, or a view of it.
+        value: those rows; the parameter itself, or a view of it; where the parameter is sharded,
+            of what stands in for it.
     """
 
     parameter: nn.Parameter
@@ -39,6 +40,11 @@ class Part:
     def key(self) -> tuple[int, int]:
         """Equal for uses of the same rows."""
         return (id(self.parameter), self.start)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether these are all rows."""
+        return isinstance(self.value, nn.Parameter)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.shards import is_sharded, local
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
 from adadagrad_kernels.statistics.measuring.samples import OTHER_SOURCES, unknown_shares_message
 from adadagrad_kernels.statistics.measuring.shared_uses import COARSE_TOLERANCE, TOLERANCE
@@ -72,6 +73,8 @@ def require_kept(
         ValueError: if all of it is zero, but the samples contributed something.
     """
     grads = [p.grad for _, p in parameters if id(p) in reached and p.grad is not None]
+    if not grads and any(is_sharded(p) for _, p in parameters):
+        return  # they are not reduced yet, and nobody else holds them
     if not any(_nonzero_flags(grads)) and any(_nonzero_flags(sq_norms)):
         raise ValueError(dropped_gradient_message("the parameters"))
 
@@ -155,7 +158,8 @@ def second_backward_message(layer: str) -> str:
 
 def _nonzero_flags(tensors: Sequence[Tensor]) -> list[bool]:
     """Whether each has an element that is not zero; waits for a device once."""
-    flags = [(t.coalesce().values() if t.is_sparse else t).any() for t in tensors]
+    parts = map(local, tensors)
+    flags = [(t.coalesce().values() if t.is_sparse else t).any() for t in parts]
     found: list[bool] = gathered_on_cpu(flags).tolist()
     return found
 
