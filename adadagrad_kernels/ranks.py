@@ -242,13 +242,16 @@ def require_all_ranks(agreement: Agreement | None, decides: str) -> None:
         )
 
 
-def ranks_of_mesh(ranks: str | ProcessGroup | Ranks, mesh: Any, source: str) -> Ranks:
+def ranks_of_mesh(
+    ranks: str | ProcessGroup | Ranks, mesh: Any, source: str, *, is_alone: bool
+) -> Ranks:
     """The ranks that hold the parts of sharded parameters, and share the batch.
 
     Args:
         ranks: what the user asked for.
         mesh: of the parameters.
         source: its name, for messages.
+        is_alone: whether the ranks of a mesh of one dimension share a batch of their own.
 
     Raises:
         ValueError: for the samples of one rank alone, and for ranks other than those of the mesh.
@@ -260,11 +263,11 @@ def ranks_of_mesh(ranks: str | ProcessGroup | Ranks, mesh: Any, source: str) -> 
             "process group or Ranks"
         )
     if isinstance(ranks, str) and ranks == "auto":
-        if mesh.ndim > 1 and mesh.size() != world_size():
+        if not (is_alone and mesh.ndim == 1) and mesh.size() != world_size():
             raise ValueError(
                 f"the parameters are sharded over {mesh.size()} of {world_size()} ranks, on a mesh "
                 f"of {mesh.ndim} dimensions; pass ranks=group to {source}, with a process group of "
-                "just those ranks"
+                "just those ranks, if no others train the same model"
             )
         return Ranks(mesh.get_group() if mesh.ndim == 1 else None)
     found = resolved(ranks, None, source)
@@ -289,7 +292,7 @@ def require_whole_parameters(source: str, model: nn.Module) -> None:
                 f"the parameter '{name}' is a {type(parameter).__name__}, of which this process "
                 f"holds only a part (fully_shard, or a tensor-parallel plan), and {source} reads "
                 "whole gradients. Ways out: layer_statistics, which measures models of "
-                "fully_shard; DistributedDataParallel, if the model fits"
+                "fully_shard and of plans; DistributedDataParallel, if the model fits"
             )
 
 

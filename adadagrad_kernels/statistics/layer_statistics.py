@@ -52,6 +52,12 @@ _NEEDS_LOSSES = (
 )
 
 
+_NO_FORWARD_MODE = (
+    "inner products by forward mode need derivatives that torch does not have for the tensors of a "
+    "tensor-parallel plan. Way out: statistics(losses=..., exact=False), a central difference"
+)
+
+
 class layer_statistics:  # noqa: N801 (a context manager, named as torch names its own)
     r"""Exact statistics of the model in training, measured by its layers in the backward pass.
 
@@ -79,7 +85,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
 
     Args:
         model: the module in training, compiled or not; DistributedDataParallel around it; or one
-            that ``fully_shard`` was called on, whose gradients and variances are DTensors.
+            of ``fully_shard``, a tensor-parallel plan or both, whose gradients and variances are
+            DTensors.
         inner_products: measure :math:`\langle g_i, g \rangle`, for the inner-product tests.
         variance: measure the variance of every coordinate.
         shadow: change nothing: autograd computes the gradients and the layers only listen. The
@@ -159,12 +166,25 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         self._wrapper, self._asked_ranks = wrapper, ranks
         self._sharded: ShardedParameters | None = None
         if any(map(is_sharded, model.parameters())) or fully_sharded_modules(model):
+            if wrapper is not None:
+                raise UnsupportedModelError(
+                    "the model has sharded parameters (DTensors) inside of "
+                    "DistributedDataParallel. Way out: fully_shard over the ranks with samples of "
+                    "their own, on one mesh with the plan"
+                )
             self._sharded = ShardedParameters("layer_statistics", model)
-            self._ranks: Ranks | None = ranks_of_mesh(ranks, self._sharded.mesh, "layer_statistics")
+            self._ranks: Ranks | None = ranks_of_mesh(
+                ranks,
+                self._sharded.mesh,
+                "layer_statistics",
+                is_alone=not self._sharded.is_planned,
+            )
         else:
             self._ranks = resolved(ranks, wrapper, "layer_statistics")
         # Over ranks they refer to a mean that no layer knows in its own pass.
-        in_pass = inner_products and self._ranks is None
+        # Unless all of them have the same samples.
+        alike = self._sharded.same_samples if self._sharded is not None else 0
+        in_pass = inner_products and (self._ranks is None or self._ranks.size == alike)
         self._recorder = Recorder(model, variance=variance, inner_products=in_pass, shadow=shadow)
         self._recorder.pooled = self._ranks is not None
         self._recorder.reduced = self._recorder.pooled or wrapper is not None
@@ -383,23 +403,41 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         recorder, device = self._recorder, ranks.device
         micro_batches: list[MicroBatch] = []
         mean: dict[str, Tensor] = {}
-        numbers, error = [0.0] * 4, None
+        numbers, error = [0.0] * 5, None
+        planned = parameters.is_planned
+        has_losses = losses is not None
+        in_pass = self.inner_products and parameters.same_samples == ranks.size
         try:
             # Another rank's failure: its error comes with the numbers.
             if recorder.problems or not recorder.turns.failed:
                 micro_batches, _ = self._finished()
                 self._require_finite(micro_batches)
                 mean = mean_gradient(parameters, grad_scale)
-                if self.inner_products and losses is None:
+                if self.inner_products and losses is None and not in_pass:
                     raise ValueError(_NEEDS_LOSSES)
-                with torch.no_grad():
-                    has_losses = losses is not None
-                    numbers = over_shards.own_numbers(micro_batches, mean, has_losses=has_losses)
+                if in_pass and losses is None:
+                    over_shards.require_one(micro_batches)
+                if planned and losses is not None and exact:
+                    raise UnsupportedModelError(_NO_FORWARD_MODE)
+                if not planned:
+                    numbers = over_shards.own_numbers(
+                        micro_batches, mean, parameters, has_losses=has_losses
+                    )
         except Exception as problem:  # the others wait: it goes to them with the numbers
             error = problem
+        if planned:
+            # Gradients are added up by all ranks or none.
+            require_one_step([row[0] for row in ranks.gather([float(self._step)], device, error)])
+            with torch.no_grad():
+                mean = over_shards.added_gradients(parameters, mean)
+                numbers = over_shards.own_numbers(
+                    micro_batches, mean, parameters, has_losses=has_losses
+                )
         rows = ranks.gather([float(self._step), *numbers], device, error)
         require_one_step([row[0] for row in rows])
-        record = over_shards.record_of_shards([row[1:] for row in rows], ranks, grad_scale, mean)
+        samples_on = ranks.size / parameters.same_samples
+        scale = (ranks.gradient_divisor or samples_on) * grad_scale
+        record = over_shards.record_of_shards([row[1:] for row in rows], ranks, scale, mean)
         recorder.call.warn_of_doubts()
         if not record.is_finite and not self._keep_nonfinite:
             raise ValueError(nonfinite("a gradient"))
@@ -413,12 +451,15 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
             except Exception as problem:
                 error = problem
             added = ranks.gather([squares], device, error)
-            record = replace(record, sum_sq_inner_products=math.fsum(row[0] for row in added))
+            total = math.fsum(row[0] for row in added) / parameters.same_samples
+            record = replace(record, sum_sq_inner_products=total)
+        elif in_pass:
+            along = over_shards.products_of_layers(micro_batches[0], ranks)
+            products = along * (record.batch_size / (scale * scale))
+            record = record.with_inner_products(products)
         if self.variance:
             with torch.no_grad():
-                variance = over_shards.variance_of_shards(
-                    micro_batches, parameters, ranks, grad_scale, record
-                )
+                variance = over_shards.variance_of_shards(micro_batches, parameters, scale, record)
             record = replace(record, variance=variance)
         return record
 

@@ -13,6 +13,7 @@ MODULES = (
     "local_cases",
     "sharded_cases",
     "checkpoint_cases",
+    "planned_cases",
     "failing_shards",
     "failing_cases",
 )

@@ -175,12 +175,56 @@ def a_module_without_a_kernel_that_is_sharded() -> Any:
     adk.layer_statistics(fully_shard(nn.Sequential(nn.Linear(6, 6), nn.PReLU(6))))
 
 
-def a_tensor_parallel_plan() -> Any:
+def _planned(plan: Any) -> Any:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor.parallel import parallelize_module
+
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    return parallelize_module(network(), mesh, plan)
+
+
+def forward_mode_of_a_plan() -> Any:
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
+
+    model = _planned({"0": ColwiseParallel(), "3": RowwiseParallel()})
+    model[1] = nn.Identity()  # else it would see a part of the features
+    inputs, targets = data()
+    with adk.layer_statistics(model) as recorder:
+        loss(model(inputs), targets).backward()
+        recorder.statistics(lambda: nn.functional.cross_entropy(model(inputs), targets))
+
+
+def a_norm_of_some_features_outside_of_a_plan() -> Any:
+    """Its gradients differ between ranks, and nothing adds them up."""
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
+
+    model = _planned({"0": ColwiseParallel(), "3": RowwiseParallel()})
+    model[1] = nn.LayerNorm(16 // dist.get_world_size()).double()
+    inputs, targets = data()
+    with adk.layer_statistics(model) as recorder:
+        loss(model(inputs), targets).backward()
+        recorder.statistics()
+
+
+def samples_that_a_plan_shares_out() -> Any:
+    from torch.distributed.tensor import Shard
+    from torch.distributed.tensor.parallel import SequenceParallel
+
+    model = _planned({"1": SequenceParallel(sequence_dim=0)})
+    model[0], model[2], model[3] = nn.Identity(), nn.Identity(), nn.Identity()
+    with adk.layer_statistics(model) as recorder:
+        outputs = model(torch.ones(4, 16, dtype=torch.float64))
+        outputs.redistribute(placements=[Shard(0)]).to_local().square().mean().backward()
+        recorder.statistics()
+
+
+def a_plan_inside_of_another_world() -> Any:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    adk.layer_statistics(parallelize_module(network(), mesh, {"0": ColwiseParallel()}))
+    mesh = init_device_mesh("cpu", (dist.get_world_size(), 1), mesh_dim_names=("data", "tensor"))
+    model = parallelize_module(network(), mesh["tensor"], {"0": ColwiseParallel()})
+    adk.layer_statistics(model)
 
 
 CASES = (
@@ -210,5 +254,8 @@ CASES = (
     shards_of_other_ranks,
     a_parameter_that_is_not_sharded,
     a_module_without_a_kernel_that_is_sharded,
-    a_tensor_parallel_plan,
+    forward_mode_of_a_plan,
+    a_norm_of_some_features_outside_of_a_plan,
+    samples_that_a_plan_shares_out,
+    a_plan_inside_of_another_world,
 )

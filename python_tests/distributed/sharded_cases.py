@@ -48,7 +48,7 @@ def weighted(model: nn.Module, inputs: Tensor, targets: Tensor, *, by: float) ->
 def whole(tensors: dict[str, Any] | None) -> dict[str, Tensor] | None:
     if tensors is None:
         return None
-    return {name: tensor.full_tensor() for name, tensor in tensors.items()}
+    return {n: t.full_tensor() if hasattr(t, "to_local") else t for n, t in tensors.items()}
 
 
 def told(record: adk.GradientStatistics, expected: Expected | None = None) -> dict[str, Any]:
@@ -81,6 +81,7 @@ def measured(
     scale: float = 1.0,
     exact: bool = True,
     by: float | None = None,
+    expected: Expected | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     by = float(dist.get_world_size()) if by is None else by
@@ -90,7 +91,7 @@ def measured(
             (weighted(model, inputs, targets, by=by) * scale).backward()
             losses = own_losses(model, inputs, targets)
             record = recorder.statistics(losses, exact=exact, grad_scale=scale)
-    return told(record)
+    return told(record, expected)
 
 
 def layers_and_root() -> Any:
@@ -270,6 +271,26 @@ def tied_weights_attention_and_convolution() -> Any:
     return told(record, expected)
 
 
+class _OfAll(nn.Sequential):
+    """Takes no other batch than the whole one: it breaks off where the model is asked."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = super().forward(inputs)
+        if len(inputs) != SAMPLES // dist.get_world_size():
+            raise ValueError(f"{len(inputs)} samples")
+        return outputs
+
+
+def a_module_that_breaks_off_when_it_is_asked() -> Any:
+    """It is in the middle of a forward pass then, which torch knows."""
+    first, norm, tanh, last = network()
+    model: Any = nn.Sequential(first, norm, tanh, _OfAll(last))
+    model = sharded(model, reshard_after_forward=False)
+    alone = network()
+    expected = Expected.of(nn.Sequential(*alone[:3], nn.Sequential(alone[3])), *data())
+    return measured(model, *share(), expected=expected)
+
+
 def replicas_of_shards() -> Any:
     """HSDP: parts are held twice in a world of four, and count once."""
     mesh = replicated(2)
@@ -344,6 +365,7 @@ EXACT = (
     checkpointed_layers_of_shards,
     sums_that_are_not_divided,
     tied_weights_attention_and_convolution,
+    a_module_that_breaks_off_when_it_is_asked,
     replicas_of_shards,
     replicas_of_whole_parameters,
     micro_batches_of_replicas,

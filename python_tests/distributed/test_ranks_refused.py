@@ -36,7 +36,10 @@ REFUSED = {
     "shards_of_other_ranks": ("ValueError", "just those of the parameters' mesh"),
     "a_parameter_that_is_not_sharded": ("UnsupportedModelError", "'1.weight' is a Parameter"),
     "a_module_without_a_kernel_that_is_sharded": ("UnsupportedModelError", "'1' (PReLU)"),
-    "a_tensor_parallel_plan": ("UnsupportedModelError", "'0.weight' is a DTensor that fully_shard"),
+    "forward_mode_of_a_plan": ("UnsupportedModelError", "exact=False"),
+    "a_norm_of_some_features_outside_of_a_plan": ("ValueError", "a place in the plan"),
+    "samples_that_a_plan_shares_out": ("ValueError", "an input of"),
+    "a_plan_inside_of_another_world": ("ValueError", "pass ranks=group"),
 }
 
 

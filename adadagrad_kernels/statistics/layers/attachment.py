@@ -110,7 +110,9 @@ class Attachment:
             for module in (*_parts(model), model):
                 call = _call_of_a_model(module, module.forward, begin, returned, end)
                 self._replace(module, _outside_of_graphs(call, inner=False))
-            if self._recorder.stand_ins is None:
+            # Those of fully_shard are heard of in the forward pass, when something stands for them.
+            stand_ins = self._recorder.stand_ins
+            if stand_ins is None or not stand_ins.parameters.modules:
                 self._heard = {n: p for n, p in model.named_parameters() if p.requires_grad}
             for name, parameter in self._heard.items():
                 self._hear(name, parameter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,23 @@ class EmbeddingUse(LayerUse):
     least_dimensions: int = 1
     padding_idx: int | None = None
     sparse: bool = False
+
+    def see_rows_of(self, rank: int, ranks: int, parameter: Tensor) -> None:
+        """Leave what other ranks look up without a gradient, if they have the other rows."""
+        given: Any = parameter
+        if not given.placements[-1].is_shard(0):
+            return
+        assert self.weight is not None
+        if not len(self.weight.value):
+            return
+        start = min(rank * -(-len(parameter) // ranks), len(parameter))
+        indices = self.saved[0] - start
+        here = (indices >= 0) & (indices < len(self.weight.value))
+        self.saved = [torch.where(here, indices, 0)]
+        self.grads = {0: self.grad * here.unsqueeze(-1)}
+        padding = None if self.padding_idx is None else self.padding_idx - start
+        known = padding is not None and 0 <= padding < len(self.weight.value)
+        self.padding_idx = padding if known else None
 
     def moments(self, variance: bool, inner_products: bool) -> LayerMoments:
         """By ``ops.embedding_moments``; of the rows in use alone where the gradient is sparse."""

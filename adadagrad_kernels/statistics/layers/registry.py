@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from adadagrad_kernels.errors import UnsupportedModelError
-from adadagrad_kernels.shards import kind_of
+from adadagrad_kernels.shards import is_sharded, kind_of, local
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
 from adadagrad_kernels.statistics.measuring.stand_ins import owner_of
 from adadagrad_kernels.statistics.measuring.uses import Part
@@ -141,7 +141,7 @@ def part_of(value: Tensor | None) -> Part | None:
     if value is None or not value.requires_grad:
         return None
     if isinstance(value, nn.Parameter):
-        return Part(owner_of(value), 0, value)
+        return Part(owner_of(value), 0, local(value) if is_sharded(value) else value)
     base = value._base
     if not isinstance(base, nn.Parameter):
         raise UnsupportedModelError(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from adadagrad_kernels.shards import is_sharded
 from adadagrad_kernels.statistics.measuring.kept import Keeper
 from adadagrad_kernels.statistics.randomness import RandomState
 
@@ -100,7 +101,8 @@ class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _keep(self, written: Any) -> None:
         for tensor in written if isinstance(written, list | tuple) else (written,):
-            plain = isinstance(tensor, Tensor) and not tensor.is_meta
+            # A DTensor has no memory of its own, and no parameter here is one.
+            plain = isinstance(tensor, Tensor) and not is_sharded(tensor) and not tensor.is_meta
             if plain and tensor.layout is torch.strided:
                 for key in self._at.get(tensor.untyped_storage().data_ptr(), ()):
                     if key not in self._copies:

@@ -98,9 +98,9 @@ class MicroBatch:
     def measure(self, use: LayerUse) -> LayerMoments:
         """By the use's op."""
         moments = use.moments(self.variance and use.samples > 1, self.inner_products)
-        self.norms.append(Norms(use.layer, tuple(use.parts), moments.sq_norms))
+        self.norms.append(Norms(use.layer, tuple(use.parts), _shared(moments.sq_norms, use)))
         if moments.inner_products is not None:
-            self.dots_with_sum.append(moments.inner_products)
+            self.dots_with_sum.append(_shared(moments.inner_products, use))
         variances = (moments.weight_variance, moments.bias_variance)
         for part, variance in zip((use.weight, use.bias), variances, strict=True):
             if part is not None:
@@ -113,6 +113,19 @@ class MicroBatch:
     def finish(self) -> None:
         """Measure what is pending: by contributions, those to one part added up."""
         uses, self.pending = self.pending, []
+        self._measure_all(uses)
+
+    def note_nothing(self, use: Use) -> None:
+        """Note a use of whose parameters this rank has no rows."""
+        self.parts.update({part.key: part for part in use.parts})
+        self.sums.update({part.key: torch.zeros_like(part.value) for part in use.parts})
+
+    @torch.no_grad()
+    def measure_together(self, use: Use) -> None:
+        """Measure a use of whose contributions this rank has addends."""
+        self._measure_all([use])
+
+    def _measure_all(self, uses: list[Use]) -> None:
         if not uses:
             return
         self.parts.update({part.key: part for use in uses for part in use.parts})
@@ -120,10 +133,16 @@ class MicroBatch:
             found = pending.measure(group, self.variance, self.inner_products)
             layers = ", ".join(dict.fromkeys(use.layer for use in group))
             parts = {part.key: part for use in group for part in use.parts}
-            self.norms.append(Norms(layers, tuple(parts.values()), found.sq_norms))
+            norms = _shared(found.sq_norms, group[0])
+            self.norms.append(Norms(layers, tuple(parts.values()), norms))
             self.sums.update(found.sums)
             self.variances.update(found.variances)
             if found.dots_with_sum is not None:
-                self.dots_with_sum.append(found.dots_with_sum)
+                self.dots_with_sum.append(_shared(found.dots_with_sum, group[0]))
             for use in group:
                 use.release()
+
+
+def _shared(squared: Tensor, use: Use) -> Tensor:
+    """This rank's share of what adds up over the ranks."""
+    return squared if use.copies == 1 else squared / use.copies

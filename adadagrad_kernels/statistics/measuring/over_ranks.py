@@ -24,7 +24,7 @@ from adadagrad_kernels.statistics.sums import squared_norm
 
 #: Allowed relative difference between ranks' norms of one gradient (different processors round
 #: differently).
-_SAME = 1e-6
+SAME = 1e-6
 
 
 def own_numbers(
@@ -80,7 +80,7 @@ def require_reduced(sq_norms: Sequence[float]) -> float:
     Raises:
         ValueError: with the squared norms.
     """
-    if max(sq_norms) - min(sq_norms) > _SAME * max(sq_norms):
+    if max(sq_norms) - min(sq_norms) > SAME * max(sq_norms):
         raise ValueError(
             f"the gradients of the ranks differ (their squared norms are {list(sq_norms)}): "
             "nothing has reduced them. Ways out: call the wrapper in the forward pass, not its "

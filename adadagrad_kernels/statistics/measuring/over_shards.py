@@ -8,55 +8,82 @@ the sum over the ranks of those of their parts, and a part that several ranks ho
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from adadagrad_kernels.ranks import Ranks
-from adadagrad_kernels.shards import ShardedParameters, copies, local
+from adadagrad_kernels.shards import ShardedParameters, added_up, is_sharded, local, whole
 from adadagrad_kernels.statistics.measuring.directional import STEP
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
-from adadagrad_kernels.statistics.measuring.over_ranks import own_sq_norms
+from adadagrad_kernels.statistics.measuring.over_ranks import SAME, own_sq_norms
 from adadagrad_kernels.statistics.measuring.step import contribution_variance, no_variance
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sums import squared_norm
 
+#: Where losses are in float64, whose rounding allows a smaller step than ``STEP``.
+_WIDE_STEP = 1e-5
+
 
 def own_numbers(
-    micro_batches: Sequence[MicroBatch], mean: Mapping[str, Tensor], *, has_losses: bool
+    micro_batches: Sequence[MicroBatch],
+    mean: Mapping[str, Tensor],
+    parameters: ShardedParameters,
+    *,
+    has_losses: bool,
 ) -> list[float]:
-    """What a rank tells the others: n_r, sum |h_i|^2, its part of N, whether it has losses."""
+    """What a rank tells the others.
+
+    Its parts of n, of sum |h_i|^2 and of N; whether it has losses; and the squared norm of what all
+    ranks with the same samples hold, in which they must agree.
+    """
     samples = sum(m.samples or 0 for m in micro_batches)
+    alike = [g for g in mean.values() if not is_sharded(g)]
     return [
-        float(samples),
+        samples / parameters.same_samples,
         own_sq_norms(micro_batches),
-        part_of_sq_norm(mean.values()),
+        part_of_sq_norm(mean.values(), parameters),
         float(has_losses),
+        squared_norm(alike).item(),
     ]
 
 
-def part_of_sq_norm(tensors: Any) -> float:
+def added_gradients(parameters: ShardedParameters, mean: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients in parts like the parameters', where autograd has left them otherwise.
+
+    Such as in sums that are still to be added up; all ranks are here.
+    """
+    found = {}
+    for name, gradient in mean.items():
+        placed: Any = parameters[name]
+        found[name] = added_up(gradient, getattr(placed, "placements", ()))
+    return found
+
+
+def part_of_sq_norm(tensors: Iterable[Tensor], parameters: ShardedParameters) -> float:
     """What this rank adds to the squared norm of sharded tensors."""
-    return math.fsum(squared_norm([local(t)]).item() / copies(t) for t in tensors)
+    return math.fsum(squared_norm([local(t)]).item() / parameters.copies(t) for t in tensors)
 
 
 def record_of_shards(
-    rows: Sequence[Sequence[float]], ranks: Ranks, grad_scale: float, mean: dict[str, Tensor]
+    rows: Sequence[Sequence[float]], ranks: Ranks, scale: float, mean: dict[str, Tensor]
 ) -> GradientStatistics:
     """The record of all samples, the same on every rank to the last bit.
 
     Args:
         rows: the numbers of every rank, as ``own_numbers`` gives them.
         ranks: the ranks themselves.
-        grad_scale: factor by which the losses were multiplied.
+        scale: D, times the factor by which the losses were multiplied.
         mean: the gradient, each rank's part.
 
     Raises:
-        ValueError: if no rank has samples, or some have losses and others none.
+        ValueError: if no rank has samples, some have losses and others none, or parameters outside
+            of a plan have other gradients on other ranks.
     """
-    samples = int(sum(row[0] for row in rows))
+    samples = round(math.fsum(row[0] for row in rows))
     if not samples:
         raise ValueError(
             "the batch is empty on every rank: no sample has reached the layers since the last "
@@ -67,7 +94,15 @@ def record_of_shards(
             "some ranks pass losses to statistics() and others do not, but all must run the model "
             "together; pass it on every rank, also on one without samples"
         )
-    factor = samples / (ranks.divisor * grad_scale)
+    alike = [row[4] for row in rows]
+    if max(alike) - min(alike) > SAME * max(alike):
+        raise ValueError(
+            "the gradients of parameters outside of the tensor-parallel plan differ between ranks "
+            f"with the same samples (their squared norms are {alike}): their layers see other "
+            "positions or other features on each. Way out: a place in the plan, such as "
+            "SequenceParallel(), for each of them"
+        )
+    factor = samples / scale
     return GradientStatistics(
         batch_size=samples,
         mean_sq_norm=math.fsum(row[2] for row in rows),
@@ -80,22 +115,21 @@ def record_of_shards(
 def variance_of_shards(
     micro_batches: Sequence[MicroBatch],
     parameters: ShardedParameters,
-    ranks: Ranks,
-    grad_scale: float,
+    scale: float,
     record: GradientStatistics,
 ) -> dict[str, Tensor]:
     """The variance of every coordinate, sharded as its parameter is.
 
     As in ``over_ranks.variance_of_ranks``, parameter by parameter: the mean is gathered, and the
-    squared deviations from it are added up and shared out again (a reduce-scatter).
+    squared deviations from it are added up and shared out again.
     """
-    factor = record.batch_size / (ranks.divisor * grad_scale)
+    factor = record.batch_size / scale
     mean = record.require_mean_gradient()
     variance = {}
     for name, parameter in parameters.items():
-        sharded: Any = mean[name]
-        total = no_variance(parameter)
-        center = sharded.full_tensor().to(total.dtype)
+        center = _gathered(parameters, parameter, mean[name])
+        total = no_variance(center)
+        center = center.to(total.dtype)
         for micro_batch in micro_batches:
             size = micro_batch.samples or 0
             if not size:
@@ -105,18 +139,63 @@ def variance_of_shards(
             own = micro_batch.own.get(id(parameter))
             far = -center if own is None else own.to(total.dtype) * (factor / size) - center
             total.addcmul_(far, far, value=size)
-        variance[name] = _shared_out(total, sharded).div_(max(record.batch_size - 1, 1))
+        total.div_(max(record.batch_size - 1, 1))
+        variance[name] = _shared_out(parameters, parameter, total)
     return variance
 
 
-def _shared_out(total: Tensor, like: Any) -> Tensor:
-    """The sum over all ranks, in parts like those of a DTensor."""
-    from torch.distributed.tensor import DTensor, Partial
+def _gathered(parameters: ShardedParameters, parameter: Any, mean: Any) -> Tensor:
+    """What this rank's layers see of a gradient: all that ``fully_shard`` has shared out."""
+    from torch.distributed.tensor import Replicate
 
-    mesh = like.device_mesh
-    added: Any = DTensor.from_local(total, mesh, [Partial()] * mesh.ndim, run_check=False)
-    parts: Tensor = added.redistribute(placements=like.placements)
+    if not is_sharded(mean):
+        whole_here: Tensor = mean
+        return whole_here
+    _, placements = parameters.over_data(parameter)
+    if len(placements) == mean.device_mesh.ndim:
+        return whole(mean)
+    kept = parameter.placements[len(placements) :]
+    return local(added_up(mean, [*(Replicate() for _ in placements), *kept]))
+
+
+def _shared_out(parameters: ShardedParameters, parameter: Any, total: Tensor) -> Tensor:
+    """The sum over all ranks with samples of their own, in parts like those of a parameter."""
+    from torch.distributed.tensor import DTensor
+
+    if not is_sharded(parameter):
+        return total
+    mesh = parameter.device_mesh
+    groups, placements = parameters.over_data(parameter)
+    for place, (group, placement) in enumerate(zip(groups, placements, strict=True)):
+        dist.all_reduce(total, group=group)
+        if not placement.is_replicate():
+            pieces = total.chunk(mesh.size(place), placement.dim)
+            at = mesh.get_local_rank(place)
+            total = pieces[at] if at < len(pieces) else total.narrow(placement.dim, 0, 0)
+    shape = {"shape": parameter.shape, "stride": parameter.stride()}
+    parts: Tensor = DTensor.from_local(
+        total.contiguous(), mesh, parameter.placements, run_check=False, **shape
+    )
     return parts
+
+
+def require_one(micro_batches: Sequence[MicroBatch]) -> None:
+    """Require a single micro-batch, whose layers knew its mean.
+
+    Raises:
+        ValueError: for several.
+    """
+    if len(micro_batches) != 1:
+        raise ValueError(
+            f"the step has {len(micro_batches)} micro-batches, whose inner products refer to their "
+            "common mean; pass statistics(losses=..., exact=False), a function that returns the "
+            "losses of all their samples, or use a single micro-batch"
+        )
+
+
+def products_of_layers(micro_batch: MicroBatch, ranks: Ranks) -> Tensor:
+    """<h_i, sum_j h_j> over the layers' parts on all ranks, which have the same samples."""
+    return ranks.add_up(torch.stack(micro_batch.dots_with_sum).sum(0))
 
 
 def difference_derivatives(
@@ -134,10 +213,14 @@ def difference_derivatives(
         direction: each rank's part.
     """
     kept = {name: local(parameter).clone() for name, parameter in parameters.items()}
-    sizes = [part_of_sq_norm(parameters.values()), part_of_sq_norm(direction.values())]
+    sizes = [
+        part_of_sq_norm(tensors, parameters)
+        for tensors in (parameters.values(), direction.values())
+    ]
     rows = ranks.gather(sizes, ranks.device)
     size, length = (math.sqrt(math.fsum(row[place] for row in rows)) for place in (0, 1))
-    step = STEP * max(size, 1e-12) / length if length else 0.0
+    wide = all(parameter.dtype == torch.float64 for parameter in parameters.values())
+    step = (_WIDE_STEP if wide else STEP) * max(size, 1e-12) / length if length else 0.0
     found = []
     try:
         for sign in (1, -1):

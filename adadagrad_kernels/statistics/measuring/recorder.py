@@ -24,6 +24,11 @@ from adadagrad_kernels.statistics.measuring.samples import (
     unknown_shares_message,
 )
 from adadagrad_kernels.statistics.measuring.stand_ins import StandIns
+from adadagrad_kernels.statistics.measuring.tensor_parallel import (
+    gradient_here,
+    local_uses,
+    shared_addends_message,
+)
 from adadagrad_kernels.statistics.measuring.together import Together
 from adadagrad_kernels.statistics.measuring.turns import Turns
 from adadagrad_kernels.statistics.measuring.uses import LayerUse, Part, Use
@@ -72,6 +77,7 @@ class Recorder:
         self.pooled = self.reduced = False
         self.together: Together | None = None
         self.stand_ins: StandIns | None = None
+        self._copies = 1
         self.turns = Turns()
         self.call = ModelCall()
         self.arrivals = Arrivals()
@@ -85,6 +91,9 @@ class Recorder:
         """Measure a model whose parameters these ranks share, each of which it holds a part of."""
         self.together = together
         self.stand_ins = StandIns(parameters, self.note_gradient)
+        self._copies = parameters.same_samples
+        # Autograd knows how to add up what a plan has shared out.
+        self.shadow |= parameters.is_planned
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """The model's own parameters by name, whatever stands in for them."""
@@ -128,6 +137,7 @@ class Recorder:
     def count_call(self, use: Use) -> bool:
         """Count a call of a layer; whether it is to be measured."""
         grad_enabled = torch.is_grad_enabled()
+        use.copies = self._copies
         if in_backward():
             # A checkpoint runs the layer again, which was counted at its first call.
             use.micro_batch = self.micro_batches[-1] if self.micro_batches else None
@@ -179,6 +189,7 @@ class Recorder:
         use.shared = kind is Rows.SHARED or rows != samples
         if use.shared and rows != 1 and not use.folds:
             raise ValueError(no_sample_rows_message(use.layer, rows))
+        use.output = getattr(output, "placements", None)
         if not self.shadow:
             output = replace_gradient(self._replace, use, output, saved)
         else:
@@ -221,10 +232,40 @@ class Recorder:
         return gradients
 
     def _observe(self, use: Use) -> None:
-        if not self._is_measurable(use):
+        if isinstance(use, LayerUse) and use.output is not None:
+            self._observe_parts(use)
+        elif self._is_measurable(use):
+            self._observe_whole(use)
+
+    def _observe_parts(self, use: LayerUse) -> None:
+        try:
+            uses = local_uses(use)
+        except UnsupportedModelError as error:
+            self.problems.append(error)
             return
+        if use.shared:
+            self._keep_problem(unknown_shares_message(use.layer), UnsupportedModelError)
+            return
+        shared = use.micro_batch.shares(use)
+        if shared and any(each.addends is not None for each in uses):
+            self._keep_problem(shared_addends_message(use.layer), UnsupportedModelError)
+            return
+        for each in uses:
+            if not self._is_measurable(each):
+                continue
+            if any(part.value.numel() for part in each.parts):
+                self._observe_whole(each)
+            else:
+                each.micro_batch.note_nothing(each)  # there are more ranks than rows
+        use.release()
+
+    def _observe_whole(self, use: Use) -> None:
         micro_batch = use.micro_batch
-        if isinstance(use, LayerUse) and not micro_batch.shares(use):
+        if use.addends is not None:
+            # While the other ranks are here too.
+            micro_batch.measure_together(use)
+            use.release()
+        elif isinstance(use, LayerUse) and not micro_batch.shares(use):
             self._require_first(use)
             gradients = use.restored(micro_batch.measure(use))
             for part, gradient in zip((use.weight, use.bias), gradients, strict=True):
@@ -259,6 +300,7 @@ class Recorder:
 
     def note_gradient(self, parameter: nn.Parameter, name: str, grad: Tensor) -> None:
         """See the whole gradient of a parameter on its way into ``.grad``."""
+        grad = gradient_here(parameter, grad)
         self.turns.note_backward()
         micro_batch = self.micro_batches[-1] if self.micro_batches else None
         if micro_batch is not None:

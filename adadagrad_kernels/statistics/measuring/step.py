@@ -122,7 +122,7 @@ def contribution_variance(micro_batch: MicroBatch, parameter: nn.Parameter, like
     """
     found = {k: v for k, v in micro_batch.variances.items() if k[0] == id(parameter)}
     whole = found.get((id(parameter), 0))
-    if whole is not None and whole.shape == parameter.shape:
+    if whole is not None and whole.shape == like.shape:
         return whole
     variance = no_variance(like)
     for (_, start), values in found.items():

@@ -30,6 +30,7 @@ class Together:
         self.failed = False
         self._ranks = ranks
         self._parameters = parameters
+        self._left: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     def meet(self, *, asks: bool = False, failed: bool = False) -> bool:
         """Whether any rank has to ask its model; settles whether one has failed."""
@@ -65,19 +66,33 @@ class Together:
         if own:
             self.meet(asks=True)
         modules = self._parameters.modules
-        before = [self._identities(module) for module in modules]
+        before = [_identities(self._places(module)) for module in modules]
         try:
             yield
         finally:
-            # Some keep whole parameters after a forward pass.
+            # Some keep whole parameters after a forward pass. One that it has broken off in goes on
+            # as it is: no public call of torch before 2.14 ends its pass.
+            self._left = []
             for module, identities in zip(modules, before, strict=True):
-                if self._identities(module) != identities:
+                if _identities(self._places(module)) != identities:
                     module.reshard()
+                if _identities(self._places(module)) != identities:
+                    self._left += [(place, dict(place)) for place in self._places(module)]
 
-    def _identities(self, module: Any) -> list[int]:
-        """Of what a module holds, without those inside that gather their own."""
-        found = [id(parameter) for parameter in module.parameters(recurse=False)]
+    def put_back(self) -> None:
+        """Have modules hold what they held after the run, where that was not undone."""
+        for place, held in self._left:
+            place.update(held)
+        self._left = []
+
+    def _places(self, module: Any) -> list[dict[str, Any]]:
+        """Where a module holds its parameters, without those inside that gather their own."""
+        found = [module._parameters]
         for child in module.children():
             if child not in self._parameters.modules:
-                found += self._identities(child)
+                found += self._places(child)
         return found
+
+
+def _identities(places: list[dict[str, Any]]) -> list[int]:
+    return [id(parameter) for place in places for parameter in place.values()]

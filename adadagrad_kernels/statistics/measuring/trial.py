@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from adadagrad_kernels.shards import local
 from adadagrad_kernels.statistics.contents import Contents, distinct_tensors
 from adadagrad_kernels.statistics.measuring.as_before import as_before
 from adadagrad_kernels.statistics.measuring.together import Together
@@ -75,8 +76,9 @@ class Watch:
         tensors = Contents.of(arguments).tensors
         versions = [tensor._version for tensor in tensors]
         if self.now is not None and arguments is not None:
-            inputs = tuple(_compact_copy(t.detach(), self.count) for t in tensors)
-            self.now.calls[name].append(Call(tuple(t.shape for t in tensors), inputs))
+            here = [local(t.detach()) for t in tensors]
+            inputs = tuple(_compact_copy(t, self.count) for t in here)
+            self.now.calls[name].append(Call(tuple(t.shape for t in here), inputs))
         self._running.append(name)
         try:
             yield
@@ -186,7 +188,7 @@ class Question:
             path = paths[module]
             name = f"layer '{path}' ({type(module).__name__})" if path else "the model"
             given = Contents.of(output).tensors
-            short = [_compact_copy(tensor.detach(), len(rows)) for tensor in given]
+            short = [_compact_copy(local(tensor.detach()), len(rows)) for tensor in given]
             trial.outputs.setdefault(name, []).extend(short)
 
         uses: AbstractContextManager[Any] = (
@@ -198,7 +200,7 @@ class Question:
             try:
                 with uses:
                     result = self.forward(*args, **kwargs)
-                trial.result = [t.detach() for t in Contents.of(result).tensors]
+                trial.result = [local(t.detach()) for t in Contents.of(result).tensors]
                 see(self.model, (), result)
             finally:
                 self.watch.now = None
@@ -249,10 +251,14 @@ class Question:
         """
         kept = as_before(self.model, hooks=self.hooks, arguments=self.contents.others)
         runs = nullcontext() if self.together is None else self.together.run(own=own)
-        with kept, runs, _no_casts_kept(), warnings.catch_warnings():
-            # Such as a checkpoint's, that nothing requires grad.
-            warnings.simplefilter("ignore")
-            yield
+        try:
+            with kept, runs, _no_casts_kept(), warnings.catch_warnings():
+                # Such as a checkpoint's, that nothing requires grad.
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            if self.together is not None:
+                self.together.put_back()
 
     def _arguments(
         self,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES
@@ -76,6 +77,8 @@ class Use(ABC):
         folds: whether any dimensions may come before the last one.
         arranged: puts the samples first, where they are elsewhere.
         changed_in_place: whether something has written to what was saved.
+        copies: how many ranks measure the same for the same samples.
+        addends: a process group whose ranks have only addends of its contributions, or None.
         micro_batch: the ``MicroBatch`` in which it is measured.
     """
 
@@ -86,6 +89,8 @@ class Use(ABC):
     folds: bool = True
     arrivals: int = 0
     changed_in_place: bool = False
+    copies: int = 1
+    addends: Any = None
     arranged: Callable[[Tensor], Tensor] | None = None
     saved: Sequence[Tensor] = ()
     grads: dict[int, Tensor] = field(default_factory=dict)
@@ -115,6 +120,8 @@ class Use(ABC):
     def add_contributions(self, rows: slice, total: dict[tuple[int, int], Tensor]) -> None:
         """Add those of some samples to what other uses of its parts have contributed."""
         for part, contribution in zip(self.parts, self.contributions(rows), strict=True):
+            if self.addends is not None:
+                dist.all_reduce(contribution, group=self.addends)
             before = total.get(part.key)
             total[part.key] = contribution if before is None else before.add_(contribution)
 
@@ -153,11 +160,13 @@ class LayerUse(Use):
         weight: the part that is its weight, or None where that is frozen or missing.
         bias: the part that is its bias, or None.
         least_dimensions: those of an input with samples.
+        output: placements of its output, where that is sharded by a tensor-parallel plan.
     """
 
     weight: Part | None = None
     bias: Part | None = None
     least_dimensions: int = 2
+    output: tuple[Any, ...] | None = None
     _own: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -194,9 +203,14 @@ class LayerUse(Use):
         """As they came with the gradient, or anew."""
         if self.weight is None or self.bias is not None or self.weight.value.is_sparse:
             return None
+        if self.addends is not None:
+            return None
         if self._own is None:
             self.gradients()
         return self._own
+
+    def see_rows_of(self, rank: int, ranks: int, parameter: Tensor) -> None:
+        """Note that this rank has a part of the weight, where that concerns what was saved."""
 
     def release(self) -> None:
         """Give back the memory of what was saved."""
