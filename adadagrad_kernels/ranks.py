@@ -59,8 +59,9 @@ class Ranks:
 
     Args:
         data: the process group over which the batch is shared; None for all processes.
-        gradient_divisor: D, by which the sum over the ranks is divided; None for their number, as
-            in DistributedDataParallel; 1 if gradients are summed.
+        gradient_divisor: D, by which the sum over the ranks is divided; None for the number of
+            those with samples of their own, as in DistributedDataParallel and ``fully_shard``; 1 if
+            gradients are summed.
 
     Raises:
         ValueError: for a divisor that is not positive.

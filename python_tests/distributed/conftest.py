@@ -22,4 +22,4 @@ MODULES = (
 @pytest.fixture(scope="session", params=[2, 4])
 def told(request: pytest.FixtureRequest) -> dict[str, list[Told]]:
     """What every case gave, on every rank."""
-    return ranks.run(MODULES, request.param)
+    return ranks.run(MODULES, request.param, seconds=600.0)

@@ -102,6 +102,32 @@ def gradients_of_shards_clipped_on_one_rank() -> Any:
         recorder.statistics()
 
 
+def gradients_of_shards_clipped_between_micro_batches_on_one_rank() -> Any:
+    """Before one of another form, of which the other ranks would ask."""
+    model = sharded(network())
+    inputs, targets = share()
+    with adk.layer_statistics(model) as recorder:
+        _backward(model, inputs, targets)
+        if _is_last():
+            model[0].weight.grad.to_local().mul_(0.5)
+        for _ in range(2):
+            _backward(model, inputs[:1], targets[:1])
+        recorder.statistics()
+
+
+def rows_of_shards_that_are_no_samples_before_a_new_question() -> Any:
+    """On one rank; the others would ask of a micro-batch of another form then."""
+    model: Any = _Folded()
+    sharded(model.inside, root=False)
+    fully_shard(model)
+    inputs, targets = share()
+    with adk.layer_statistics(model) as recorder:
+        _backward(model, inputs, targets)
+        for _ in range(2):
+            _backward(model, inputs[:1], targets[:1])
+        recorder.statistics()
+
+
 def gradients_of_shards_dropped_between_micro_batches() -> Any:
     model = sharded(network())
     with adk.layer_statistics(model) as recorder:
@@ -158,6 +184,8 @@ CASES = (
     the_step_after_an_error_of_shards_is_measured,
     gradients_of_shards_gone_on_one_rank,
     gradients_of_shards_clipped_on_one_rank,
+    gradients_of_shards_clipped_between_micro_batches_on_one_rank,
+    rows_of_shards_that_are_no_samples_before_a_new_question,
     gradients_of_shards_dropped_between_micro_batches,
     gradients_of_shards_left_by_an_earlier_step,
     sync_of_shards_is_left_off,

@@ -104,7 +104,9 @@ def ask_once(
     is_due = asked.is_due(form)
     asks = answer is None or (is_due and not answer.moves)
     if together is not None:
-        asks = together.meet(asks=asks)
+        asks = together.meet(asks=asks) and not together.failed
+        # The step goes on unmeasured on all ranks.
+        answer = Answer() if answer is None and together.failed else answer
     if asks or answer is None:
         ask = partial(_ask, question)
         answer = ask() if together is None else together.ask(ask, question.run_along)

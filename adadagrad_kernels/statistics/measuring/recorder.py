@@ -120,7 +120,12 @@ class Recorder:
     def begin_call(self, model: nn.Module, forward: Any, args: Any, kwargs: Any) -> bool:
         """Ask the model of its call, if that is new; whether there are samples to measure."""
         require_known_caller("layer_statistics", pooled=self.pooled)
-        self._open()
+        try:
+            self._open()
+        except Exception:
+            if self.together is not None:
+                self.together.meet(failed=True)  # as the others do, who go on to ask
+            raise
         with self.turns.paused():
             reply = self.call.begin(
                 model, forward, args, kwargs, whole=self.model, together=self.together
@@ -356,15 +361,10 @@ class Recorder:
         self.problems.insert(0, error)
         self.turns.fail()
 
-    def fail_together(self) -> bool:
-        """Tell the other ranks, once, that this one measures no more of the step.
-
-        Returns:
-            Whether all know of it.
-        """
+    def fail_together(self) -> None:
+        """Tell the other ranks, once, that this one measures no more of the step."""
         if self.together is not None and self.turns.failed and not self.together.failed:
             self.together.meet(failed=True)
-        return self.together is not None and self.together.failed
 
     def _keep_problem(self, message: str, kind: type[Exception] = ValueError) -> None:
         """Keep an error for the end: raised in a backward pass it would leave half a gradient."""
