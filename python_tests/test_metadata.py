@@ -34,7 +34,7 @@ def test_who_made_it_where_it_comes_from_and_what_it_runs_on() -> None:
         for classifier in HERE.get_all("Classifier")
         if (found := re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", classifier))
     }
-    assert {"3.10", "3.11", "3.12", "3.13"} <= versions
+    assert {"3.10", "3.11", "3.12", "3.13", "3.14"} <= versions
     assert HERE["Requires-Python"] == ">=3.10"
 
 
