@@ -20,6 +20,8 @@ MODULES = (
 
 
 @pytest.fixture(scope="session", params=[2, 4])
-def told(request: pytest.FixtureRequest) -> dict[str, list[Told]]:
+def told(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[Told]]:
     """What every case gave, on every rank."""
-    return ranks.run(MODULES, request.param, seconds=600.0)
+    return ranks.run_once(MODULES, request.param, tmp_path_factory, seconds=600.0)

@@ -27,9 +27,12 @@ Cases = dict[str, list[Told]]
 Of = Callable[[str], list[Any]]
 
 
-@cache
-def _world(size: int) -> Cases:
-    return ranks.run(("steps_cases",), size, seconds=600.0)
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Cases]:
+    """What every case gave on so many ranks."""
+    return cache(
+        lambda size: ranks.run_once(("steps_cases",), size, tmp_path_factory, seconds=600.0)
+    )
 
 
 @pytest.fixture(params=["accelerate", "fabric"])
@@ -43,13 +46,13 @@ WORLDS = [("accelerate", 1), ("accelerate", 2), ("accelerate", 4), ("fabric", 1)
 
 
 @pytest.fixture(params=WORLDS, ids=lambda pair: f"{pair[0]} in {pair[1]}")
-def of(request: pytest.FixtureRequest) -> Of:
+def of(request: pytest.FixtureRequest, world: Callable[[int], Cases]) -> Of:
     """What a case of a library gave on every rank, by its name."""
     name, size = request.param
     pytest.importorskip(INSTALLED[name], reason=f"{INSTALLED[name]} is not installed")
 
     def runs(case: str) -> list[Any]:
-        found = values(_world(size)[f"{name}_{case}"])
+        found = values(world(size)[f"{name}_{case}"])
         if found[0] is None:
             pytest.skip("four processes run less")
         return found
@@ -155,11 +158,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_it_says_what_is_wrong(library: str, what: str) -> None:
-    (said,) = values(_world(1)[f"{library}_refused"])
+def test_it_says_what_is_wrong(library: str, what: str, world: Callable[[int], Cases]) -> None:
+    (said,) = values(world(1)[f"{library}_refused"])
     assert said.keys() == REFUSED.keys()
     assert REFUSED[what] in said[what]
 
 
-def test_every_case_has_run() -> None:
-    assert set(_world(1)) == {case.__name__ for case in steps_cases.CASES}
+def test_every_case_has_run(world: Callable[[int], Cases]) -> None:
+    assert set(world(1)) == {case.__name__ for case in steps_cases.CASES}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import cache
 from typing import Any
 
 import pytest
@@ -24,21 +23,16 @@ SAMPLES = 250
 Cases = dict[str, list[Told]]
 
 
-@cache
-def _world(size: int) -> Cases:
-    return ranks.run(("hf_cases",), size, seconds=600.0)
-
-
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
-def told(request: pytest.FixtureRequest) -> Cases:
+def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Cases:
     """What every case gave, on every rank."""
-    return _world(request.param)
+    return ranks.run_once(("hf_cases",), request.param, tmp_path_factory, seconds=600.0)
 
 
 @pytest.fixture(scope="module")
-def alone() -> Cases:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Cases:
     """What one process gave, which runs some cases more."""
-    return _world(1)
+    return ranks.run_once(("hf_cases",), 1, tmp_path_factory, seconds=600.0)
 
 
 def plain_loop(model: Any, data: Text, loss_of: Any) -> tuple[torch.Tensor, list[int], list[float]]:

@@ -12,8 +12,8 @@ from support.ranks import Told, values
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, list[Told]]:
-    return ranks.run(("sft_cases",), 1, seconds=600.0)
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Told]]:
+    return ranks.run_once(("sft_cases",), 1, tmp_path_factory, seconds=600.0)
 
 
 def test_the_layers_see_a_loss_of_the_logits(told: dict[str, list[Told]]) -> None:

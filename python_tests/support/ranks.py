@@ -19,10 +19,14 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    import pytest
 
 #: Seconds after which a rank that waits for the others gives up.
 PATIENCE = 30.0
@@ -73,6 +77,21 @@ def run(modules: Sequence[str], world: int, *, seconds: float = 300.0) -> dict[s
             assert process.returncode == 0, f"rank {rank} ended with {process.returncode}: {text}"
         told = [pickle.loads(Path(folder, str(rank)).read_bytes()) for rank in range(world)]
     return {name: [of_rank[name] for of_rank in told] for name in told[0]}
+
+
+def run_once(
+    modules: Sequence[str], world: int, factory: pytest.TempPathFactory, *, seconds: float = 300.0
+) -> dict[str, list[Told]]:
+    """As ``run``, once for all workers of pytest-xdist: the others wait, and read what came out."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers
+    kept = folder / "-".join([*modules, str(world)])
+    with FileLock(f"{kept}.lock"):
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(run(modules, world, seconds=seconds)))
+    told: dict[str, list[Told]] = pickle.loads(kept.read_bytes())
+    return told
 
 
 def main(modules: Sequence[str], world: int, folder: str) -> None:
