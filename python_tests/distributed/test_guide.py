@@ -49,6 +49,7 @@ def test_rounds_of_local_steps_grow_their_batch_alike(tmp_path: Path) -> None:
     (rounds,) = re.findall(r"^```py\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     wrapped = "DistributedDataParallel(torch.nn.Sequential(*layers))"
     before, last_lines = code.partition("controller =")[0], code.partition("print(")[2]
+    last_lines = re.sub(r"^del .*\n", "", last_lines, flags=re.MULTILINE)  # no wrapper here
     assert wrapped in before
     program = tmp_path / "rounds.py"
     bare = before.replace(wrapped, "torch.nn.Sequential(*layers)")
