@@ -59,8 +59,9 @@ class LocalGradients:
     """
 
     def __init__(self, model: nn.Module, ranks: ProcessGroup | Ranks | None = None) -> None:
-        self.model, wrapper = unwrapped(model)
-        require_whole_parameters("LocalGradients", self.model)
+        inside, wrapper = unwrapped(model)
+        self.model: nn.Module = inside
+        require_whole_parameters("LocalGradients", inside)
         if wrapper is not None:
             raise ValueError(
                 "LocalGradients got DistributedDataParallel, which averages gradients in every "
