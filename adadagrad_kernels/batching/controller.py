@@ -146,6 +146,11 @@ class BatchController:
         self._policy = policy
 
     @property
+    def reads_statistics(self) -> bool:
+        """Whether sizes follow from statistics; not with a schedule or a fixed size."""
+        return self._policy.reads_statistics
+
+    @property
     def average_batch_size(self) -> float:
         """Samples per step so far; the current size before the first step."""
         return self.samples_seen / self.steps if self.steps else float(self.batch_size)
@@ -203,7 +208,7 @@ class BatchController:
             "samples", statistics.batch_size if samples is None else samples, at_least=1
         )
         self._policy.require_whole(statistics, samples)
-        require_whole_step(statistics, samples, decides=self._policy.reads_statistics)
+        require_whole_step(statistics, samples, decides=self.reads_statistics)
         decided = False
         if not statistics.is_finite:
             self._count_nonfinite("statistics")
@@ -222,7 +227,7 @@ class BatchController:
             }
         else:
             self._policy.count(samples)
-            if self._policy.reads_statistics and self.batch_size == 1 < self.max_batch_size:
+            if self.reads_statistics and self.batch_size == 1 < self.max_batch_size:
                 self._warn_once(
                     "batch of one",
                     "a batch of one sample has no variance, so the batch size stays 1: "

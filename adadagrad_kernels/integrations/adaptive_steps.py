@@ -17,7 +17,6 @@ from adadagrad_kernels.batching.controller_state import load_all
 from adadagrad_kernels.integrations.measured_steps import (
     SOURCES,
     MeasuredSteps,
-    reads_statistics,
 )
 from adadagrad_kernels.integrations.micro_batch_sampler import MicroBatchSampler
 from adadagrad_kernels.ranks import Ranks
@@ -177,7 +176,7 @@ class AdaptiveSteps:
             self.batches,
             controller,
             micro_batch_size,
-            fewest=SOURCES[statistics] if reads_statistics(controller) else 1,
+            fewest=SOURCES[statistics] if controller.reads_statistics else 1,
         )
         self._loader: DataLoader[Any] = DataLoader(
             dataset,

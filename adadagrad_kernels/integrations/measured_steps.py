@@ -8,7 +8,7 @@ from types import TracebackType
 
 from torch import Tensor, nn
 
-from adadagrad_kernels.batching import BatchController, BatchSizeSchedule
+from adadagrad_kernels.batching import BatchController
 from adadagrad_kernels.ranks import Ranks
 from adadagrad_kernels.statistics import (
     GradientStatistics,
@@ -46,7 +46,7 @@ class MeasuredSteps:
         self._total = 0
         self._layers: layer_statistics | None = None
         self._parts: MicroBatchGradients | None = None
-        if not reads_statistics(controller):
+        if not controller.reads_statistics:
             return
         if source == "layers":
             criterion = controller.criterion
@@ -129,12 +129,6 @@ class MeasuredSteps:
 
     def _wants_test(self) -> bool:
         return self.controller.wants_test(self._total or None)
-
-
-def reads_statistics(controller: BatchController) -> bool:
-    """Whether sizes depend on statistics at all."""
-    criterion = controller.criterion
-    return criterion is not None and not isinstance(criterion, BatchSizeSchedule)
 
 
 def require_source(source: str, controller: BatchController) -> None:

@@ -100,7 +100,7 @@ def rounds_of_local_steps() -> Any:
     optimizer = adk.Adagrad(model.parameters(), 0.05)
     source = LocalGradients(model)
     averager = PeriodicModelAverager(period=STEPS, warmup_steps=STEPS - 1)
-    sizes = []
+    sizes, bits = [], []  # the latter behind each round
     for batch in adk.AdaptiveBatchSampler(BUDGET, controller, drop_last=True):
         total = controller.batch_size
         optimizer.zero_grad()
@@ -109,16 +109,17 @@ def rounds_of_local_steps() -> Any:
         record = source.statistics(len(batch)) if wanted else None
         optimizer.step()
         averager.average_parameters(model.parameters())
+        if wanted:
+            bits.append([float(p.detach().sum()).hex() for p in model.parameters()])
         controller.update(record, total)
         sizes.append(total)
     expected, alone = _played(len(sizes))
     pairs = zip(model.parameters(), alone.parameters(), strict=True)
-    whole = len(sizes) % STEPS == 0
     return {
         "sizes": sizes,
         "expected": expected,
         "far": max(float((p - q).detach().abs().max()) for p, q in pairs),
-        "bits": [float(p.detach().sum()).hex() for p in model.parameters()] if whole else None,
+        "bits": bits,
     }
 
 

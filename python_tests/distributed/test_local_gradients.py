@@ -32,6 +32,7 @@ def test_a_run_is_that_of_ranks_played_by_one_process(told: dict[str, list[Told]
         assert run["sizes"] == run["expected"] == of_ranks[0]["sizes"]
         assert run["sizes"][-1] > run["sizes"][0]
         assert run["far"] < 1e-12
+        assert len(run["bits"]) > 1
         assert run["bits"] == of_ranks[0]["bits"]
 
 

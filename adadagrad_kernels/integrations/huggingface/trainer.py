@@ -21,7 +21,6 @@ from adadagrad_kernels.batching.controller_state import load_all
 from adadagrad_kernels.integrations.measured_steps import (
     SOURCES,
     MeasuredSteps,
-    reads_statistics,
     require_source,
 )
 from adadagrad_kernels.integrations.micro_batch_sampler import MicroBatchSampler
@@ -128,7 +127,7 @@ class AdaptiveMixin(_Methods):
             self.batches,
             controller,
             self.args.per_device_train_batch_size,
-            fewest=SOURCES[statistics] if reads_statistics(controller) else 1,
+            fewest=SOURCES[statistics] if controller.reads_statistics else 1,
         )
         self._fresh = copy.deepcopy(self.adaptive_state())
 
