@@ -27,6 +27,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
+BUILD := requirements/build.txt
 DEMO := requirements/demo.txt
 REQUIREMENTS := $(DEMO) $(addprefix requirements/,development.txt cuda.txt models.txt trainers.txt \
   writers.txt)
@@ -51,6 +52,11 @@ demo: install ## Train on real data with every method; a table, a picture and me
 .PHONY: test
 test: develop ## Run the whole test suite [DATA_DIR=folder with mnist/] [ARGS=...]
 	$(BIN)/pytest $(SHARED) $(if $(DATA_DIR),--data-dir="$(DATA_DIR)") $(ARGS)
+
+.PHONY: nightly
+nightly: develop ## Run every test, also those that are left to the night (hours) [DATA_DIR=...] [ARGS=...]
+	$(BIN)/pytest $(SHARED) $(if $(DATA_DIR),--data-dir="$(DATA_DIR)") -m '' --gpu-cases all $(ARGS)
+	ADADAGRAD_KERNELS_ISA=avx2 $(BIN)/pytest $(SHARED) python_tests/optim python_tests/statistics
 
 .PHONY: docs
 docs: develop ## Make build/docs, every public name with its docstring; write the tables of docs/ from the code
@@ -83,15 +89,17 @@ limits: develop ## Measure every op against its goal, in one run: a table and be
 	$(BIN)/python benchmarks limits $(ARGS)
 
 .PHONY: reproduce
-reproduce: develop ## Run the papers' experiments, two hours on two cores; write docs/reference/reproduction.md [DATA_DIR=folder] [ARGS=...]
+reproduce: develop ## Run the papers' experiments, three hours on two cores; write docs/reference/reproduction.md [DATA_DIR=folder] [ARGS=...]
 	$(BIN)/python benchmarks/reproduce $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
 
+# -B: bytecode beside the sources, which it imports, would make the installed package out of date.
 .PHONY: gpu-static
 gpu-static: environment ## Compile every GPU kernel for every architecture; write docs/internals/gpu_kernels.md, or --check it
-	$(BIN)/python -m gpu_ladder.static $(ARGS)
+	$(BIN)/python -B -m gpu_ladder.static $(ARGS)
 
 .PHONY: gpu-nightly
-gpu-nightly: develop ## Run every case of every GPU kernel on every rung and architecture (an hour)
+gpu-nightly: develop ## Check and run every GPU kernel in every case, on every rung and architecture (an hour)
+	$(BIN)/python -B -m gpu_ladder.static --check
 	$(BIN)/pytest $(SHARED) python_tests/ops gpu_ladder/tests -m '' --gpu-cases all $(ARGS)
 
 .PHONY: gpu-report
@@ -133,30 +141,43 @@ clean: ## Remove everything that was made, but for runs/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# What is asked of the machine comes before what takes minutes. Of torch's two thousand files few
-# are imported: those are compiled by the first who does.
-$(VENV)/.demo-requirements: $(DEMO)
+# What is asked of the machine comes before what takes minutes.
+$(VENV)/.build-requirements: $(BUILD)
 	@for name in $${CXX:-c++ g++ clang++}; do command -v "$$name" >/dev/null && exit; done; \
 	echo "no C++ compiler was found ($${CXX:-c++, g++, clang++}): install one that knows C++20, such as" \
 	  "Debian's package g++, or name it in CXX" >&2; exit 1
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) -r $(BUILD)
+	touch $@
+
+# Of torch's and transformers' thousands of files few are imported: those are compiled by the first
+# who does.
+$(VENV)/.demo-requirements: $(VENV)/.build-requirements $(BUILD) $(DEMO)
 	$(PIP_INSTALL) --no-compile -r $(DEMO)
 	touch $@
 
-$(VENV)/.requirements: $(REQUIREMENTS) $(PEERS)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) $(REQUIREMENTS:%=-r %)
-	$(PIP_INSTALL) --no-deps -r $(PEERS)
+$(VENV)/.requirements: $(VENV)/.build-requirements $(REQUIREMENTS) $(PEERS)
+	$(PIP_INSTALL) --no-compile $(REQUIREMENTS:%=-r %)
+	$(PIP_INSTALL) --no-compile --no-deps -r $(PEERS)
+	touch $@ $(VENV)/.demo-requirements
+
+# The kernels for CPUs, which need nothing of torch: compiled while pip, which takes one core, brings
+# the rest. What installs the package finds them in build/. ninja has jobs of its own.
+build/.compiled: $(NATIVE) $(VENV)/.build-requirements
+	MAKEFLAGS= CMAKE_ARGS="$(CMAKE_ARGS) -DADAK_CUDA=OFF" $(BIN)/python setup.py --quiet build_ext
 	touch $@
 
 # build/ keeps the compiled objects; the folder that a wheel is packed from starts empty, or a
 # module that was deleted here would live on in it.
-$(VENV)/.demo: $(SOURCES) $(VENV)/.demo-requirements
-$(VENV)/.installed: $(VENV)/.demo-requirements $(SOURCES) $(VENV)/.requirements
+$(VENV)/.demo: $(SOURCES) $(VENV)/.build-requirements $(DEMO)
+$(VENV)/.installed: $(SOURCES) $(VENV)/.build-requirements $(REQUIREMENTS) $(PEERS)
 # Said each time, since build/ remembers it; what the environment says comes last and counts.
 $(VENV)/.demo: CUDA := OFF
 $(VENV)/.installed: CUDA := AUTO
+$(VENV)/.demo: NEEDED := $(VENV)/.demo-requirements
+$(VENV)/.installed: NEEDED := $(VENV)/.requirements
 $(VENV)/.demo $(VENV)/.installed:
+	@$(MAKE) --no-print-directory --jobs 2 $(NEEDED) build/.compiled
 	rm -rf build/lib*
 	CMAKE_ARGS="-DADAK_CUDA=$(CUDA) $(CMAKE_ARGS)" $(PIP_INSTALL) --no-build-isolation --no-deps .
 	touch $(VENV)/.demo $@

@@ -32,7 +32,9 @@ class RunningAverage:
 
     def __init__(self, beta: float, *, total: float = 0.0, weight: float = 0.0) -> None:
         require_average_factor("beta", beta)
-        self.beta, self.total, self.weight = beta, total, weight
+        self.beta: float = beta
+        self.total: float = total
+        self.weight: float = weight
 
     @property
     def mean(self) -> float:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from adadagrad_kernels import errors
-from adadagrad_kernels.errors import UnsupportedModelError
+from adadagrad_kernels.stages import Stages, device_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -39,10 +38,13 @@ class Agreement:
     Attributes:
         is_whole: whether the record has the samples of all ranks.
         decided: size, samples and steps after the latest decision, or None before it.
+        stages: of a pipeline, each of which has the gradients and variances of its own parameters;
+            None where every rank has those of all.
     """
 
     is_whole: bool = True
     decided: tuple[int, int, int] | None = None
+    stages: Stages | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +59,22 @@ class Ranks:
 
     So ranks may have unequal shares, if each weighs its mean loss by :math:`n_r D / n`.
 
+    In a pipeline each process has some of the layers, its stage, and those of one pipeline have the
+    same samples. What samples add up to over the parameters is added up over the stages.
+
     Args:
-        data: the process group over which the batch is shared; None for all processes.
+        data: the process group over which the batch is shared; None for all processes. In a
+            pipeline: the processes with the same stage, which wrap it together; None for those of
+            DistributedDataParallel or ``fully_shard`` around it, or for a single pipeline.
+        pipeline: the process group of the stages, in their order, for ``layer_statistics`` of a
+            stage; None without a pipeline.
         gradient_divisor: D, by which the sum over the ranks is divided; None for the number of
-            those with samples of their own, as in DistributedDataParallel and ``fully_shard``; 1 if
-            gradients are summed.
+            those with samples of their own, as in DistributedDataParallel and ``fully_shard``,
+            times that of the micro-batches, where a pipeline's schedule divides by them
+            (``scale_grads``); 1 if gradients are summed.
 
     Raises:
-        ValueError: for a divisor that is not positive.
+        ValueError: for a divisor that is not positive, and groups without this process.
         RuntimeError: where torch.distributed does not run.
 
     Example:
@@ -78,6 +88,8 @@ class Ranks:
     """
 
     data: ProcessGroup | None = None
+    _: KW_ONLY
+    pipeline: ProcessGroup | None = None
     gradient_divisor: float | None = None
     agreement: Agreement = field(default_factory=Agreement, init=False, repr=False)
 
@@ -92,25 +104,46 @@ class Ranks:
                 f"gradient_divisor is {self.gradient_divisor}; accepted is a positive number, by "
                 "which the sum of the ranks' gradients is divided, or None for their number"
             )
+        self.agreement.stages = None if self.pipeline is None else Stages(self.pipeline)
         if self.rank < 0:
             raise ValueError("this process is not in the group data; pass a group that it is in")
+        if self.stages is not None and self.stages.own < 0:
+            raise ValueError(
+                "this process is not in the group pipeline; pass the group of the stages that it "
+                "is in"
+            )
+
+    @property
+    def stages(self) -> Stages | None:
+        """Of the pipeline, or None."""
+        return self.agreement.stages
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether no other process has this stage."""
+        return self.data is None and self.pipeline is not None
 
     @property
     def size(self) -> int:
-        """Number of ranks."""
-        return dist.get_world_size(self.data)
+        """Number of ranks, those of one stage."""
+        return 1 if self._is_alone else dist.get_world_size(self.data)
 
     @property
     def rank(self) -> int:
         """This process among them."""
-        return dist.get_rank(self.data)
+        return 0 if self._is_alone else dist.get_rank(self.data)
+
+    def name_of(self, place: int) -> str:
+        """That of a process, by the place of its numbers."""
+        if self.stages is None:
+            return f"rank {place}"
+        stage, rank = divmod(place, self.size)
+        return f"stage {stage}" if self.size == 1 else f"rank {rank} of stage {stage}"
 
     @property
     def device(self) -> torch.device:
         """Where its backend takes numbers that are on no device yet."""
-        if dist.get_backend(self.data) == "nccl":
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("cpu")
+        return device_of(self.pipeline if self._is_alone else self.data)
 
     @property
     def divisor(self) -> float:
@@ -121,6 +154,8 @@ class Ranks:
         self, numbers: Sequence[float], device: torch.device, error: Exception | None = None
     ) -> list[list[float]]:
         """The numbers of every rank, in one all_gather; an error on one rank is raised on all.
+
+        In a pipeline those of the stages follow one another, from a second all_gather.
 
         Args:
             numbers: equally many on every rank, also if ``error`` makes them meaningless.
@@ -142,8 +177,9 @@ class Ranks:
         decisions = {rank: row[1:4] for rank, row in enumerate(every) if row[1] >= 0.0}
         if len({tuple(numbers) for numbers in decisions.values()}) > 1:
             said = "; ".join(
-                f"rank {rank}: batch_size {size:.0f}, samples_seen {seen:.0f}, steps {steps:.0f}"
-                for rank, (size, seen, steps) in decisions.items()
+                f"{self.name_of(place)}: batch_size {size:.0f}, samples_seen {seen:.0f}, "
+                f"steps {steps:.0f}"
+                for place, (size, seen, steps) in decisions.items()
             )
             raise ValueError(
                 f"the controllers of the ranks differ ({said}). Ways out: the same settings "
@@ -153,8 +189,9 @@ class Ranks:
         return [row[4:] for row in every]
 
     def add_up(self, tensor: Tensor) -> Tensor:
-        """The sum over all ranks, in place."""
-        dist.all_reduce(tensor, group=self.data)
+        """The sum over all ranks, those of one stage, in place."""
+        if not self._is_alone:
+            dist.all_reduce(tensor, group=self.data)
         return tensor
 
     def add_up_all(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -171,16 +208,20 @@ class Ranks:
         return added
 
     def _all(self, mine: Tensor) -> list[Tensor]:
-        every = [torch.empty_like(mine) for _ in range(self.size)]
         try:
-            dist.all_gather(every, mine, group=self.data)
+            rows = [mine]
+            if not self._is_alone:
+                rows = [torch.empty_like(mine) for _ in range(self.size)]
+                dist.all_gather(rows, mine, group=self.data)
+            if self.stages is not None:
+                rows = [row for stage in self.stages.rows(torch.stack(rows)) for row in stage]
         except RuntimeError as error:
             raise RuntimeError(
-                f"rank {self.rank} of {self.size} did not get the numbers of the others: "
+                f"rank {dist.get_rank()} of {world_size()} did not get the numbers of the others: "
                 "every rank must ask for statistics in the same steps, with the same settings, and "
                 f"none may leave the loop early ({error})"
             ) from error
-        return every
+        return rows
 
     def _raise(self, error: Exception | None, failed: list[int], device: torch.device) -> None:
         """Raise the error of one rank on all of them; on its own rank it keeps its traceback."""
@@ -194,27 +235,13 @@ class Ranks:
             raise error
         said = bytes(rows[failed[0]].cpu().tolist()).rstrip(b"\0").decode(errors="replace")
         kind, _, reason = said.partition("\n")
-        raise _kind_of(kind)(f"rank {failed[0]}: {reason}")
+        raise _kind_of(kind)(f"{self.name_of(failed[0])}: {reason}")
 
 
 def _kind_of(name: str) -> type[Exception]:
     """The class of an error by its name: one of this package's, ValueError, or RuntimeError."""
     known: Any = getattr(errors, name, None) or {"ValueError": ValueError}.get(name)
     return known if isinstance(known, type) else RuntimeError
-
-
-def unwrapped(model: nn.Module) -> tuple[nn.Module, DistributedDataParallel | None]:
-    """The module inside all wrappers, and the wrapper that reduces its gradients."""
-    wrapper: DistributedDataParallel | None = None
-    inside: Any = model
-    while inside is not None:
-        model = inside
-        wrapper = model if isinstance(model, DistributedDataParallel) else wrapper
-        # A compiled module runs the forwards of the module it was compiled from.
-        inside = getattr(model, "_orig_mod", None)
-        if isinstance(model, DistributedDataParallel):
-            inside = model.module
-    return model, wrapper
 
 
 def own_agreement(ranks: Ranks | None) -> Agreement | None:
@@ -243,94 +270,15 @@ def require_all_ranks(agreement: Agreement | None, decides: str) -> None:
         )
 
 
-def ranks_of_mesh(
-    ranks: str | ProcessGroup | Ranks, mesh: Any, source: str, *, is_alone: bool
-) -> Ranks:
-    """The ranks that hold the parts of sharded parameters, and share the batch.
-
-    Args:
-        ranks: what the user asked for.
-        mesh: of the parameters.
-        source: its name, for messages.
-        is_alone: whether the ranks of a mesh of one dimension share a batch of their own.
+def require_no_stages(ranks: Ranks, source: str) -> None:
+    """Refuse a pipeline where a source reads whole gradients.
 
     Raises:
-        ValueError: for the samples of one rank alone, and for ranks other than those of the mesh.
+        ValueError: naming the source that takes stages.
     """
-    if isinstance(ranks, str) and ranks == "local":
+    if ranks.pipeline is not None:
         raise ValueError(
-            f"ranks='local' was given to {source} for a model whose parameters are sharded over "
-            f"{mesh.size()} ranks, none of which has a gradient of its own; accepted are 'auto', a "
-            "process group or Ranks"
+            f"{source} got Ranks(pipeline=...), but it reads the gradients of a whole model. Way "
+            "out: layer_statistics(stage_module, ranks=Ranks(pipeline=group)), which adds up over "
+            "stages"
         )
-    if isinstance(ranks, str) and ranks == "auto":
-        if not (is_alone and mesh.ndim == 1) and mesh.size() != world_size():
-            raise ValueError(
-                f"the parameters are sharded over {mesh.size()} of {world_size()} ranks, on a mesh "
-                f"of {mesh.ndim} dimensions; pass ranks=group to {source}, with a process group of "
-                "just those ranks, if no others train the same model"
-            )
-        return Ranks(mesh.get_group() if mesh.ndim == 1 else None)
-    found = resolved(ranks, None, source)
-    assert found is not None
-    if found.size != mesh.size():
-        raise ValueError(
-            f"ranks= has {found.size} processes, and the parameters are sharded over "
-            f"{mesh.size()}; accepted are just those of the parameters' mesh"
-        )
-    return found
-
-
-def require_whole_parameters(source: str, model: nn.Module) -> None:
-    """Refuse parameters of which this process holds only a part.
-
-    Raises:
-        UnsupportedModelError: naming one.
-    """
-    for name, parameter in model.named_parameters():
-        if hasattr(parameter, "to_local"):
-            raise UnsupportedModelError(
-                f"the parameter '{name}' is a {type(parameter).__name__}, of which this process "
-                f"holds only a part (fully_shard, or a tensor-parallel plan), and {source} reads "
-                "whole gradients. Ways out: layer_statistics, which measures models of "
-                "fully_shard and of plans; DistributedDataParallel, if the model fits"
-            )
-
-
-def resolved(
-    ranks: str | ProcessGroup | Ranks,
-    wrapper: DistributedDataParallel | None,
-    source: str,
-    ways_out: str | None = None,
-) -> Ranks | None:
-    """The ranks whose samples a source pools; None for those of this process alone.
-
-    Args:
-        ranks: what the user asked for.
-        wrapper: what reduces the model's gradients.
-        source: its name, for messages.
-        ways_out: of one that takes no wrapper.
-
-    Raises:
-        ValueError: for a model that nothing reduces, in a world above one; for no such ranks.
-    """
-    if isinstance(ranks, str) and ranks not in ("auto", "local"):
-        raise ValueError(f"ranks must be 'auto', 'local', a process group or Ranks, got {ranks!r}")
-    if isinstance(ranks, Ranks):
-        return ranks
-    if ranks == "local" or world_size() == 1:
-        return None
-    if ranks != "auto":
-        return Ranks(ranks)  # type: ignore[arg-type]
-    if wrapper is None:
-        ways_out = ways_out or (
-            f"pass the wrapper itself, {source}(DistributedDataParallel(model), ...); ranks=group, "
-            "if something else reduces .grad in the backward pass"
-        )
-        raise ValueError(
-            f"torch.distributed runs with {world_size()} ranks, and nothing tells {source} how "
-            "they share the batch: it would see the samples of one rank alone, and the ranks would "
-            f"decide differently. Ways out: {ways_out}; ranks='local' for the samples of this rank "
-            "alone"
-        )
-    return Ranks(wrapper.process_group)

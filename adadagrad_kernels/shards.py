@@ -107,7 +107,7 @@ class ShardedParameters(Mapping[str, nn.Parameter]):
     """
 
     def __init__(self, source: str, model: nn.Module) -> None:
-        self.modules = fully_sharded_modules(model)
+        self.modules: list[Any] = fully_sharded_modules(model)
         # A forward pass without a backward pass leaves whole parameters behind.
         reshard(self.modules)
         self._by_name = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -131,8 +131,8 @@ class ShardedParameters(Mapping[str, nn.Parameter]):
         for name, parameter in self._by_name.items():
             self._require_known_mesh(source, name, parameter)
         sizes = [self.mesh.size(place) for place in range(self.mesh.ndim)]
-        self.is_planned = self.mesh.ndim > self._data
-        self.same_samples = math.prod(sizes[self._data :])
+        self.is_planned: bool = self.mesh.ndim > self._data
+        self.same_samples: int = math.prod(sizes[self._data :])
 
     def _require_known_mesh(self, source: str, name: str, parameter: Any) -> None:
         if not is_sharded(parameter):

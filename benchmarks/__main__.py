@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 #: The module of each, whose ``main`` takes the arguments and gives the exit status.
-COMMANDS = {"limits": "benchmarks.limits", "gpu-report": "benchmarks.gpu.command"}
+COMMANDS = {
+    "limits": "benchmarks.limits",
+    "plan": "benchmarks.planned.command",
+    "gpu-report": "benchmarks.gpu.command",
+}
 
 
 def main(arguments: list[str]) -> int:

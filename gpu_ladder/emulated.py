@@ -13,16 +13,12 @@ can be loaded only into a process that ``sanitizer_environment()`` was given to.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import functools
 import importlib.machinery
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
-import sys
-import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +26,8 @@ from types import ModuleType
 from typing import Any
 
 from gpu_ladder.cuda_numbers import ATTRIBUTES, ERRORS, LAUNCH_HOOK
+from gpu_ladder.host_build import build
 
-ROOT = Path(__file__).resolve().parent
-FLAVOURS = ("plain", "checked", "sanitized")
 SCHEDULES = ("forward", "reverse", "random")
 
 
@@ -83,41 +78,6 @@ class Launch:
     shared_bytes: int
     stream: int
     device: int
-
-
-def build(flavour: str, target: str = "_C_cuda") -> Path:
-    """Builds a target of ``gpu_ladder/CMakeLists.txt`` where it is not up to date."""
-    if flavour not in FLAVOURS:
-        raise ValueError(f"flavour is {flavour!r}; accepted are {', '.join(FLAVOURS)}")
-    directory = ROOT.parent / "build" / "gpu_ladder" / flavour
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (directory / "build.ninja").exists():
-            _run(_configure_command(directory, flavour))
-        _run(["cmake", "--build", str(directory), "--target", target])
-    return directory / (target + str(sysconfig.get_config_var("EXT_SUFFIX")))
-
-
-def _configure_command(directory: Path, flavour: str) -> list[str]:
-    import pybind11
-
-    ninja = shutil.which("ninja", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if ninja is None:
-        raise RuntimeError("the emulated modules are built by ninja, which is not on the path")
-    return [
-        *("cmake", "-S", str(ROOT), "-B", str(directory), "-G", "Ninja"),
-        f"-DCMAKE_MAKE_PROGRAM={ninja}",
-        f"-DGPU_LADDER_FLAVOUR={flavour}",
-        f"-DPython_EXECUTABLE={sys.executable}",
-        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-    ]
-
-
-def _run(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{result.stdout}{result.stderr}")
 
 
 def sanitizer_environment() -> dict[str, str]:

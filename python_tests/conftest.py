@@ -25,9 +25,11 @@ from support.gpu_executions import (
     ON_CPU,
     READ_NO_LISTS,
     is_left_out,
+    is_of_the_night,
     running,
 )
 from support.instruction_sets import ISAS
+from support.programs import Programs
 
 from adadagrad_kernels import _native
 from adadagrad_kernels.backends import BACKENDS, use_backend
@@ -67,26 +69,58 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the ways to run an op that are not for this run; mark what reads bfloat16."""
-    nightly = config.getoption("--gpu-cases") == "all"
-    ways = tuple((config.getoption("--ways") or "").split(","))
     for item in items:
-        if torch.bfloat16 in _parameters(item):
+        if torch.bfloat16 in _types(item):
             item.add_marker(pytest.mark.bfloat16)
     left_out = {
         item
         for item in items
-        if is_left_out(_way(item), item.path.name, nightly)
+        if (_way(item) and not _is_wanted(_way(item), item.originalname, item.path, config))
         or _lacks_the_op(item)
         or _reads_no_whole_lists(item)
-        or not str(_way(item) or ways[0]).startswith(ways)
+        or _is_left_to_the_night(item, config)
     }
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test in every way that is for this run: the others are half of all and take seconds."""
+    if "backend" not in metafunc.fixturenames or _is_given(metafunc, "backend"):
+        return
+    path, test = metafunc.definition.path, metafunc.function.__name__
+    op = op_under_test(path.stem, "None")
+    wanted = [
+        way
+        for way in WAYS
+        if _is_wanted(way, test, path, metafunc.config) and (op is None or _has(way, op))
+    ]
+    # Without any there would be a test that is skipped: all are made, and then left out.
+    ways = [
+        pytest.param(w, marks=[pytest.mark.gpu] if w in DEVICES else []) for w in wanted or WAYS
+    ]
+    metafunc.parametrize("backend", ways, indirect=True)
+
+
+def _is_given(metafunc: pytest.Metafunc, name: str) -> bool:
+    """Whether the test says itself what the argument is."""
+    marks = metafunc.definition.iter_markers("parametrize")
+    return any(name in mark.args[0] for mark in marks)
+
+
+def _is_wanted(way: object, test: str, path: Path, config: pytest.Config) -> bool:
+    nightly = config.getoption("--gpu-cases") == "all"
+    begins = tuple((config.getoption("--ways") or "").split(","))
+    return str(way).startswith(begins) and not is_left_out(way, path.name, test, nightly)
+
+
 def _way(item: pytest.Item) -> object:
     callspec = getattr(item, "callspec", None)
-    return callspec and callspec.params.get("backend")
+    if callspec is None:
+        return None
+    if "isa" in callspec.params:
+        return f"cpu-{callspec.params['isa']}"
+    return callspec.params.get("backend")
 
 
 def _parameters(item: pytest.Item) -> list[object]:
@@ -96,12 +130,15 @@ def _parameters(item: pytest.Item) -> list[object]:
 
 def _lacks_the_op(item: pytest.Item) -> bool:
     """Whether the item's backend, one of a GPU's, does not run the op that it tests."""
-    backend = str(_way(item)).partition("-")[0]
-    if backend not in ("cuda", "triton"):
-        return False
     callspec = getattr(item, "callspec", None)
     op = op_under_test(item.path.stem, str(callspec and callspec.params.get("name")))
-    return op is not None and not runs(BACKENDS[backend], op)
+    return op is not None and not _has(str(_way(item)), op)
+
+
+def _has(way: str, op: str) -> bool:
+    """Whether an op runs in this way; where it is not one of a GPU, every op does."""
+    backend = way.partition("-")[0]
+    return backend not in ("cuda", "triton") or runs(BACKENDS[backend], op)
 
 
 def _reads_no_whole_lists(item: pytest.Item) -> bool:
@@ -114,6 +151,15 @@ def _reads_no_whole_lists(item: pytest.Item) -> bool:
     return by_tensor and str(_way(item)).startswith(READ_NO_LISTS)
 
 
+def _is_left_to_the_night(item: pytest.Item, config: pytest.Config) -> bool:
+    by_day = config.getoption("--gpu-cases") != "all"
+    return by_day and is_of_the_night(_way(item), item.path.name, _types(item))
+
+
+def _types(item: pytest.Item) -> list[torch.dtype]:
+    return [value for value in _parameters(item) if isinstance(value, torch.dtype)]
+
+
 @pytest.fixture(scope="session")
 def data_dir(request: pytest.FixtureRequest) -> Path:
     """The folder with real data; skips where none was given."""
@@ -124,6 +170,13 @@ def data_dir(request: pytest.FixtureRequest) -> Path:
     if not folder.is_dir():
         pytest.fail(f"--data-dir {folder} is not a folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Programs]:
+    """A process that runs programs without importing torch for each."""
+    with Programs() as process:
+        yield process
 
 
 @pytest.fixture(autouse=True)
@@ -164,17 +217,12 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 #: Every way to run an op: every backend, the compiled one with every instruction set.
-WAYS = [
-    "reference",
-    *(f"cpu-{isa}" for isa in ISAS),
-    *ON_CPU,
-    *(pytest.param(name, marks=pytest.mark.gpu) for name in DEVICES),
-]
+WAYS = ("reference", *(f"cpu-{isa}" for isa in ISAS), *ON_CPU, *DEVICES)
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each of ``WAYS`` that this machine has and that takes the test's dtype."""
+    """Each of ``WAYS`` that is for this run, that this machine has, and takes the test's dtype."""
     if request.param in EXECUTIONS:
         if torch.float64 in request.node.callspec.params.values():
             pytest.skip("the GPU kernels take no float64")

@@ -54,6 +54,21 @@ def test_the_document_has_a_row_for_each(compat: ModuleType) -> None:
         assert c.torch.removeprefix("torch").removeprefix("==") in rows[c.name]
 
 
+def test_kernels_for_arm_are_run_by_what_neon_pins(compat: ModuleType) -> None:
+    (arm,) = [c for c in compat.COMBINATIONS if c.emulator]
+    pins = (ROOT / "requirements" / "neon.txt").read_text(encoding="utf-8").splitlines()
+    assert arm.torch in pins
+    script = (ROOT / ".ci" / "neon").read_text(encoding="utf-8")
+    assert arm.compiler in script
+    assert arm.emulator in script
+
+
+def test_an_emulator_that_is_not_installed_is_said(compat: ModuleType, tmp_path: Path) -> None:
+    row = compat.Combination("arm", "3.11", "torch", "sh", "no-such-qemu")
+    result, _ = compat.attempt(row, tmp_path, tmp_path / "arm.log")
+    assert result == "left out: no-such-qemu is not installed"
+
+
 def test_ci_reads_the_sources_with_the_oldest_clang(compat: ModuleType) -> None:
     clangs = [c.compiler for c in compat.COMBINATIONS if c.compiler.startswith("clang")]
     oldest = min(clangs, key=lambda name: int(name.rpartition("-")[2]))
@@ -64,6 +79,48 @@ def test_its_tests_exist_and_its_names_are_told_apart(compat: ModuleType) -> Non
     assert [name for name in compat.TESTS if not (ROOT / name).exists()] == []
     names = [c.name for c in compat.COMBINATIONS]
     assert len(names) == len(set(names)) > 4
+
+
+def test_trainers_that_no_requirements_have_are_installed_and_tested(compat: ModuleType) -> None:
+    assert [c.name for c in compat.COMBINATIONS if c.trainers] == ["trainers"]
+    assert [name for name in compat.TRAINERS.values() if not (ROOT / name).exists()] == []
+    guide = (ROOT / "docs" / "guide" / "trainers.md").read_text(encoding="utf-8")
+    pins = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "requirements").glob("*.txt"))
+    for name in compat.TRAINERS:
+        assert f"`{name}`" in guide
+        assert name.partition("==")[0] not in pins
+
+
+@pytest.mark.parametrize("said", ["9 passed in 2s", "4 passed, 5 skipped in 2s"])
+def test_a_trainer_that_is_not_there_fails_its_row(
+    compat: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """The tests of a library that is not installed are skipped everywhere else."""
+
+    class Told(compat.Log):  # type: ignore[name-defined, misc]
+        def run(self, what: str, *command: str | Path, **options: object) -> str:
+            asked.append((what, [str(word) for word in command]))
+            if what == "build":
+                (tmp_path / "some.whl").touch()
+            return said if what == "tests" else 'platform tag: "manylinux_2_28_x86_64"'
+
+    asked: list[tuple[str, list[str]]] = []
+    source = tmp_path / "source"
+    (source / "python_tests").mkdir(parents=True)
+    (source / "pyproject.toml").touch()
+    monkeypatch.setattr(compat, "interpreter", lambda version: sys.executable)
+    monkeypatch.setattr(compat, "install_torch", lambda *_: None)
+    row = compat.Combination("trainers", "3.11", "torch", "sh", trainers=True)
+    given = (row, tmp_path / "s.tar.gz", tmp_path, Told(None, tmp_path / "log"))
+    if "skipped" in said:
+        with pytest.raises(compat.FailedError, match="5 skipped"):
+            compat.check(*given)
+    else:
+        assert compat.check(*given).startswith(said)
+    (installed,) = (words for what, words in asked if what == "trainers")
+    (tested,) = (words for what, words in asked if what == "tests")
+    assert installed[-len(compat.TRAINERS) :] == list(compat.TRAINERS)
+    assert tested[-len(compat.TRAINERS) :] == list(compat.TRAINERS.values())
 
 
 def test_of_what_torch_asks_for_a_cpu_needs_no_compiler_and_no_solver(compat: ModuleType) -> None:
@@ -89,6 +146,26 @@ def test_what_is_not_installed_is_left_out_and_said(compat: ModuleType, tmp_path
     passed = ("passed: 9 passed", 1.0)
     assert compat.status([*results, passed]) == 0
     assert compat.status([passed, ("failed: build", 1.0)]) == 1
+
+
+@pytest.mark.parametrize("tag", ["manylinux_2_28_x86_64", "linux_x86_64"])
+def test_a_wheel_that_not_every_linux_takes_fails(
+    compat: ModuleType, tmp_path: Path, tag: str
+) -> None:
+    class Said(compat.Log):  # type: ignore[name-defined, misc]
+        def run(self, what: str, *command: str | Path, **options: object) -> str:
+            asked.append(" ".join(map(str, command[1:])))
+            return f'consistent with the following platform tag:\n"{tag}".'
+
+    asked: list[str] = []
+    log = Said(None, tmp_path / "log")
+    given = (tmp_path / "s.tar.gz", tmp_path / "w.whl", "python", tmp_path / "tools", log)
+    if tag.startswith("manylinux"):
+        assert compat.as_an_index_asks(*given) == tag
+    else:
+        with pytest.raises(compat.FailedError, match="no manylinux tag"):
+            compat.as_an_index_asks(*given)
+    assert asked[-2:] == [f"check --strict {given[0]} {given[1]}", f"show {given[1]}"]
 
 
 def test_a_step_that_fails_is_named_with_its_log(

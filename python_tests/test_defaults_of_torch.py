@@ -81,3 +81,25 @@ def steps(setting: str | None) -> list[Tensor]:
 @pytest.mark.parametrize("setting", ["device", "float64", "bfloat16"])
 def test_training(setting: str) -> None:
     torch.testing.assert_close(steps(setting), steps(None), rtol=0, atol=0)
+
+
+def sparse_gradients(setting: str | None) -> list[Tensor]:
+    """Of embeddings: one as it is measured, one as ``EmbeddingMean`` rescales it."""
+    torch.manual_seed(3)
+    measured, rescaled = (nn.Embedding(7, 3, sparse=True) for _ in range(2))
+    indices = torch.tensor([[0, 2], [2, 5], [2, 0]])
+    with SETTINGS[setting]() if setting else contextlib.nullcontext():
+        with layer_statistics(measured) as recorder:
+            measured(indices).square().mean().backward()
+            recorder.statistics()
+        with optim.EmbeddingMean(rescaled) as mean:
+            rescaled(indices).square().mean().backward()
+            mean.rescale_()
+    grads = [embedding.weight.grad for embedding in (measured, rescaled)]
+    assert all(grad is not None and grad.is_sparse for grad in grads)
+    return [grad.to_dense() for grad in grads if grad is not None]
+
+
+@pytest.mark.parametrize("setting", ["device", "float64", "bfloat16"])
+def test_sparse_gradients(setting: str) -> None:
+    torch.testing.assert_close(sparse_gradients(setting), sparse_gradients(None), rtol=0, atol=0)

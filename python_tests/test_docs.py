@@ -45,7 +45,11 @@ def _missing_paths(text: str) -> list[str]:
     for quoted in re.findall(r"`([\w./<>-]+)`", text):
         pattern = re.sub(r"<[^>]*>", "*", quoted)
         top = pattern.partition("/")[0]
-        if "/" in pattern and top in TOP - {"build"} and not any(ROOT.glob(pattern.rstrip("/"))):
+        if (
+            "/" in pattern
+            and top in TOP - {"build", "dist", "runs"}
+            and not any(ROOT.glob(pattern.rstrip("/")))
+        ):
             missing.append(quoted)
         if "/" not in pattern and Path(pattern).suffix in EXTENSIONS:
             found = any(ROOT.glob(pattern)) or any(
@@ -129,7 +133,8 @@ def test_public_names_in_documents_are_public(document: Path) -> None:
     peers = {"GradSampleModule", "BatchL2Grad", "SumGradSquared"}
     # Of trainers, and of the adapters for them, which nothing imports unasked.
     trainers = {"AdaptiveBatch", "AdaptiveMixin", "AdaptiveTrainer", "TrainingArguments"}
+    pipelines = {"ScheduleGPipe"}  # of torch's modules that take long to import
     schedulers = dir(torch.optim.lr_scheduler)
     ours = {*package.__all__, *package.ops.__all__, *package.distributed.__all__}
     known = {*ours, *dir(builtins), *dir(torch.nn), *dir(torch.utils.data), *schedulers}
-    assert named - known - internal - peers - trainers == set()
+    assert named - known - internal - peers - trainers - pipelines == set()

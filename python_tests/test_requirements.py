@@ -18,6 +18,7 @@ if shutil.which("make") is None:
 
 #: All but those of the emulated processor, whose torch is another and which no target installs.
 FILES = sorted({path.name for path in (ROOT / "requirements").iterdir()} - {"neon.txt"})
+DEMO = ["build.txt", "demo.txt"]
 #: What the demonstration has no use for, by the beginning of a name.
 HEAVY = ("nvidia", "triton", "transformers", "peft", "bitsandbytes", "opacus", "wandb", "pytest")
 
@@ -51,7 +52,7 @@ def pins(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("target", "installed"),
-    [("demo", ["demo.txt"]), ("install", ["demo.txt"]), ("test", FILES), ("develop", FILES)],
+    [("demo", DEMO), ("install", DEMO), ("test", FILES), ("develop", FILES)],
 )
 def test_a_target_installs_what_it_needs(tmp_path: Path, target: str, installed: list[str]) -> None:
     planned = make(tmp_path, "--dry-run", target)
@@ -60,16 +61,9 @@ def test_a_target_installs_what_it_needs(tmp_path: Path, target: str, installed:
 
 
 def test_the_demonstration_brings_nothing_heavy() -> None:
-    named = pins("demo.txt")
-    assert {
-        "torch",
-        "numpy",
-        "scikit-learn",
-        "matplotlib",
-        "tqdm",
-        "cmake",
-        "ninja",
-    } <= named.keys()
+    named = {package: version for name in DEMO for package, version in pins(name).items()}
+    needed = {"torch", "numpy", "scikit-learn", "matplotlib", "tqdm", "cmake", "ninja"}
+    assert needed <= named.keys()
     assert not [name for name in named if name.lower().startswith(HEAVY)]
     assert len(named) < 40
 

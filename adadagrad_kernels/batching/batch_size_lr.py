@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -74,6 +74,8 @@ class BatchSizeLR:
                 "call remove() on the first one"
             )
         self.gain: float = 1.0
+        # One for each parameter group, where their sizes differ.
+        self._gains: list[float] | None = None
         # Of each group, the rate that it had before the step.
         self._rates: list[tuple[dict[str, Any], Any]] = []
         self._attach()
@@ -95,18 +97,51 @@ class BatchSizeLR:
         if state["_handles"]:
             self._attach()
 
-    def update(self, batch_size: int, statistics: GradientStatistics | None = None) -> None:
+    def update(
+        self, batch_size: int | Sequence[int], statistics: GradientStatistics | None = None
+    ) -> None:
         """Set the gain of the next step.
 
         Args:
-            batch_size: of the step that comes, such as ``controller.batch_size``.
+            batch_size: of the step that comes, such as ``controller.batch_size``; or one for each
+                parameter group, such as ``GroupBatches.batch_sizes``, for rules without memory.
             statistics: of the step before, for rules that read them.
+
+        Raises:
+            ValueError: for another number of sizes than groups, or with a rule that reads
+                statistics, which are those of one batch.
         """
+        if isinstance(batch_size, Sequence):
+            self._update_groups(batch_size)
+            return
         batch_size = require_int("batch_size", batch_size, at_least=1)
         self._restore()
         if statistics is not None:
             self.rule.observe(statistics)
-        self.gain = self.rule.gain(batch_size / self.batch_size)
+        self.gain, self._gains = self.rule.gain(batch_size / self.batch_size), None
+
+    def _update_groups(self, batch_sizes: Sequence[int]) -> None:
+        groups = len(self.optimizer.param_groups)
+        if len(batch_sizes) != groups:
+            raise ValueError(
+                f"got {len(batch_sizes)} batch sizes, and the optimizer has {groups} parameter "
+                "groups; pass one for each, or one number for all"
+            )
+        if hasattr(self.rule, "state_dict"):
+            raise ValueError(
+                f"{self.rule!r} remembers the statistics of one batch, and groups have batches of "
+                "their own; accepted are rules without memory, such as 'sqrt'"
+            )
+        sizes = [require_int("batch_size", size, at_least=1) for size in batch_sizes]
+        if any(isinstance(group["lr"], Tensor) for group in self.optimizer.param_groups):
+            rates = [id(group["lr"]) for group in self.optimizer.param_groups]
+            if len(set(rates)) < groups:
+                raise ValueError(
+                    "parameter groups share a tensor as learning rate, which cannot have the gains "
+                    "of several; give each group its own tensor"
+                )
+        self._restore()
+        self._gains = [self.rule.gain(size / self.batch_size) for size in sizes]
 
     def remove(self) -> None:
         """Detach from the optimizer."""
@@ -123,6 +158,8 @@ class BatchSizeLR:
             "batch_size": self.batch_size,
             "gain": self.gain,
             "rule_state": None if state is None else state(),
+            # Absent where all groups have one size, so that such states stay as they were.
+            **({} if self._gains is None else {"gains": list(self._gains)}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -132,26 +169,32 @@ class BatchSizeLR:
             ValueError: if keys are missing, or the rule or the first size is another; nothing has
                 changed then.
         """
-        require_keys("BatchSizeLR", state, self.state_dict())
+        require_keys("BatchSizeLR", state, ("rule", "batch_size", "gain", "rule_state"))
         require_equal("BatchSizeLR", "rule", state["rule"], repr(self.rule))
         require_equal("BatchSizeLR", "batch_size", state["batch_size"], self.batch_size)
+        gains = state.get("gains")
+        if gains is not None:
+            require_equal("BatchSizeLR", "groups", len(gains), len(self.optimizer.param_groups))
         if state["rule_state"] is not None:
             self.rule.load_state_dict(state["rule_state"])  # type: ignore[attr-defined]
         self.gain = float(state["gain"])
+        self._gains = None if gains is None else [float(gain) for gain in gains]
 
     @torch.no_grad()
     def _multiply(self) -> None:
         self._restore()
         multiplied: set[int] = set()
-        for group in self.optimizer.param_groups:
+        groups = self.optimizer.param_groups
+        gains = [self.gain] * len(groups) if self._gains is None else self._gains
+        for group, gain in zip(groups, gains, strict=True):
             rate = group["lr"]
             if not isinstance(rate, Tensor):
                 self._rates.append((group, rate))
-                group["lr"] = rate * self.gain
+                group["lr"] = rate * gain
             elif id(rate) not in multiplied:  # groups may share a tensor
                 multiplied.add(id(rate))
                 self._rates.append((group, rate.clone()))
-                rate.mul_(self.gain)
+                rate.mul_(gain)
 
     @torch.no_grad()
     def _restore(self) -> None:

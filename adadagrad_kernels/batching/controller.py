@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adadagrad_kernels.batching._sizes import next_size, require_multiple
 from adadagrad_kernels.batching.controller_state import ControllerState, load_all
+from adadagrad_kernels.batching.error_bars import ErrorBars
 from adadagrad_kernels.batching.policies import policy_of
 from adadagrad_kernels.batching.sharing import require_whole_step
 from adadagrad_kernels.batching.signatures import FailureSignatures
@@ -67,6 +68,10 @@ class BatchController:
             then reads (``SmoothedStatistics``); 0: none. Not for criteria that read the variance of
             every coordinate.
         signatures: watches for failures; None: a ``FailureSignatures()``.
+        error_bars: the level of confidence, such as 0.95, of intervals that ``metrics`` then has
+            for the noise, the noise scale and, where T is a function of the noise scale, for T;
+            one warning says why another criterion's T has none. Statistics must have the inner
+            products of the samples, or their spread, as records of several ranks have it.
 
     Attributes:
         batch_size: samples of the next step.
@@ -101,6 +106,7 @@ class BatchController:
         cooldown: int = 0,
         smoothing: float = 0.0,
         signatures: FailureSignatures | None = None,
+        error_bars: float | None = None,
     ) -> None:
         self._policy = policy_of(criterion)
         self.round_to: int = require_int("round_to", round_to, at_least=1)
@@ -122,6 +128,9 @@ class BatchController:
         self.cooldown: int = require_int("cooldown", cooldown, at_least=0)
         self.smoothing: SmoothedStatistics = SmoothedStatistics(smoothing)
         self._require_averages(criterion)
+        self.error_bars: ErrorBars | None = (
+            None if error_bars is None else ErrorBars(error_bars, criterion, smoothing)
+        )
         self.signatures: FailureSignatures = (
             FailureSignatures() if signatures is None else signatures
         )
@@ -215,6 +224,11 @@ class BatchController:
             self._policy.count(samples)
         elif self.wants_test(statistics.batch_size):
             decision = self._policy.suggest(self.smoothing(statistics))
+            if self.error_bars is not None:
+                self.error_bars.observe(statistics, self.criterion)
+                reason = self.error_bars.missing(self.criterion)
+                if reason is not None:
+                    self._warn_once("no interval", reason)
             if math.isnan(decision.batch_size):
                 self._count_nonfinite(f"batch size suggested by {decision.criterion}")
             elif decision.batch_size != statistics.batch_size:
@@ -260,7 +274,8 @@ class BatchController:
         Always present: ``batch/global``, ``batch/average``, ``samples_seen``, ``steps``,
         ``nonfinite_steps``. After the first test also those of the latest one: ``batch/suggested``
         (T), ``test/passed`` (1 or 0), ``test/<constant>_min`` (the smallest constant that would
-        have passed), ``grad/norm_sq``, ``grad/var`` and ``gns``.
+        have passed), ``grad/norm_sq``, ``grad/var`` and ``gns``; with ``error_bars`` the ends of
+        their intervals, ``gns_low`` and ``gns_high``.
         """
         metrics = {
             "batch/global": float(self.batch_size),
@@ -274,7 +289,8 @@ class BatchController:
             metrics["test/passed"] = float(self.last_decision.passed)
             for name, value in self.last_decision.smallest_constants.items():
                 metrics[f"test/{name}_min"] = value
-        return metrics | self._gradient
+        bars = {} if self.error_bars is None else self.error_bars.metrics
+        return metrics | self._gradient | bars
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that changes in training, as plain JSON types.
@@ -291,12 +307,15 @@ class BatchController:
             gradient=dict(self._gradient),
             changed=self._changed,
         )
+        # Absent where nobody asks, so that states of runs without error bars stay as they were.
+        bars = {} if self.error_bars is None else {"error_bars": self.error_bars.state_dict()}
         return {
             "criterion": self._policy.settings,
             "criterion_state": self._policy.state_dict(),
             **state.saved(),
             "smoothing": self.smoothing.state_dict(),
             "signatures": self.signatures.state_dict(),
+            **bars,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -313,13 +332,14 @@ class BatchController:
         saved = ControllerState.of(
             state, round_to=self.round_to, max_batch_size=self.max_batch_size
         )
-        load_all(
-            [
-                (self.smoothing, state["smoothing"]),
-                (self.signatures, state["signatures"]),
-                (self._policy, state["criterion_state"]),
-            ]
-        )
+        parts: list[tuple[Any, Any]] = [
+            (self.smoothing, state["smoothing"]),
+            (self.signatures, state["signatures"]),
+            (self._policy, state["criterion_state"]),
+        ]
+        if self.error_bars is not None:
+            parts.append((self.error_bars, state["error_bars"]))
+        load_all(parts)
         self.batch_size, self.min_batch_size = saved.batch_size, saved.min_batch_size
         self.samples_seen, self.steps = saved.samples_seen, saved.steps
         self.nonfinite_steps = saved.nonfinite_steps
@@ -328,7 +348,8 @@ class BatchController:
 
     def _require_averages(self, criterion: Any) -> None:
         """Refuse smoothing for a criterion that reads what is not averaged."""
-        for attribute, what in (("needs_variance", "coordinate"), ("layerwise", "parameter")):
+        single = {"needs_variance": "coordinate", "layerwise": "parameter", "matrixwise": "matrix"}
+        for attribute, what in single.items():
             if self.smoothing.beta and getattr(criterion, attribute, False):
                 raise ValueError(
                     f"smoothing={self.smoothing.beta} does not average the statistics of every "

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from adadagrad_kernels.settings import require_int
@@ -26,6 +27,8 @@ class BatchSizeSchedule(ABC):
     """
 
     name: ClassVar[str] = "schedule"
+    #: Whether its sizes fall anywhere, which needs ``allow_shrink=True``.
+    may_shrink: ClassVar[bool] = False
     # For loops that ask their criterion what to measure.
     needs_variance: ClassVar[bool] = False
     needs_inner_products: ClassVar[bool] = False
@@ -39,6 +42,19 @@ class BatchSizeSchedule(ABC):
 
         None if sizes are real numbers, which are rounded up.
         """
+        return None
+
+    def rate(self, samples_seen: int) -> float:
+        """The factor of the learning rate for the step after so many samples; 1 for most.
+
+        A scheduler of torch that applies it, beside any ``BatchSizeLR``, is
+        ``SamplesLR(LambdaLR(optimizer, schedule.rate), samples_per_step=1)``.
+        """
+        return 1.0
+
+    @property
+    def rate_ends(self) -> int | None:
+        """The samples from which on ``rate`` is 0; None where it is 1 throughout."""
         return None
 
     def observe(self, metric: float) -> None:
@@ -134,3 +150,19 @@ class MilestoneSchedule(BatchSizeSchedule):
     def sizes(self) -> Mapping[int, int]:
         """The milestones."""
         return self.milestones
+
+
+def require_growth(**sizes: int) -> None:
+    """Refuse sizes that do not rise in the order they are given.
+
+    Raises:
+        ValueError: for one below 1, or below the one before it.
+    """
+    for name, size in sizes.items():
+        require_int(name, size, at_least=1)
+    named = list(sizes.items())
+    for (before, smaller), (after, larger) in pairwise(named):
+        if larger < smaller:
+            raise ValueError(
+                f"{after} {larger:,} is below {before} {smaller:,}: give sizes in rising order"
+            )

@@ -78,7 +78,11 @@ class SmoothedStatistics:
             sum_sq_inner_products=sum_sq_inner_products,
             variance=None,
             by_parameter=None,
+            by_group=None,
+            covariance_products=None,
             halves_cosine=None,
+            spread=None,
+            spectral=None,
         )
 
     def state_dict(self) -> dict[str, Any]:

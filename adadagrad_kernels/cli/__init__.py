@@ -1,4 +1,4 @@
-"""The command line: `adadagrad-kernels info | train | demo | report | doctor`."""
+"""The command line: `adadagrad-kernels COMMAND`, a module for each command."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         check_environment()
         # Each command's module has the command's name; only the one that is needed is imported.
-        command = importlib.import_module(f"{__name__}.{options.command}")
+        module = options.command.replace("-", "_")
+        command = importlib.import_module(f"{__name__}.{module}")
         exit_code: int = command.run(options)
     except BrokenPipeError:
         raise

@@ -6,6 +6,7 @@ import textwrap
 
 from adadagrad_kernels.integrations.checkup import TRAPS
 from adadagrad_kernels.training.catalogue import SHAPES, TESTS
+from adadagrad_kernels.training.readers import shape_texts
 
 WRITERS = ("jsonl", "csv", "tensorboard", "wandb")
 
@@ -20,6 +21,9 @@ examples:
   adadagrad-kernels demo
   adadagrad-kernels train --data digits --test norm --eta 0.5 --out runs/digits
   adadagrad-kernels report runs/digits
+  adadagrad-kernels critical-batch runs/digits
+  adadagrad-kernels probe runs/digits --out hardware.json
+  adadagrad-kernels plan runs/digits runs/fixed --hardware hardware.json
   adadagrad-kernels doctor mypackage.train:make_trainer
   adadagrad-kernels train --help
 
@@ -35,6 +39,42 @@ it, tests the batch by these exact statistics, and takes the optimizer's step. A
 suggests a larger batch; the batch never shrinks.
 """
 
+
+CRITICAL_BATCH = """\
+Goes on from the checkpoint of a run at several batch sizes and learning rates, until each branch
+has the loss that the run's own size reaches, and fits the steps that it takes:
+S(B) = S_min (1 + Bc / B).
+
+Bc is the critical batch: there a doubled batch saves a quarter of the steps. Far below it saves
+half of them, and loses no samples; far above, none. The noise scale of the gradient at the
+checkpoint, which is often taken for it, is printed beside it.
+"""
+
+CRITICAL_BATCH_EPILOG = """\
+Branches that are done are kept in --out: the same command goes on after it was stopped. A branch
+that diverges, or does not reach the target, is counted and left out; a rule needs three sizes that
+do. The loss is that of the first 2,000 training samples; branches keep the optimizer's state.
+
+examples:
+  adadagrad-kernels train --test none --batch-size 32 --samples 4K --out runs/fixed
+  adadagrad-kernels critical-batch runs/fixed --sizes 8,16,32,64,128,256 --seeds 3
+
+files in --out: critical_batch.json, critical_batch.png, branches.jsonl
+"""
+
+PROBE = """\
+Times training steps of a run's model and optimizer at several batch sizes, without statistics,
+and writes the table that plan reads. The network between workers is not measured: state it, or edit
+the file. On a busy machine the table is of that; plan refuses one whose larger batches are faster.
+"""
+
+PLAN = """\
+From the metrics of runs and a table of hardware, the seconds and device hours that each way to
+train takes to a loss, for several numbers of workers, and whether adapting pays. Every run keeps
+its steps and batches; each step takes what the table says for a worker's share, and an all-reduce
+that nothing hides. Beside one worker, the seconds that the run itself took are shown; everything
+else, and what lies beyond the largest batch of the table, is a simulation.
+"""
 
 DOCTOR = """\
 Looks at a DataLoader, a Trainer of transformers or lightning, an Accelerator, an optimizer with its
@@ -55,8 +95,10 @@ def doctor_epilog() -> str:
 def train_epilog() -> str:
     """What follows the options of `train`: the tests, the schedules, and what a run is."""
     tests = [_row(name, test.help, 15) for name, test in TESTS.items()]
-    shapes = [_row(f"{name}:N", shape.help, 15) for name, shape in SHAPES.items()]
-    milestones = _row('"0:8 60K:64"', "milestones, SAMPLES:SIZE", 15)
+    width = max(map(len, shape_texts())) + 1
+    helps = [shape.help for shape in SHAPES.values()]
+    shapes = [_row(name, text, width) for name, text in zip(shape_texts(), helps, strict=True)]
+    milestones = _row('"0:8 60K:64"', "milestones, SAMPLES:SIZE", width)
     return (
         "the tests, for a batch of b samples with gradients g_i and mean g:\n"
         + "\n".join(tests)

@@ -17,6 +17,7 @@ from adadagrad_kernels.criteria.metric_norm_test import MetricNormTest
 from adadagrad_kernels.criteria.norm_test import NormTest
 from adadagrad_kernels.criteria.random_increase import RandomIncrease
 from adadagrad_kernels.criteria.smallest_of import SmallestOf
+from adadagrad_kernels.criteria.spectral_norm_test import SpectralNormTest
 
 __all__ = [
     "CABS",
@@ -33,5 +34,6 @@ __all__ = [
     "NormTest",
     "RandomIncrease",
     "SmallestOf",
+    "SpectralNormTest",
     "two_batch_noise_scale",
 ]

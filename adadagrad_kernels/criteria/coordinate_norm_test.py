@@ -61,6 +61,10 @@ class CoordinateNormTest:
     needs_variance = True
     needs_inner_products = False
     larger_batches: ClassVar[Mapping[str, str]] = {"eta": "smaller"}
+    no_interval: ClassVar[str] = (
+        "the spread of a variance needs the third and fourth moments of every coordinate, which no "
+        "source measures, and a maximum has no jackknife"
+    )
 
     def __post_init__(self) -> None:
         check_constant("eta", self.eta)
@@ -74,9 +78,10 @@ class CoordinateNormTest:
         variances, mean = statistics.require_variance(), statistics.require_mean_gradient()
         if not statistics.is_finite:
             return decide(self.name, statistics, {"eta": math.nan}, {"eta": self.eta})
-        ratios = torch.cat(
-            [self._ratios(variance, mean[name]) for name, variance in variances.items()]
-        )
+        found = [self._ratios(variance, mean[name]) for name, variance in variances.items()]
+        ratios = torch.cat(found) if found else torch.zeros(0, dtype=torch.float64, device="cpu")
+        if statistics.stages is not None:
+            ratios = statistics.stages.concatenated(ratios)
         if not len(ratios):
             return keep_size(self.name, statistics, "eta")
         rank = max(1, math.ceil(self.quantile * len(ratios)))

@@ -48,8 +48,12 @@ class BatchSizeCriterion(Protocol):
         needs_variance: whether it reads the coordinate-wise variance.
         needs_inner_products: whether it reads the inner products with the mean gradient.
 
-    One more is optional: ``larger_batches``, a mapping from each of its constants to the change
-    that makes batches larger, ``"smaller"`` or ``"larger"``. ``FailureSignatures`` reads it.
+    Four more are optional. ``larger_batches``, a mapping from each of its constants to the change
+    that makes batches larger, ``"smaller"`` or ``"larger"``: ``FailureSignatures`` reads it.
+    ``size_at(noise_scale, batch_size)``, T as a rising function of the noise scale V / |G|² alone:
+    with it ``BatchController(error_bars=...)`` gives T an interval.
+    ``interval(statistics, level)`` gives it directly, or None; ``no_interval`` says why there is
+    none, as words after a colon.
 
     Example:
         >>> from adadagrad_kernels.criteria import BatchSizeCriterion, NormTest

@@ -13,6 +13,7 @@ from torch import Tensor
 from adadagrad_kernels.criteria.decision import Decision, check_constant, not_yet
 from adadagrad_kernels.settings import require_entries, require_int, require_numbers
 from adadagrad_kernels.shards import whole
+from adadagrad_kernels.stages import Stages
 from adadagrad_kernels.statistics import GradientStatistics
 from adadagrad_kernels.statistics.sums import squared_norm
 
@@ -90,7 +91,7 @@ class GradientDiversity:
         self.count(statistics.batch_size)
         if not (self._due and self._samples):
             return not_yet(self.name, statistics)
-        size = self.delta * self._samples * self._diversity()
+        size = self.delta * self._samples * self._diversity(statistics.stages)
         self._due, self._samples, self._sum_sq_norms, self._gradient = False, 0, 0.0, None
         size = size if math.isfinite(size) else math.inf
         return Decision(self.name, size, size <= statistics.batch_size, {})
@@ -155,9 +156,11 @@ class GradientDiversity:
         self._samples += statistics.batch_size
         self._sum_sq_norms += statistics.sum_sq_norms
 
-    def _diversity(self) -> float:
+    def _diversity(self, stages: Stages | None) -> float:
         assert self._gradient is not None
         sq_norm = squared_norm(self._gradient.values()).item()
+        if stages is not None:
+            (sq_norm,) = stages.added([sq_norm])
         if not self._sum_sq_norms:
             return 0.0
         return self._sum_sq_norms / sq_norm if sq_norm else math.inf

@@ -74,6 +74,10 @@ class GradientNoiseScale:
         size = self.scale * max(noise, self.eps) / max(signal, self.eps)
         return Decision(self.name, size, size <= statistics.batch_size, {})
 
+    def size_at(self, noise_scale: float, batch_size: int) -> float:
+        """T where the noise scale is this."""
+        return self.scale * noise_scale
+
     @property
     def noise(self) -> float:
         """The average of S, the trace of the covariance; NaN before the first step."""

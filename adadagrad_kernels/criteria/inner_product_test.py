@@ -15,6 +15,12 @@ from adadagrad_kernels.criteria.decision import (
 )
 from adadagrad_kernels.statistics import GradientStatistics
 
+_NO_INTERVAL = (
+    "V_ip turns with the mean gradient, so its spread needs covariance_products of the whole "
+    "gradient, without smoothing; layer_statistics measures them with statistics(losses=..., "
+    "covariance_products=True), PerSampleGradients with covariance_products=True"
+)
+
 
 @dataclass(frozen=True)
 class InnerProductTest:
@@ -55,6 +61,7 @@ class InnerProductTest:
     needs_variance = False
     needs_inner_products = True
     larger_batches: ClassVar[Mapping[str, str]] = {"theta": "smaller"}
+    no_interval: ClassVar[str] = _NO_INTERVAL
 
     def __post_init__(self) -> None:
         check_constant("theta", self.theta)
@@ -66,6 +73,13 @@ class InnerProductTest:
             return keep_size(self.name, statistics, "theta")
         ratios = {"theta": variance / signal / signal}
         return decide(self.name, statistics, ratios, {"theta": self.theta})
+
+    def interval(self, statistics: GradientStatistics, level: float) -> tuple[float, float] | None:
+        """Of T at a level of confidence, for a record with ``covariance_products``; else None."""
+        if not _has_interval(statistics, self.layerwise):
+            return None
+        low, high = statistics.ratio_estimates[0].interval(level)
+        return low / self.theta / self.theta, high / self.theta / self.theta
 
 
 @dataclass(frozen=True)
@@ -111,6 +125,7 @@ class AugmentedInnerProductTest:
     needs_variance = False
     needs_inner_products = True
     larger_batches: ClassVar[Mapping[str, str]] = {"theta": "smaller", "nu": "smaller"}
+    no_interval: ClassVar[str] = _NO_INTERVAL
 
     def __post_init__(self) -> None:
         check_constant("theta", self.theta)
@@ -124,6 +139,23 @@ class AugmentedInnerProductTest:
             return keep_size(self.name, statistics, "theta", "nu")
         ratios = {"theta": along / signal / signal, "nu": across / signal}
         return decide(self.name, statistics, ratios, {"theta": self.theta, "nu": self.nu})
+
+    def interval(self, statistics: GradientStatistics, level: float) -> tuple[float, float] | None:
+        """Of T, from the larger of both parts' ends; None without ``covariance_products``.
+
+        Where the parts ask for the same size it holds T less often than the level says, by at most
+        half of what the level leaves out.
+        """
+        if not _has_interval(statistics, self.layerwise):
+            return None
+        parts = zip(statistics.ratio_estimates, (self.theta, self.nu), strict=True)
+        ends = [[end / c / c for end in each.interval(level)] for each, c in parts]
+        return max(low for low, _ in ends), max(high for _, high in ends)
+
+
+def _has_interval(statistics: GradientStatistics, layerwise: bool) -> bool:
+    known = statistics.covariance_products is not None and not layerwise
+    return known and statistics.mean_sq_norm >= NEGLIGIBLE_SQ_NORM
 
 
 def _variances(statistics: GradientStatistics, layerwise: bool) -> tuple[float, float]:

@@ -94,6 +94,10 @@ class MetricNormTest:
     needs_variance = True
     needs_inner_products = False
     larger_batches: ClassVar[Mapping[str, str]] = {"eta": "smaller"}
+    no_interval: ClassVar[str] = (
+        "its spread needs the norm of every sample's gradient in the metric, so samples times "
+        "parameters numbers"
+    )
 
     def __post_init__(
         self,
@@ -132,10 +136,12 @@ class MetricNormTest:
                 weights = whole(weights)
                 noise.append((weights * variance).sum())
                 signal.append((weights * gradient.square()).sum())
-        along = _total(signal)
+        over, along = _total(noise), _total(signal)
+        if statistics.stages is not None:
+            over, along = statistics.stages.added([over, along])
         if not along or statistics.mean_sq_norm < NEGLIGIBLE_SQ_NORM:
             return keep_size(self.name, statistics, "eta")
-        ratio = _total(noise) / along
+        ratio = over / along
         ratio = ratio * ratio if self._weights is None else ratio
         return decide(self.name, statistics, {"eta": ratio}, {"eta": self.eta})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -58,3 +59,9 @@ class NormTest:
         if signal < NEGLIGIBLE_SQ_NORM:
             return keep_size(self.name, statistics, "eta")
         return decide(self.name, statistics, {"eta": variance / signal}, {"eta": self.eta})
+
+    def size_at(self, noise_scale: float, batch_size: int) -> float:
+        """T of a batch of b samples whose noise scale is V / |G|², with N = |G|² + V / b."""
+        if math.isinf(noise_scale):
+            return batch_size / self.eta / self.eta
+        return noise_scale / (1.0 + noise_scale / batch_size) / self.eta / self.eta

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from adadagrad_kernels.ranks import Ranks, require_whole_parameters, unwrapped
+from adadagrad_kernels.ranks import Ranks, require_no_stages
 from adadagrad_kernels.settings import require_int
 from adadagrad_kernels.statistics.chunks import record_between
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sums import squared_norm
+from adadagrad_kernels.wrappers import require_whole_parameters, unwrapped
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -69,6 +70,7 @@ class LocalGradients:
                 "to the optimizer and to LocalGradients; WorkerGradients for the wrapper"
             )
         self._ranks = ranks if isinstance(ranks, Ranks) else Ranks(ranks)
+        require_no_stages(self._ranks, "LocalGradients")
 
     def statistics(self, samples: int, *, grad_scale: float = 1.0) -> GradientStatistics:
         """The record of the ranks' gradients; every rank calls it, in the same steps.

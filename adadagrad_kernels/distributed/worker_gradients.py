@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from adadagrad_kernels.ranks import Ranks, require_whole_parameters, resolved, unwrapped
+from adadagrad_kernels.ranks import Ranks
 from adadagrad_kernels.settings import require_int
 from adadagrad_kernels.statistics.chunks import Chunks, chunks_over_ranks
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sums import squared_norm
+from adadagrad_kernels.wrappers import require_whole_parameters, resolved, unwrapped
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

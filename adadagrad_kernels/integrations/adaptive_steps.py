@@ -61,8 +61,9 @@ class AdaptiveStep:
         self._kept: list[Any] = []
         self._open: int | None = None
         self._first = next(parts)
+        self.samples: int
         self.samples, self._sizes = steps.micro_batches.coming()
-        self.loss = torch.zeros((), device="cpu")
+        self.loss: Tensor = torch.zeros((), device="cpu")
         measured.begin(self.samples)
 
     def __iter__(self) -> Iterator[Any]:
@@ -165,14 +166,16 @@ class AdaptiveSteps:
                 f"the scheduler is a {type(scheduler).__name__}, which counts steps; pass "
                 "SamplesLR(scheduler, samples_per_step)"
             )
-        self.framework, self.controller = framework, controller
-        self.scheduler, self.losses = scheduler, losses
+        self.framework: Framework = framework
+        self.controller: BatchController = controller
+        self.scheduler: SamplesLR | None = scheduler
+        self.losses: Losses | None = losses
         model, ranks = framework.measured
         self._measured = MeasuredSteps(model, controller, statistics, ranks)
-        self.batches = AdaptiveBatchSampler(
+        self.batches: AdaptiveBatchSampler = AdaptiveBatchSampler(
             dataset, controller, seed=seed, shuffle=shuffle, total_samples=samples
         )
-        self.micro_batches = MicroBatchSampler(
+        self.micro_batches: MicroBatchSampler = MicroBatchSampler(
             self.batches,
             controller,
             micro_batch_size,

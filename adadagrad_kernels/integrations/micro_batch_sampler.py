@@ -36,8 +36,9 @@ class MicroBatchSampler(Sampler[list[int]]):
         *,
         fewest: int = 1,
     ) -> None:
-        self.batches, self.controller = batches, controller
-        self.micro = require_int("the micro-batch size", micro, at_least=1)
+        self.batches: AdaptiveBatchSampler = batches
+        self.controller: BatchController = controller
+        self.micro: int = require_int("the micro-batch size", micro, at_least=1)
         self._fewest = fewest
         world, budget = batches.world_size, batches.total_samples or batches.size
         if self.micro == 1 < world and (controller.round_to % world or budget % world):

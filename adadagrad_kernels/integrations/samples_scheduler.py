@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from adadagrad_kernels.batching import BatchController, SamplesLR
@@ -35,10 +36,10 @@ class SamplesScheduler(LRScheduler):
                 "ReduceLROnPlateau counts evaluations, not steps, so it needs no samples; return "
                 "it from configure_optimizers as it is, with its monitor"
             )
-        self.samples = SamplesLR(scheduler, samples_per_step)
+        self.samples: SamplesLR = SamplesLR(scheduler, samples_per_step)
         self.controller = controller
-        self.optimizer = scheduler.optimizer
-        self.base_lrs = scheduler.base_lrs
+        self.optimizer: Optimizer = scheduler.optimizer
+        self.base_lrs: list[float | Tensor] = scheduler.base_lrs
 
     @property
     def last_epoch(self) -> int:  # type: ignore[override]

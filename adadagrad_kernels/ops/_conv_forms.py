@@ -27,8 +27,10 @@ from adadagrad_kernels.ops._products import (
     PASS,
     chunk_samples,
     chunked_moments,
+    in_product_type,
     narrow,
     product_chunk,
+    products_with_gradient,
 )
 
 #: The kernel's way of a contribution to cache and back, in multiplications for each element.
@@ -39,6 +41,9 @@ _GROUPED = 90.0
 _UNFOLD = 12.0
 #: Products of a sample's patches with each other run at this fraction of a large one's speed.
 _GRAM_SPEED = 0.6
+#: oneDNN's narrow weight gradient costs so much more for each of its elements: of 16 positions it
+#: takes four times as long as of 256 with as many multiplications.
+_NARROW_GRADIENT = 48.0
 #: Rows of an output that are shorter than this are copied channel by channel.
 _LONG_ROW = 16
 #: Fewer positions or channels than these leave the vendor's groups nothing to work on.
@@ -75,7 +80,7 @@ def conv_form(
     written = _UNFOLD * positions * patch * groups
     # A narrow type is multiplied twice as fast; what is computed in float32 counts twice.
     wide = 2.0 if narrow(dtype) else 1.0
-    again = wide * product if inner_products else 0
+    again = product if inner_products else 0
     passed = wide * PASS * elements
     costs = {"unfold": product + written + passed + again}
     if kernel:
@@ -86,7 +91,8 @@ def conv_form(
         costs["grouped"] = product + _GROUPED * elements + again
     if not variance and not inner_products:
         grams = wide * positions**2 * (patch * groups + out_channels) / _GRAM_SPEED
-        costs["gram"] = product + written + grams
+        gradient = product + (_NARROW_GRADIENT * elements if narrow(dtype) and kernel else 0)
+        costs["gram"] = gradient + written + grams
     return min(costs, key=lambda form: costs[form])
 
 
@@ -187,10 +193,10 @@ def _chunks(
 
     def unfolded(rows: slice, chunk: Tensor) -> Tensor:
         x = geometry.patches(inputs[rows], inside)
-        y = grad_outputs[rows].reshape(len(x), -1, x.shape[1])
-        if across:
-            x, y = y.mT, x.mT
-        return product_chunk(y, x, chunk.view(len(x), y.shape[1], x.shape[2]))
+        y = grad_outputs[rows].reshape(len(x), -1, x.shape[1]).mT
+        left, right = (x, y) if across else (y, x)
+        memory = chunk.view(len(x), left.shape[2], right.shape[2])
+        return product_chunk(left, right, memory)
 
     contributions = grouped if form == "grouped" else unfolded
     # Patches take more than what they add up to.
@@ -219,10 +225,10 @@ def _along_gradient(
     inputs: Tensor, grad_outputs: Tensor, geometry: ConvGeometry, weight_grad: Tensor
 ) -> Tensor:
     """<h_i, gradient> = <y_i, convolution of x_i with the gradient>."""
-    dtype = weight_grad.dtype
+    inputs, grad_outputs, weight_grad = in_product_type(inputs, grad_outputs, weight_grad)
     run = (F.conv1d, F.conv2d, F.conv3d)[len(geometry.kernel_size) - 1]
     along = run(
-        inputs.to(dtype),
+        inputs,
         weight_grad,
         None,
         geometry.stride,
@@ -230,4 +236,4 @@ def _along_gradient(
         geometry.dilation,
         geometry.groups,
     )
-    return along.mul_(grad_outputs).flatten(1).sum(1, dtype=torch.float64)
+    return products_with_gradient(along, grad_outputs)

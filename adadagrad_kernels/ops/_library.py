@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from adadagrad_kernels.backends.outputs import BatchMoments, LayerMoments, in_schema
 
@@ -28,9 +29,27 @@ def register(
     name = schema.partition("(")[0]
     _LIBRARY.define(schema)
     _LIBRARY.impl(name, _as_in_schema(implementation), "CompositeExplicitAutograd")
-    torch.library.register_fake(f"adadagrad_kernels::{name}", _as_in_schema(fake), lib=_LIBRARY)
+    traced = _on_one_device(name, _as_in_schema(fake))
+    torch.library.register_fake(f"adadagrad_kernels::{name}", traced, lib=_LIBRARY)
     operator: Callable[..., Any] = getattr(torch.ops.adadagrad_kernels, name)
     return operator
+
+
+def _on_one_device(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuses what the op refuses: with one meta tensor among real ones, torch comes here alone."""
+
+    @functools.wraps(fake)
+    def trace(*arguments: Any) -> Any:
+        lists = [each if isinstance(each, list | tuple) else [each] for each in arguments]
+        devices = {str(t.device) for each in lists for t in each if isinstance(t, Tensor)}
+        if len(devices) > 1:
+            raise ValueError(
+                f"{name} was given tensors on {' and '.join(sorted(devices))}; they must be on "
+                "one device"
+            )
+        return fake(*arguments)
+
+    return trace
 
 
 def _as_in_schema(function: Callable[..., Any]) -> Callable[..., Any]:

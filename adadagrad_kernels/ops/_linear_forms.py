@@ -21,6 +21,7 @@ from torch import Tensor
 from adadagrad_kernels import backends
 from adadagrad_kernels.backends import reference
 from adadagrad_kernels.backends.outputs import LayerMoments
+from adadagrad_kernels.checks import ACCUMULATION_DTYPES
 from adadagrad_kernels.ops._layer_moments import with_bias
 from adadagrad_kernels.ops._products import (
     PASS,
@@ -29,8 +30,11 @@ from adadagrad_kernels.ops._products import (
     chunk_samples,
     chunked_moments,
     flat_product,
+    in_product_type,
     narrow,
+    position_sums,
     product_chunk,
+    products_with_gradient,
 )
 
 #: Narrow types multiply faster, beside which a pass is longer; with inner products it is two.
@@ -123,7 +127,7 @@ def _rank_one(
         if samples * sum(features) * 5 < features[0] * features[1] * 8:
             products = _by_pairs(wide_x, wide_y, bias)
         else:
-            products = _by_gradient(wide_x, wide_y, weight_grad, bias_grad)
+            products = _by_gradient(x, y, weight_grad, bias_grad)
     return LayerMoments(
         weight_grad, bias_grad, sq_norms, weight_variance, of_bias.variance, products
     )
@@ -165,11 +169,12 @@ def _by_gradient(x: Tensor, y: Tensor, weight_grad: Tensor, bias_grad: Tensor | 
         weight_grad: ``[out_features, in_features]``.
         bias_grad: ``[out_features]``, or None.
     """
-    weight_grad = weight_grad.to(x.dtype)
-    along = x.reshape(-1, x.shape[-1]).mm(weight_grad.t()).view(y.shape)
+    x, y, weight_grad = in_product_type(x, y, weight_grad)
+    # Compact: of an odd number of columns oneDNN's bfloat16 reads one more, which may hold a NaN.
+    along = x.reshape(-1, x.shape[-1]).contiguous().mm(weight_grad.t()).view(y.shape)
     if bias_grad is not None:
         along += bias_grad.to(x.dtype)
-    return along.mul_(y).flatten(1).sum(1, dtype=torch.float64)
+    return products_with_gradient(along, y)
 
 
 def _gram(
@@ -181,7 +186,9 @@ def _gram(
     bias_grad = grad_outputs.flatten(0, 1).sum(0).to(dtype) if bias else None
     x, y = inputs.to(dtype), grad_outputs.to(dtype)
     sq_norms = gram_norms(x, y, bias)
-    products = _by_gradient(x, y, weight_grad, bias_grad) if inner_products else None
+    products = None
+    if inner_products:
+        products = _by_gradient(inputs, grad_outputs, weight_grad, bias_grad)
     return LayerMoments(weight_grad, bias_grad, sq_norms, None, None, products)
 
 
@@ -203,18 +210,20 @@ def _samples(
     inputs: Tensor, grad_outputs: Tensor, bias: bool, variance: bool, inner_products: bool
 ) -> LayerMoments:
     """A chunk of contributions at a time, added to running sums."""
+    dtype = ACCUMULATION_DTYPES[inputs.dtype]
+    samples, _, out_features = grad_outputs.shape
+    sums = grad_outputs.new_empty(samples, out_features, dtype=dtype) if bias else None
 
     def contributions(rows: slice, chunk: Tensor) -> Tensor:
-        return product_chunk(grad_outputs[rows].mT, inputs[rows], chunk)
+        of_bias = None if sums is None else sums[rows]
+        return product_chunk(grad_outputs[rows], inputs[rows], chunk, of_bias)
 
-    shape = (grad_outputs.shape[2], inputs.shape[2])
+    shape = (out_features, inputs.shape[2])
     weight = chunked_moments(contributions, grad_outputs, shape, variance)
-    dtype = weight.weight_grad.dtype
     if inner_products:
-        wide_x, wide_y = inputs.to(dtype), grad_outputs.to(dtype)
-        products = _by_gradient(wide_x, wide_y, weight.weight_grad, None)
+        products = _by_gradient(inputs, grad_outputs, weight.weight_grad, None)
         weight = weight._replace(inner_products=products)
-    return with_bias(weight, grad_outputs.sum(1, dtype=dtype) if bias else None)
+    return with_bias(weight, sums)
 
 
 def _rows_at_once(
@@ -248,7 +257,7 @@ def _rows(
         shape = (samples, part.stop - start, other.shape[2])
         if memory is None or memory.shape != shape:
             memory = inputs.new_empty(shape)
-        chunk = product_chunk(one[:, :, part].mT, other, memory)
+        chunk = product_chunk(one[:, :, part], other, memory)
         mean, spread, norms, along = backend.batch_moments(chunk.flatten(1), variance, True)
         torch.mul(mean.view(shape[1:]), samples, out=weight_grad[part])
         if weight_variance is not None:
@@ -260,4 +269,4 @@ def _rows(
         if weight_variance is not None:
             weight_variance = weight_variance.t().contiguous()
     weight = LayerMoments(weight_grad, None, sq_norms, weight_variance, None, products)
-    return with_bias(weight, grad_outputs.sum(1, dtype=weight_grad.dtype) if bias else None)
+    return with_bias(weight, position_sums(grad_outputs) if bias else None)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adadagrad_kernels import backends
+from adadagrad_kernels.backends import reference
 from adadagrad_kernels.backends.outputs import LayerMoments
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES
 from adadagrad_kernels.memory import is_out_of_memory
@@ -47,7 +48,10 @@ def chunk_samples(
 
 def chunk_rows(rows: int, elements: int, dtype: torch.dtype, device: torch.device | str) -> int:
     """Rows of a chunk of so many elements each: as many in each chunk, or almost."""
-    fit = max(1, 4 * _cache_bytes(torch.device(device)) // (max(1, elements) * dtype.itemsize))
+    # Narrow types multiply so fast that a product of few rows waits for its operands.
+    caches = 8 if narrow(dtype) else 4
+    size = max(1, elements) * dtype.itemsize
+    fit = max(1, caches * _cache_bytes(torch.device(device)) // size)
     chunks = -(-rows // fit)
     return -(-rows // chunks)
 
@@ -65,14 +69,67 @@ def flat_product(y: Tensor, x: Tensor) -> Tensor:
     return y.t().mm(x).to(ACCUMULATION_DTYPES[x.dtype])
 
 
-def product_chunk(left: Tensor, right: Tensor, memory: Tensor) -> Tensor:
-    """The products of every pair of matrices, in ``memory``; or in float32, as CUDA offers it."""
-    if left.is_cuda and narrow(left.dtype) and hasattr(torch.ops.aten.bmm, "dtype"):
-        wide: Tensor = torch.ops.aten.bmm.dtype(left, right, torch.float32)
-        return wide
-    if narrow(left.dtype):
-        left, right = _compact(left), _compact(right)
-    return torch.bmm(left, right, out=memory)
+def product_chunk(
+    left: Tensor, right: Tensor, memory: Tensor, sums: Tensor | None = None
+) -> Tensor:
+    """The product left' right of every sample, in ``memory``; or in float32, as CUDA offers it.
+
+    Args:
+        left: ``[samples, positions, rows]``.
+        right: ``[samples, positions, columns]``.
+        memory: ``[samples, rows, columns]``.
+        sums: is given those of ``left`` over positions, ``[samples, rows]``, in the sum type.
+    """
+    if left.is_cuda or not narrow(left.dtype):
+        if sums is not None:
+            _transpose_positions(left, None, sums)
+        if narrow(left.dtype) and hasattr(torch.ops.aten.bmm, "dtype"):
+            wide: Tensor = torch.ops.aten.bmm.dtype(left.mT, right, torch.float32)
+            return wide
+        return torch.bmm(left.mT, right, out=memory)
+    # oneDNN multiplies narrow types up to twice as fast when rows are adjacent, and compact.
+    rows = left.mT
+    if not rows.is_contiguous():
+        rows = left.new_empty(rows.shape)
+        _transpose_positions(left, rows, sums)
+    elif sums is not None:
+        _transpose_positions(left, None, sums)
+    return torch.bmm(rows, _compact(right), out=memory)
+
+
+def position_sums(values: Tensor) -> Tensor:
+    """Of ``[samples, positions, features]`` over positions, in the sum type."""
+    samples, _, features = values.shape
+    sums = values.new_empty(samples, features, dtype=ACCUMULATION_DTYPES[values.dtype])
+    _transpose_positions(values, None, sums)
+    return sums
+
+
+def products_with_gradient(along: Tensor, grad_outputs: Tensor) -> Tensor:
+    """<h_i, gradient> = <y_i, what the layer makes of x_i with its gradient as the weight>."""
+    backend = backends.select(along.device, along.dtype, "batch_moments")
+    run = getattr(backend, "row_products", reference.row_products)
+    products: Tensor = run(along, grad_outputs)
+    return products
+
+
+def in_product_type(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """As they are multiplied with the gradient: in float32 at least, or in bfloat16.
+
+    The gradient is rounded with them, as the step that measures nothing rounds it; in float16 it
+    could be too large.
+    """
+    dtype = tensors[0].dtype
+    if dtype != torch.bfloat16:
+        dtype = ACCUMULATION_DTYPES[dtype]
+    return tuple(tensor.to(dtype) for tensor in tensors)
+
+
+def _transpose_positions(values: Tensor, transposed: Tensor | None, sums: Tensor | None) -> None:
+    """In one pass where the backend has it."""
+    backend = backends.select(values.device, values.dtype, "batch_moments")
+    run = getattr(backend, "transpose_positions_", reference.transpose_positions_)
+    run(values, transposed, sums)
 
 
 def _compact(matrices: Tensor) -> Tensor:

@@ -138,6 +138,12 @@ class MultiTensorOptimizer(Optimizer):
         self._grad_sq_norm = sq_norm
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        for group in state["param_groups"]:
+            if missing := {"lr", "eps", "weight_decay"} - group.keys():
+                raise ValueError(
+                    f"a parameter group of the state has no {', '.join(sorted(missing))}: it is of "
+                    "another optimizer; accepted is the state of AdaGrad or AdaGrad-Norm"
+                )
         saved_states = [
             (param, group, saved)
             for group in state["param_groups"]

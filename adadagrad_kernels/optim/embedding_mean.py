@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from adadagrad_kernels.ranks import Ranks, resolved
+from adadagrad_kernels.ranks import Ranks
+from adadagrad_kernels.wrappers import resolved
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -194,5 +195,10 @@ def _scaled_sparse(grad: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
     scale = torch.where(rows[place] == of_grad, factors[place], one)
     values = (grad.values() * scale[:, None]).to(grad.dtype)
     return torch.sparse_coo_tensor(
-        grad.indices(), values, grad.shape, is_coalesced=True, check_invariants=False
+        grad.indices(),
+        values,
+        grad.shape,
+        device=values.device,
+        is_coalesced=True,
+        check_invariants=False,
     )

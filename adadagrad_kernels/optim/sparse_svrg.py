@@ -7,7 +7,7 @@ from torch import Tensor
 
 from adadagrad_kernels.checks import ACCUMULATION_DTYPES
 from adadagrad_kernels.ops import CsrRows, sparse_mean_step_
-from adadagrad_kernels.ranks import resolved
+from adadagrad_kernels.wrappers import resolved
 
 
 class SparseSvrg:

@@ -10,11 +10,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from adadagrad_kernels.averages import RunningAverage
 from adadagrad_kernels.report.runs import Run
+from adadagrad_kernels.statistics.noise_estimate import NoiseEstimate, RunningNoise
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Points: TypeAlias = list[tuple[float, float]]
+Band: TypeAlias = tuple[Points, Points]
 Line: TypeAlias = dict[str, Any]
 
 # Of the latest test: two lines with equal values report the same test.
@@ -30,17 +31,20 @@ class Curve:
     Attributes:
         x: Samples, steps or seconds, ascending.
         y: The mean over the seeds.
-        error: The standard error of that mean, or None of a single seed.
+        low: The lower end of its band, or None where it has none.
+        high: The upper end, which may be infinite.
     """
 
     x: Array
     y: Array
-    error: Array | None = None
+    low: Array | None = None
+    high: Array | None = None
 
     def after(self, start: float) -> Curve:
         """Returns the part that lies behind a place."""
         kept = self.x > start
-        return Curve(self.x[kept], self.y[kept], None if self.error is None else self.error[kept])
+        ends = (None if end is None else end[kept] for end in (self.low, self.high))
+        return Curve(self.x[kept], self.y[kept], *ends)
 
 
 def number(line: Line, name: str) -> float | None:
@@ -51,12 +55,7 @@ def number(line: Line, name: str) -> float | None:
 
 def points(lines: Iterable[Line], axis: str, value: Callable[[Line], float | None]) -> Points:
     """Returns the places on an axis and the values there; of one place the last value counts."""
-    found: dict[float, float] = {}
-    for line in lines:
-        x, y = number(line, axis), value(line)
-        if x is not None and y is not None:
-            found[x] = y
-    return sorted(found.items())
+    return _along(axis, [(line, y) for line in lines if (y := value(line)) is not None])
 
 
 def metric(name: str) -> Callable[[Run, str], Points]:
@@ -111,6 +110,23 @@ def constant_ratio(constant: str) -> Callable[[Run, str], Points]:
     return lambda run, axis: points(tested(run), axis, ratio)
 
 
+def suggested_band(run: Run, axis: str) -> Band:
+    """Returns the ends of the interval of T / b, where the run has error bars."""
+
+    def end(name: str) -> Callable[[Line], float | None]:
+        def ratio(line: Line) -> float | None:
+            used = number(line, "batch/used")
+            if name not in line or not used:
+                return None
+            return math.inf if line[name] is None else float(line[name]) / used
+
+        return ratio
+
+    lines = tested(run)
+    low, high = (points(lines, axis, end(f"batch/suggested_{which}")) for which in ("low", "high"))
+    return low, high
+
+
 def noise_scale(run: Run, axis: str) -> Points:
     r"""Returns the noise scale, V_norm / (N - V_norm / b), of averages over tests.
 
@@ -119,18 +135,38 @@ def noise_scale(run: Run, axis: str) -> Points:
     test to test (McCandlish et al. 2018, appendix A.1); if the average is still not positive,
     there is no point.
     """
-    variance, signal = RunningAverage(NOISE_MEMORY), RunningAverage(NOISE_MEMORY)
-    scales: dict[int, float] = {}
-    lines = tested(run)
-    for place, line in enumerate(lines):
+    found = [(line, e.noise / e.signal) for line, e, _ in _averages(run) if e.signal > 0 < e.noise]
+    return _along(axis, found)
+
+
+def noise_scale_band(run: Run, axis: str) -> Band:
+    """Returns the ends of the interval of the same averages, where the run has error bars."""
+    ends = [
+        (line, estimate.scale_interval(level))
+        for line, estimate, level in _averages(run)
+        if level is not None and estimate.signal > 0 < estimate.noise
+    ]
+    low, high = (_along(axis, [(line, pair[which]) for line, pair in ends]) for which in (0, 1))
+    return low, high
+
+
+def _averages(run: Run) -> list[tuple[Line, NoiseEstimate, float | None]]:
+    """The tests, the averages up to each, and the level of its error bars, if it has any."""
+    running, found = RunningNoise(NOISE_MEMORY), []
+    for line in tested(run):
         v, n, b = (number(line, name) for name in ("grad/var", "grad/norm_sq", "batch/used"))
         if v is None or n is None or not b:
             continue
-        above, below = variance.add(v), signal.add(n - v / b)
-        if above > 0 and below > 0:
-            scales[place] = above / below
-    places = {id(line): place for place, line in enumerate(lines)}
-    return points(lines, axis, lambda line: scales.get(places[id(line)]))
+        spread = [number(line, f"spread/{name}") or 0.0 for name in ("noise", "signal", "both")]
+        average = running.add(NoiseEstimate(int(b), v, n - v / b, *spread))
+        found.append((line, average, number(line, "spread/level")))
+    return found
+
+
+def _along(axis: str, values: Iterable[tuple[Line, float]]) -> Points:
+    """Points on an axis; of one place the last value counts."""
+    found = {x: value for line, value in values if (x := number(line, axis)) is not None}
+    return sorted(found.items())
 
 
 def mean_curve(seeds: Sequence[Points], *, held: bool = False) -> Curve | None:
@@ -154,7 +190,18 @@ def mean_curve(seeds: Sequence[Points], *, held: bool = False) -> Curve | None:
         return None
     values = np.stack([_at(grid, x, y, held) for x, y in curves])
     error = values.std(axis=0, ddof=1) / math.sqrt(len(curves))
-    return Curve(grid, values.mean(axis=0), error)
+    mean = values.mean(axis=0)
+    return Curve(grid, mean, mean - error, mean + error)
+
+
+def with_band(curve: Curve, band: Band) -> Curve:
+    """Returns the part of a run's curve that has a band, with it; the curve where none has."""
+    low, high = (dict(end) for end in band)
+    kept = np.array([x in low and x in high for x in curve.x], dtype=bool)
+    if not kept.any():
+        return curve
+    x = curve.x[kept]
+    return Curve(x, curve.y[kept], *(np.array([end[at] for at in x]) for end in (low, high)))
 
 
 def _at(grid: Array, x: Array, y: Array, held: bool) -> Array:

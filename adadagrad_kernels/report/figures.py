@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from adadagrad_kernels.report import curves
-from adadagrad_kernels.report.curves import Points
+from adadagrad_kernels.report.curves import Band, Points
 from adadagrad_kernels.report.runs import Run
 from adadagrad_kernels.report.style import Canvas, line_style
 
@@ -31,6 +31,8 @@ class Quantity:
         held: Whether it stays the same between points, as a batch size does.
         limit: A value to draw a line at.
         width: Of the curves: thin where they jump from step to step.
+        band: Returns the ends of a run's interval along an axis; drawn where a curve is of one
+            run.
     """
 
     title: str
@@ -39,6 +41,7 @@ class Quantity:
     held: bool = False
     limit: float | None = None
     width: float = 1.6
+    band: Callable[[Run, str], Band] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,12 @@ TEST_LOSS = Quantity("loss on the test set", curves.metric("test_loss"), "log")
 BATCH_LOSS = Quantity("loss of the batch", curves.metric("loss"), "log")
 ACCURACY = Quantity("accuracy on the test set", curves.metric("test_accuracy"), "percent")
 BATCH_SIZE = Quantity("batch size", curves.batch_size, "log", held=True)
-NOISE_SCALE = Quantity("gradient noise scale", curves.noise_scale, "log")
-SUGGESTED = Quantity("T / b", curves.suggested_ratio, "log", limit=1.0, width=0.9)
+NOISE_SCALE = Quantity(
+    "gradient noise scale", curves.noise_scale, "log", band=curves.noise_scale_band
+)
+SUGGESTED = Quantity(
+    "T / b", curves.suggested_ratio, "log", limit=1.0, width=0.9, band=curves.suggested_band
+)
 
 
 def overview(groups: Groups) -> bytes:
@@ -91,7 +98,8 @@ def figures(groups: Groups) -> list[Figure]:
             "noise_scale",
             NOISE_SCALE.title,
             "tr(Σ) / |G|², each estimated without bias and averaged apart over the tests, with "
-            f"weights that fall by {curves.NOISE_MEMORY:g} from test to test.",
+            f"weights that fall by {curves.NOISE_MEMORY:g} from test to test. Bands: confidence "
+            "intervals, where a run has --error-bars.",
             [(NOISE_SCALE, "samples_seen"), (NOISE_SCALE, "steps")],
         ),
     ]
@@ -163,6 +171,9 @@ def _panel(
         for name, runs in groups.items()
     }
     drawn = {name: curve for name, curve in found.items() if curve is not None}
+    for name, curve in drawn.items():
+        if quantity.band is not None and len(groups[name]) == 1:
+            drawn[name] = curves.with_band(curve, quantity.band(groups[name][0], axis))
     canvas.decorate(panel, quantity.title, AXES[axis])
     ends = [float(curve.x[-1]) for curve in drawn.values()]
     logarithmic = bool(ends) and min(ends) > 0 and max(ends) > _LONG * min(ends)

@@ -19,7 +19,8 @@ _NUMBERS = frozenset(
     (
         *("steps", "seconds", "statistics_share", "loss", "train_loss", "test_loss"),
         *("test_accuracy", "batch/used", "batch/average", "batch/suggested"),
-        *("grad/norm_sq", "grad/var"),
+        *("grad/norm_sq", "grad/var", "batch/suggested_low", "batch/suggested_high"),
+        *("spread/noise", "spread/signal", "spread/both", "spread/level"),
     )
 )
 

@@ -6,6 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from adadagrad_kernels.optional import require
 from adadagrad_kernels.report.curves import Curve
 
@@ -14,6 +16,8 @@ from adadagrad_kernels.report.curves import Curve
 COLORS = ("#D55E00", "#009E73", "#0072B2", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
 _LINES = (("-", "--"), ("-.", ":"))
 
+#: How many times above a curve a band ends that has no end.
+_FAR = 1e6
 PANEL = (4.1, 3.3)
 _DPI = 200
 
@@ -76,11 +80,11 @@ class Canvas:
         """
         dot = {"marker": "o", "markersize": 4} if len(curve.x) == 1 else {}
         panel.plot(curve.x, curve.y, **style, **dot, drawstyle="steps-pre" if held else None)
-        if curve.error is not None:
+        if curve.low is not None and curve.high is not None:
             panel.fill_between(
                 curve.x,
-                curve.y - curve.error,
-                curve.y + curve.error,
+                curve.low,
+                np.minimum(curve.high, _FAR * np.max(curve.y)),
                 step="pre" if held else None,
                 color=style["color"],
                 alpha=0.2,

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adadagrad_kernels.ranks import unwrapped
 from adadagrad_kernels.statistics.check_table import Compared, StatisticsCheck
 from adadagrad_kernels.statistics.contents import Contents
 from adadagrad_kernels.statistics.layer_statistics import layer_statistics
 from adadagrad_kernels.statistics.randomness import RandomState
 from adadagrad_kernels.statistics.record import GradientStatistics
+from adadagrad_kernels.wrappers import unwrapped
 
 #: Largest relative error by the type of the parameters.
 _ALLOWED = {torch.float64: 1e-7, torch.float32: 1e-3}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -13,49 +12,37 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from adadagrad_kernels.errors import UnsupportedModelError
-from adadagrad_kernels.ranks import Ranks, ranks_of_mesh, resolved, unwrapped
+from adadagrad_kernels.ranks import Ranks
 from adadagrad_kernels.shards import ShardedParameters, fully_sharded_modules, is_sharded
 from adadagrad_kernels.statistics.layers.attachment import Attachment
-from adadagrad_kernels.statistics.measuring import over_shards, stand_ins
-from adadagrad_kernels.statistics.measuring.directional import (
-    difference_derivatives,
-    forward_derivatives,
+from adadagrad_kernels.statistics.measuring.group_records import (
+    records_of_groups,
+    require_groups,
 )
-from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
-from adadagrad_kernels.statistics.measuring.over_ranks import (
-    own_numbers,
-    record_of_ranks,
-    require_each,
-    require_one_step,
-    variance_of_ranks,
-)
-from adadagrad_kernels.statistics.measuring.recorder import Recorder
-from adadagrad_kernels.statistics.measuring.step import (
-    first_nonfinite,
-    in_training,
-    mean_gradient,
+from adadagrad_kernels.statistics.measuring.pooled_step import PooledStep
+from adadagrad_kernels.statistics.measuring.record_of_step import (
+    ask_finite,
+    covariance_products_by_losses,
+    finished,
     merge_micro_batches,
     nonfinite,
+    products_by_losses,
 )
+from adadagrad_kernels.statistics.measuring.recorder import Recorder
+from adadagrad_kernels.statistics.measuring.stage_passes import StagePasses
+from adadagrad_kernels.statistics.measuring.step import Step
 from adadagrad_kernels.statistics.measuring.together import Together
-from adadagrad_kernels.statistics.measuring.verify import require_present
 from adadagrad_kernels.statistics.record import GradientStatistics
+from adadagrad_kernels.wrappers import (
+    ranks_of_mesh,
+    ranks_of_stage,
+    require_no_partitions,
+    resolved,
+    unwrapped,
+)
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-
-_NEEDS_LOSSES = (
-    "inner products over several ranks refer to a mean that no layer knows in its own pass; pass "
-    "statistics(losses=...), a function that runs the module itself, without its wrapper, and "
-    "returns the losses of this rank's samples"
-)
-
-
-_NO_FORWARD_MODE = (
-    "inner products by forward mode need derivatives that torch does not have for the tensors of a "
-    "tensor-parallel plan. Way out: statistics(losses=..., exact=False), a central difference"
-)
 
 
 class layer_statistics:  # noqa: N801 (a context manager, named as torch names its own)
@@ -98,19 +85,28 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         on_other: ``"vmap"``, or ``"raise"`` for modules without a kernel.
         on_nonfinite: ``"raise"``, or ``"record"`` to get records with NaN and infinity, with which
             ``BatchController`` keeps the size.
+        only: says of a module whether it is measured, such as ``is_normalization``; None measures
+            all. The record is of the parameters of these modules alone, and has no others; all
+            gradients are as ever. Not for sharded models and pipelines.
+        groups: parameters by the name of their group, all that train once, such as
+            ``GroupBatches.groups``; the record then has ``by_group``. In one process alone.
         ranks: whose samples the record covers if several processes train. ``"auto"``: those of
             all ranks of the wrapper. A process group or ``Ranks``: those of all its ranks, for a
-            model whose gradients something else reduces in the backward pass. ``"local"``: those
-            of this process alone, for a model whose gradients nothing reduces.
+            model whose gradients something else reduces in the backward pass, or a stage of a
+            pipeline, ``Ranks(pipeline=group)``. ``"local"``: those of this process alone, for a
+            model whose gradients nothing reduces.
 
     Over several ranks, every rank gets the same record, exact for any shares, and an error on one
-    is raised on all. The record has only sums, no norms or inner products of single samples. Norms
+    is raised on all. The record has only sums, no norms or inner products of single samples, but
+    with inner products their ``spread``, of which ``noise_estimate`` makes error bars. Norms
     and inner products take one all_gather of a few numbers, the variance one all_reduce of as many
-    numbers as there are parameters. Inner products need ``statistics(losses=...)``.
+    numbers as there are parameters. Inner products need ``statistics(losses=...)``; in a pipeline
+    they do not, and layers keep what they have measured until ``statistics``.
 
     Raises:
         UnsupportedModelError: for layers whose samples have no gradient of their own, such as
-            BatchNorm in training; and, where asked, for modules without a kernel.
+            BatchNorm in training; where asked, for modules without a kernel; for ``groups`` of
+            several ranks.
         ValueError: for a model without parameters that require grad, or settings out of range; in
             several processes for a model without a wrapper, where ``ranks`` does not say what is
             meant.
@@ -138,6 +134,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         when: Callable[[], bool] | None = None,
         on_other: str = "vmap",
         on_nonfinite: str = "raise",
+        only: Callable[[nn.Module], bool] | None = None,
+        groups: Mapping[str, Iterable[Tensor]] | None = None,
         ranks: str | ProcessGroup | Ranks = "auto",
     ) -> None:
         _require_choice("on_other", on_other, ("vmap", "raise"))
@@ -147,12 +145,15 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                 f"interval must be a whole number of steps, at least 1, got {interval}"
             )
         model, wrapper = unwrapped(model)
+        require_no_partitions("layer_statistics", model)
         if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
             raise UnsupportedModelError(
                 "the model has lazy modules, whose parameters do not exist yet. Way out: run a "
                 "forward pass before layer_statistics(model)"
             )
-        if not any(p.requires_grad and p.numel() for p in model.parameters()):
+        pipeline = ranks if isinstance(ranks, Ranks) and ranks.stages is not None else None
+        trains = any(p.requires_grad and p.numel() for p in model.parameters())
+        if not trains and pipeline is None:  # a stage need not train
             raise ValueError(
                 "the model has no parameter that requires grad, so there is nothing to measure; "
                 "call requires_grad_() on the parameters to train"
@@ -179,21 +180,45 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                 "layer_statistics",
                 is_alone=not self._sharded.is_planned,
             )
+        elif pipeline is not None:
+            self._ranks = ranks_of_stage(pipeline, wrapper, "layer_statistics")
         else:
             self._ranks = resolved(ranks, wrapper, "layer_statistics")
         # Over ranks they refer to a mean that no layer knows in its own pass.
-        # Unless all of them have the same samples.
+        # Unless all of them have the same samples, and one micro-batch.
         alike = self._sharded.same_samples if self._sharded is not None else 0
         in_pass = inner_products and (self._ranks is None or self._ranks.size == alike)
-        self._recorder = Recorder(model, variance=variance, inner_products=in_pass, shadow=shadow)
-        self._recorder.pooled = self._ranks is not None
-        self._recorder.reduced = self._recorder.pooled or wrapper is not None
-        if self._sharded is not None and self._ranks is not None:
-            together = Together(self._ranks, self._sharded)
-            self._recorder.share(together, self._sharded)
-        self._attachment = Attachment(self._recorder, on_other)
-        self._step = 0
-        self._recorder.turns.wanted = self._wants
+        in_pass &= self._ranks is None or self._ranks.stages is None
+        if only is not None:
+            _require_selection(only, groups, self._sharded or pipeline)
+        self._groups = None if groups is None else require_groups(model, groups)
+        if groups is not None and self._ranks is not None:
+            raise UnsupportedModelError(
+                "groups= needs the norms of single samples, which records over several ranks do "
+                "not have. Ways out: leave groups out; one batch for all parameters"
+            )
+        self._step = step = Step(model, variance=variance, inner_products=in_pass)
+        step.pooled = self._ranks is not None
+        step.reduced = step.pooled or wrapper is not None
+        recorder = Recorder(step, shadow=shadow)
+        self._pooled: PooledStep | None = None
+        if self._ranks is not None:
+            if self._sharded is not None:
+                together = Together(self._ranks, self._sharded)
+                recorder.share(together, self._sharded)
+            if self._ranks.stages is not None:
+                step.stage = StagePasses()
+            self._pooled = PooledStep(
+                step,
+                self._ranks,
+                self._sharded,
+                variance=variance,
+                inner_products=inner_products,
+                keeps_nonfinite=self._keep_nonfinite,
+            )
+        self._attachment = Attachment(recorder, on_other, only)
+        self._steps = 0
+        step.gate.wanted = self._wants
 
     def __enter__(self) -> layer_statistics:
         if self._ranks is None and resolved(self._asked_ranks, self._wrapper, "layer_statistics"):
@@ -218,15 +243,15 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
 
         The step's first forward pass settles it, or the first read of this property.
         """
-        return self._recorder.turns.measured
+        return self._step.gate.measured
 
     def _wants(self) -> bool:
-        on_turn = (self._step + 1) % self.interval == 0
+        on_turn = (self._steps + 1) % self.interval == 0
         return on_turn and (self._when is None or self._when())
 
     def reset(self) -> None:
         """Forget what was seen since the last ``statistics``, as before a step is repeated."""
-        self._recorder.reset()
+        self._step.reset()
 
     def statistics(
         self,
@@ -234,6 +259,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         *,
         exact: bool = True,
         grad_scale: float = 1.0,
+        covariance_products: bool = False,
     ) -> GradientStatistics | None:
         """The record of the samples since the last call; None in a step that is not measured.
 
@@ -253,6 +279,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                 without a forward-mode derivative.
             grad_scale: factor by which the losses were multiplied, such as
                 ``GradScaler.get_scale()``; the record is free of it.
+            covariance_products: measure those too, for the intervals of the inner-product tests;
+                with ``losses``, in one process, by one more backward pass and one more derivative.
 
         Raises:
             ValueError: where no backward pass has run, a layer got its gradient twice, ran under
@@ -263,52 +291,53 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         try:
             if not measured:
                 return None
-            if self._ranks is None:
-                return self._record(losses, exact, grad_scale)
-            if self._sharded is not None:
-                return self._record_of_shards(self._ranks, self._sharded, losses, exact, grad_scale)
-            return self._record_of_ranks(self._ranks, losses, exact, grad_scale)
+            if self._pooled is not None:
+                if covariance_products:
+                    raise UnsupportedModelError(
+                        "covariance_products are measured in one process alone; over several "
+                        "ranks leave them out, where the inner-product tests have no intervals"
+                    )
+                return self._pooled.record(self._steps, losses, exact, grad_scale)
+            record = self._record(losses, exact, grad_scale)
+            if not covariance_products:
+                return record
+            if losses is None:
+                raise ValueError(
+                    "covariance_products need statistics(losses=...), a function that runs the "
+                    "model and returns the losses of all samples of the step"
+                )
+            along = covariance_products_by_losses(self._step, losses, exact, record)
+            return replace(record, covariance_products=along)
         finally:
-            self._step += 1
-            self._recorder.reset()
-            self._recorder.turns.next_step()
-
-    def _finished(self) -> tuple[list[MicroBatch], list[tuple[str, nn.Parameter]]]:
-        """The micro-batches of the step, and the parameters by name."""
-        recorder = self._recorder
-        if recorder.turns.failed:
-            raise recorder.problems[0]
-        recorder.forget_unused()
-        recorder.require_grad_mode()
-        if not recorder.micro_batches:
-            raise ValueError(
-                "no gradient has reached the layers since the last statistics(); run the forward "
-                "and the backward pass inside the context, then ask"
-            )
-        parameters = recorder.named_parameters()
-        recorder.arrivals.require_unchanged(parameters)
-        recorder.close(parameters, followed=False)
-        if recorder.problems:
-            raise recorder.problems[0]
-        micro_batches = recorder.micro_batches
-        require_present(parameters, set().union(*(m.reached for m in micro_batches)))
-        return [m for m in micro_batches if m.samples != 0], parameters
+            self._steps += 1
+            self._step.reset()
+            self._step.gate.next_step()
 
     def _record(
         self, losses: Callable[[], Tensor] | None, exact: bool, grad_scale: float
     ) -> GradientStatistics:
-        recorder = self._recorder
-        micro_batches, parameters = self._finished()
+        step = self._step
+        micro_batches, parameters = finished(step)
         if not micro_batches:
-            raise ValueError(
-                "the batch is empty: no sample has reached the layers since the last statistics(); "
-                "run at least one, or call reset() instead"
+            step.problems.fail(
+                ValueError(
+                    "the batch is empty: no sample has reached the layers since the last "
+                    "statistics(); run at least one, or call reset() instead"
+                )
             )
         with torch.no_grad():
-            record = merge_micro_batches(micro_batches, parameters, self.variance, grad_scale)
-        recorder.call.warn_of_doubts()
+            record = merge_micro_batches(
+                micro_batches, parameters, self.variance, grad_scale, step.problems
+            )
+            if self._groups is not None:
+                by_group = records_of_groups(
+                    micro_batches, self._groups, record.batch_size, grad_scale
+                )
+                record = replace(record, by_group=by_group)
+        step.call.warn_of_doubts()
         if not record.is_finite and not self._keep_nonfinite:
-            raise ValueError(nonfinite(first_nonfinite(micro_batches) or "a gradient"))
+            ask_finite(micro_batches, step.problems)
+            step.problems.fail(ValueError(nonfinite("a gradient")))
         if losses is None:
             if self.inner_products and record.inner_products is None:
                 raise ValueError(
@@ -317,153 +346,25 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                     "the losses of all their samples, or use a single micro-batch"
                 )
             return record
-        products = self._products(losses, exact, record.require_mean_gradient())
+        products = products_by_losses(step, losses, exact, record.require_mean_gradient())
         return record.with_inner_products(products)
-
-    def _require_finite(self, micro_batches: list[MicroBatch]) -> None:
-        layer = None if self._keep_nonfinite else first_nonfinite(micro_batches)
-        if layer is not None:
-            raise ValueError(nonfinite(layer))
-
-    def _products_of_shards(
-        self,
-        ranks: Ranks,
-        parameters: ShardedParameters,
-        losses: Callable[[], Tensor],
-        exact: bool,
-        mean: dict[str, Tensor],
-        micro_batches: list[MicroBatch],
-    ) -> float:
-        """The sum of the squared inner products of this rank's samples."""
-        seen = self._recorder.stand_ins
-        assert seen is not None
-        with self._recorder.turns.paused():
-            if exact:
-                products = stand_ins.derivatives(seen, losses, mean)
-            else:
-                products = over_shards.difference_derivatives(parameters, ranks, losses, mean)
-        require_each(products, micro_batches)
-        return float(products.square().sum())
-
-    def _products(
-        self, losses: Callable[[], Tensor], exact: bool, mean: dict[str, Tensor]
-    ) -> Tensor:
-        derive = forward_derivatives if exact else difference_derivatives
-        with self._recorder.turns.paused():
-            return derive(self.model, losses, mean)
-
-    def _record_of_ranks(
-        self,
-        ranks: Ranks,
-        losses: Callable[[], Tensor] | None,
-        exact: bool,
-        grad_scale: float,
-    ) -> GradientStatistics:
-        recorder = self._recorder
-        named = list(self.model.named_parameters())
-        parameters = in_training(named)
-        device = next(iter(parameters.values())).device
-        micro_batches: list[MicroBatch] = []
-        mean: dict[str, Tensor] = {}
-        numbers, error = [0.0] * 4, None
-        try:
-            micro_batches, _ = self._finished()
-            self._require_finite(micro_batches)
-            mean = mean_gradient(parameters, grad_scale)
-            products = None
-            if losses is not None and micro_batches:
-                products = self._products(losses, exact, mean)
-                require_each(products, micro_batches)
-            elif self.inner_products and losses is None:
-                raise ValueError(_NEEDS_LOSSES)
-            with torch.no_grad():
-                numbers = own_numbers(micro_batches, mean, products)
-        except Exception as problem:  # the others wait: it goes to them with the numbers
-            error = problem
-        rows = ranks.gather([float(self._step), *numbers], device, error)
-        require_one_step([row[0] for row in rows])
-        record = record_of_ranks([row[1:] for row in rows], ranks, grad_scale, mean)
-        recorder.call.warn_of_doubts()
-        if not record.is_finite and not self._keep_nonfinite:
-            raise ValueError(nonfinite("a gradient"))
-        if self.variance:
-            with torch.no_grad():
-                variance = variance_of_ranks(micro_batches, parameters, ranks, grad_scale, record)
-            record = replace(record, variance=variance)
-        return record
-
-    def _record_of_shards(
-        self,
-        ranks: Ranks,
-        parameters: ShardedParameters,
-        losses: Callable[[], Tensor] | None,
-        exact: bool,
-        grad_scale: float,
-    ) -> GradientStatistics:
-        recorder, device = self._recorder, ranks.device
-        micro_batches: list[MicroBatch] = []
-        mean: dict[str, Tensor] = {}
-        numbers, error = [0.0] * 5, None
-        planned = parameters.is_planned
-        has_losses = losses is not None
-        in_pass = self.inner_products and parameters.same_samples == ranks.size
-        try:
-            # Another rank's failure: its error comes with the numbers.
-            if recorder.problems or not recorder.turns.failed:
-                micro_batches, _ = self._finished()
-                self._require_finite(micro_batches)
-                mean = mean_gradient(parameters, grad_scale)
-                if self.inner_products and losses is None and not in_pass:
-                    raise ValueError(_NEEDS_LOSSES)
-                if in_pass and losses is None:
-                    over_shards.require_one(micro_batches)
-                if planned and losses is not None and exact:
-                    raise UnsupportedModelError(_NO_FORWARD_MODE)
-                if not planned:
-                    numbers = over_shards.own_numbers(
-                        micro_batches, mean, parameters, has_losses=has_losses
-                    )
-        except Exception as problem:  # the others wait: it goes to them with the numbers
-            error = problem
-        if planned:
-            # Gradients are added up by all ranks or none.
-            require_one_step([row[0] for row in ranks.gather([float(self._step)], device, error)])
-            with torch.no_grad():
-                mean = over_shards.added_gradients(parameters, mean)
-                numbers = over_shards.own_numbers(
-                    micro_batches, mean, parameters, has_losses=has_losses
-                )
-        rows = ranks.gather([float(self._step), *numbers], device, error)
-        require_one_step([row[0] for row in rows])
-        samples_on = ranks.size / parameters.same_samples
-        scale = (ranks.gradient_divisor or samples_on) * grad_scale
-        record = over_shards.record_of_shards([row[1:] for row in rows], ranks, scale, mean)
-        recorder.call.warn_of_doubts()
-        if not record.is_finite and not self._keep_nonfinite:
-            raise ValueError(nonfinite("a gradient"))
-        if losses is not None:
-            squares = 0.0
-            try:
-                # All ranks run the model, also those without samples.
-                squares = self._products_of_shards(
-                    ranks, parameters, losses, exact, mean, micro_batches
-                )
-            except Exception as problem:
-                error = problem
-            added = ranks.gather([squares], device, error)
-            total = math.fsum(row[0] for row in added) / parameters.same_samples
-            record = replace(record, sum_sq_inner_products=total)
-        elif in_pass:
-            along = over_shards.products_of_layers(micro_batches[0], ranks)
-            products = along * (record.batch_size / (scale * scale))
-            record = record.with_inner_products(products)
-        if self.variance:
-            with torch.no_grad():
-                variance = over_shards.variance_of_shards(micro_batches, parameters, scale, record)
-            record = replace(record, variance=variance)
-        return record
 
 
 def _require_choice(name: str, given: str, accepted: tuple[str, ...]) -> None:
     if given not in accepted:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, accepted))}, got {given!r}")
+
+
+def _require_selection(only: object, groups: object, shared_out: object) -> None:
+    if not callable(only):
+        raise ValueError(
+            f"only must be a function that takes a module and says whether it is measured, such as "
+            f"is_normalization, got {only!r}"
+        )
+    if groups is not None:
+        raise ValueError("only= leaves parameters out, and groups= needs all of them; pass one")
+    if shared_out:
+        raise UnsupportedModelError(
+            "only= does not work for sharded models and stages of a pipeline, whose ranks measure "
+            "their layers together. Ways out: only=None; DistributedDataParallel"
+        )

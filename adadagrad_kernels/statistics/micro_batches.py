@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from adadagrad_kernels.ranks import (
-    Ranks,
-    own_agreement,
-    require_whole_parameters,
-    resolved,
-    unwrapped,
-)
+from adadagrad_kernels.ranks import Ranks, own_agreement
 from adadagrad_kernels.statistics.chunks import Chunks, chunks_over_ranks
-from adadagrad_kernels.statistics.measuring.callers import require_known_caller
+from adadagrad_kernels.statistics.measuring.callers import require_known_wrapper, require_no_stage
 from adadagrad_kernels.statistics.record import GradientStatistics
-from adadagrad_kernels.statistics.sums import cosine_of_parts, squared_norm
+from adadagrad_kernels.statistics.spectral import (
+    SpectralNoise,
+    noise_and_signal,
+    shorter_product,
+)
+from adadagrad_kernels.statistics.sums import cosine_of_parts, on_host, squared_norm
+from adadagrad_kernels.wrappers import require_whole_parameters, resolved, unwrapped
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -60,12 +61,18 @@ class MicroBatchGradients:
     anyway, so that ``.grad`` becomes the mean gradient. All parameters that require grad when
     ``micro_batch`` is entered are observed; gradients that reach them elsewhere are not.
 
+    With ``matrices`` the record also says what spectral descent sees, for ``SpectralNormTest``:
+    one product of each of these matrices' gradients with itself in every micro-batch, and at the
+    end the eigenvalues of two matrices of its shorter side.
+
     Args:
         model: the module in training, or DistributedDataParallel around it.
         ranks: as for ``layer_statistics``.
+        matrices: names of parameters with two dimensions, such as those that Muon updates.
 
     Raises:
-        ValueError: for a model that nothing reduces, where several processes train.
+        ValueError: for a model that nothing reduces, where several processes train; for names of
+            ``matrices`` that are no matrices in training.
 
     Example:
         >>> import torch
@@ -80,13 +87,19 @@ class MicroBatchGradients:
         32
     """
 
-    def __init__(self, model: nn.Module, *, ranks: str | ProcessGroup | Ranks = "auto") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        ranks: str | ProcessGroup | Ranks = "auto",
+        matrices: Iterable[str] = (),
+    ) -> None:
         self.model: nn.Module
         self.model, wrapper = unwrapped(model)
         require_whole_parameters("MicroBatchGradients", self.model)
         self._ranks = resolved(ranks, wrapper, "MicroBatchGradients")
-        self._samples: list[int] = []
-        self._sq_norms: list[Tensor] = []
+        self._matrices = _matrices(self.model, matrices)
+        self.reset()
 
     @contextmanager
     def micro_batch(self, samples: int) -> Iterator[None]:
@@ -110,9 +123,14 @@ class MicroBatchGradients:
                 "call optimizer.zero_grad() before the first micro-batch"
             )
         sq_norms: dict[Tensor, Tensor] = {}
+        products: dict[str, Tensor] = {}
         handles = [
             parameter.register_hook(partial(_observe, sq_norms, parameter))  # type: ignore[no-untyped-call]
             for parameter in parameters
+        ]
+        handles += [
+            matrix.register_hook(partial(_multiply, products, name))  # type: ignore[no-untyped-call]
+            for name, matrix in self._matrices.items()
         ]
         handles.append(self.model.register_forward_pre_hook(self._see_caller))
         try:
@@ -127,6 +145,10 @@ class MicroBatchGradients:
             )
         self._samples.append(samples)
         self._sq_norms.append(torch.stack(list(sq_norms.values())).sum())
+        for name, product in products.items():
+            before = self._products.get(name)
+            product = product.div_(samples)
+            self._products[name] = product if before is None else before.add_(product)
 
     def result(self, *, grad_scale: float = 1.0) -> GradientStatistics:
         """The record of the micro-batches since the last call.
@@ -141,10 +163,10 @@ class MicroBatchGradients:
             ValueError: for fewer than two micro-batches, which say nothing about the variance.
                 They are forgotten, and ``.grad`` holds their gradient.
         """
-        samples, scaled_norms = self._samples, self._sq_norms
+        samples, scaled_norms, products = self._samples, self._sq_norms, self._products
         self.reset()
         if self._ranks is not None:
-            return self._record_of_ranks(self._ranks, samples, scaled_norms, grad_scale)
+            return self._record_of_ranks(self._ranks, samples, scaled_norms, products, grad_scale)
         if len(samples) < 2:
             raise ValueError(
                 f"the variance over micro-batches needs at least two of them, got {len(samples)}; "
@@ -170,23 +192,77 @@ class MicroBatchGradients:
             mean_sq_norm=mean_sq_norm,
             sum_sq_norms=(batch_size - 1) * variance_norm + batch_size * mean_sq_norm,
             halves_cosine=cosine,
+            spectral=self._spectral(products, batch_size, len(samples), grad_scale),
             agreement=own_agreement(None),
         )
 
     def _record_of_ranks(
-        self, ranks: Ranks, samples: list[int], sq_norms: list[Tensor], grad_scale: float
+        self,
+        ranks: Ranks,
+        samples: list[int],
+        sq_norms: list[Tensor],
+        products: dict[str, Tensor],
+        grad_scale: float,
     ) -> GradientStatistics:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         grads = [p.grad for p in parameters if p.grad is not None]
         own = Chunks.of(samples, sq_norms)
-        return chunks_over_ranks(ranks, own, grads, parameters[0].device, grad_scale)
+        device = parameters[0].device
+        record = chunks_over_ranks(ranks, own, grads, device, grad_scale)
+        if not self._matrices:
+            return record
+        count = int(sum(row[0] for row in ranks.gather([float(len(samples))], device)))
+        mine = [
+            shorter_product(torch.zeros_like(matrix)) if product is None else product
+            for name, matrix in self._matrices.items()
+            for product in (products.get(name),)
+        ]
+        added = dict(zip(self._matrices, ranks.add_up_all(mine), strict=True))
+        scale = ranks.divisor * grad_scale
+        spectral = self._spectral(added, record.batch_size, count, scale, grad_scale)
+        return replace(record, spectral=spectral)
+
+    def _spectral(
+        self,
+        products: dict[str, Tensor],
+        samples: int,
+        count: int,
+        scale: float,
+        grad_scale: float | None = None,
+    ) -> dict[str, SpectralNoise] | None:
+        """Of every matrix; None where none was asked for.
+
+        Args:
+            products: the sums of h_c h_c' / m_c, where g_c = b h_c / (scale m_c).
+            samples: b.
+            count: of micro-batches.
+            scale: of the gradients h_c.
+            grad_scale: of ``.grad``, where it is another.
+        """
+        if not self._matrices:
+            return None
+        grad_scale = scale if grad_scale is None else grad_scale
+        factor = samples / scale
+        found = {}
+        for name, matrix in self._matrices.items():
+            if matrix.grad is None or name not in products:
+                continue
+            mean = matrix.grad.to_dense() if matrix.grad.is_sparse else matrix.grad
+            squares = products[name] * (factor * factor)
+            found[name] = noise_and_signal(squares, mean / grad_scale, samples, count)
+        numbers = dict(zip(found, on_host(list(found.values())), strict=True))
+        # No micro-batch has used the others.
+        return {name: SpectralNoise(*numbers.get(name, (0.0, 0.0))) for name in self._matrices}
 
     def _see_caller(self, *_: object) -> None:
-        require_known_caller("MicroBatchGradients", pooled=self._ranks is not None)
+        require_known_wrapper("MicroBatchGradients", pooled=self._ranks is not None)
+        require_no_stage("MicroBatchGradients")
 
     def reset(self) -> None:
         """Forget the micro-batches observed so far, as before a step is repeated."""
-        self._samples, self._sq_norms = [], []
+        self._samples: list[int] = []
+        self._sq_norms: list[Tensor] = []
+        self._products: dict[str, Tensor] = {}
 
 
 def _observe(sq_norms: dict[Tensor, Tensor], parameter: Tensor, gradient: Tensor) -> None:
@@ -198,3 +274,28 @@ def _observe(sq_norms: dict[Tensor, Tensor], parameter: Tensor, gradient: Tensor
             "checkpoints that share parameters"
         )
     sq_norms[parameter] = squared_norm([gradient])
+
+
+def _multiply(products: dict[str, Tensor], name: str, gradient: Tensor) -> None:
+    """Keep the product with itself of what one backward pass adds to a matrix's ``.grad``."""
+    dense = gradient.to_dense() if gradient.is_sparse else gradient
+    products[name] = shorter_product(dense.detach())
+
+
+def _matrices(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """Those parameters of a model.
+
+    Raises:
+        ValueError: for a name that is no matrix in training.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        if name not in trained or trained[name].dim() != 2:
+            shape = f"has the shape {tuple(trained[name].shape)}" if name in trained else "is none"
+            matrices = [name for name, p in trained.items() if p.dim() == 2]
+            raise ValueError(
+                f"matrices must be names of parameters in training with two dimensions, and "
+                f"'{name}' {shape}; accepted are {', '.join(map(repr, matrices)) or 'none'}"
+            )
+    return {name: trained[name] for name in names}

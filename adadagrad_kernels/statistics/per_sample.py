@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,21 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from adadagrad_kernels.ops import batch_moments
-from adadagrad_kernels.ranks import (
-    Ranks,
-    own_agreement,
-    require_whole_parameters,
-    resolved,
-    unwrapped,
-)
+from adadagrad_kernels.ranks import Ranks, own_agreement
 from adadagrad_kernels.statistics.accumulator import StatisticsAccumulator
 from adadagrad_kernels.statistics.measuring.independence import ask_once, warn_of_doubt
 from adadagrad_kernels.statistics.pooling import pooled
 from adadagrad_kernels.statistics.randomness import RandomState
+from adadagrad_kernels.statistics.ratio_estimate import covariance_weights
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sample_losses import SampleLosses
 from adadagrad_kernels.statistics.samples import Samples
 from adadagrad_kernels.statistics.supported_models import require_per_sample_gradients
+from adadagrad_kernels.wrappers import require_whole_parameters, resolved, unwrapped
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -87,6 +82,9 @@ class PerSampleGradients:
         loss_fn: called as ``loss_fn(output, targets)``; the mean over the samples, a scalar.
         inner_products: measure <g_i, g>, for the inner-product tests.
         variance: measure the variance of every coordinate, for the coordinate-wise norm test.
+        covariance_products: measure <g_i, S g>, S the samples' covariance, for the intervals of
+            the inner-product tests; with ``inner_products``, in one process, at about another
+            ``backward``.
         max_bytes: most bytes of per-sample gradients at a time. One sample's gradient, as large as
             ``.grad``, may always exist.
         ranks: whose samples the record has, as for ``layer_statistics``. Over several ranks
@@ -96,7 +94,8 @@ class PerSampleGradients:
         chunk_size: samples per chunk, or None (the default) to choose within ``max_bytes``.
 
     Raises:
-        ValueError: for ``max_bytes`` below 1.
+        ValueError: for ``max_bytes`` below 1; ``covariance_products`` without inner products or
+            over several ranks.
 
     Example:
         >>> import torch
@@ -115,6 +114,7 @@ class PerSampleGradients:
         *,
         inner_products: bool = False,
         variance: bool = False,
+        covariance_products: bool = False,
         max_bytes: int = _MAX_BYTES,
         ranks: str | ProcessGroup | Ranks = "auto",
     ) -> None:
@@ -124,6 +124,12 @@ class PerSampleGradients:
         self.model, wrapper = unwrapped(model)
         require_whole_parameters("PerSampleGradients", self.model)
         self._ranks = resolved(ranks, wrapper, "PerSampleGradients")
+        if covariance_products and not (inner_products and self._ranks is None):
+            raise ValueError(
+                "covariance_products need inner_products=True, and the samples of one process: set "
+                "it, or leave them out"
+            )
+        self.covariance_products = covariance_products
         self.loss_fn = loss_fn
         self.inner_products = inner_products
         self.variance = variance
@@ -192,20 +198,19 @@ class PerSampleGradients:
             own = self._own(inputs, targets, parameters)
         except Exception as problem:  # the others wait: it goes to them with the numbers
             error = problem
-        statistics = pooled(None if own is None else own.statistics, ranks, error)
+
+        def along(mean: Mapping[str, Tensor]) -> Tensor:
+            assert own is not None  # else its error was raised
+            return own.products(mean)
+
+        statistics = pooled(
+            None if own is None else own.statistics,
+            ranks,
+            error,
+            along if self.inner_products else None,
+        )
         assert own is not None
-        mean = statistics.require_mean_gradient()
-        device = next(iter(mean.values())).device
-        if self.inner_products:
-            along = 0.0
-            try:
-                along = own.products(mean).double().square().sum().item()
-            except Exception as problem:
-                error = problem
-            rows = ranks.gather([along], device, error)
-            statistics = replace(
-                statistics, sum_sq_inner_products=math.fsum(row[0] for row in rows)
-            )
+        device = next(iter(statistics.require_mean_gradient().values())).device
         reached = torch.tensor(
             [name not in own.unused for name in parameters], dtype=torch.float32, device=device
         )
@@ -239,6 +244,14 @@ class PerSampleGradients:
         if self.inner_products and self._ranks is None and len(chunks) > 1:
             mean = statistics.require_mean_gradient()
             statistics = statistics.with_inner_products(products(mean))
+        if self.covariance_products:
+            assert statistics.inner_products is not None
+            weights = covariance_weights(statistics.inner_products)
+            after = RandomState(samples.tensors[0].device)
+            before.restore()
+            turned = self._losses.weighted_gradient(detached, chunks, samples, weights)
+            after.restore()
+            statistics = replace(statistics, covariance_products=products(turned))
         if any(parameters[name].grad is None for name in unused):
             unused = self._losses.not_reached({n: parameters[n] for n in unused}, samples)
         return _Own(statistics, unused, products)

@@ -9,10 +9,18 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from adadagrad_kernels.errors import MissingStatisticError
+from adadagrad_kernels.errors import MissingStatisticError, UnsupportedModelError
 from adadagrad_kernels.ops import BatchMoments
 from adadagrad_kernels.ranks import Agreement
-from adadagrad_kernels.statistics.sums import cosine_of_parts, squared_norm
+from adadagrad_kernels.stages import Stages
+from adadagrad_kernels.statistics.noise_estimate import (
+    NoiseEstimate,
+    SampleSpread,
+    spread_of,
+)
+from adadagrad_kernels.statistics.ratio_estimate import RatioEstimate, ratio_estimates
+from adadagrad_kernels.statistics.spectral import SpectralNoise
+from adadagrad_kernels.statistics.sums import cosine_of_parts, on_host, squared_norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +46,8 @@ class GradientStatistics:
         sq_norms: :math:`s_i`, ``[batch_size]`` float64, or None.
         inner_products: :math:`p_i`, ``[batch_size]`` float64, or None.
         sum_sq_inner_products: :math:`\sum_i p_i^2`, or None.
+        covariance_products: :math:`\langle g_i, S \bar g \rangle`, S the samples' covariance,
+            ``[batch_size]``, or None; of them the inner-product tests make their intervals.
         variance: variance of every coordinate by parameter name, or None. A batch of one has no
             variance and holds zeros, its deviations from its own mean, which merging needs.
         mean_gradient: :math:`\bar g` by parameter name; two records need it to merge.
@@ -48,6 +58,12 @@ class GradientStatistics:
         by_parameter: the scalars of every parameter by name, or None; ``from_moments`` gives it if
             the inner products were measured, and so does ``PerSampleGradients`` for a batch in
             one chunk. It holds no tensors.
+        by_group: norms of every parameter group by name, of ``layer_statistics(groups=...)``, or
+            None.
+        spectral: what spectral descent sees of every matrix that was asked for, by parameter name,
+            or None.
+        spread: how norms and inner products vary over the samples, where the two vectors are not
+            at hand, as over several ranks; of them ``noise_estimate`` is made. Else None.
         agreement: of a source in several processes, whose samples these are and what was decided
             by them; None in a process alone.
 
@@ -72,7 +88,11 @@ class GradientStatistics:
     loss: float | None = None
     halves_cosine: float | None = None
     by_parameter: dict[str, GradientStatistics] | None = field(default=None, repr=False)
+    spectral: dict[str, SpectralNoise] | None = field(default=None, repr=False)
     agreement: Agreement | None = field(default=None, repr=False)
+    spread: SampleSpread | None = field(default=None, repr=False)
+    by_group: dict[str, GradientStatistics] | None = field(default=None, repr=False)
+    covariance_products: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -102,9 +122,13 @@ class GradientStatistics:
         sq_norms = torch.stack([m.sq_norms for m in moments.values()]).sum(0)
         mean = {name: m.mean for name, m in moments.items()}
         variances = {name: m.variance for name, m in moments.items() if m.variance is not None}
-        mean_sq_norm, sum_sq_norms = torch.stack(
-            [squared_norm(mean.values()), sq_norms.sum()]
-        ).tolist()
+        by_name = [m.inner_products for m in moments.values() if m.inner_products is not None]
+        products = torch.stack(by_name).sum(0).double() if len(by_name) == len(moments) else None
+        # Read together: the host waits for the device once.
+        scalars = [squared_norm(mean.values()), sq_norms.sum()]
+        if products is not None:
+            scalars += [products.square().sum(), *(_scalars(m) for m in moments.values())]
+        (mean_sq_norm,), (sum_sq_norms,), *others = on_host(scalars)
         record = cls(
             batch_size=len(sq_norms),
             mean_sq_norm=mean_sq_norm,
@@ -114,16 +138,19 @@ class GradientStatistics:
             mean_gradient=mean,
             loss=loss,
         )
-        by_name = [m.inner_products for m in moments.values() if m.inner_products is not None]
-        if len(by_name) != len(moments):
+        if products is None:
             return record
-        scalars = torch.stack([_scalars(m) for m in moments.values()]).tolist()
+        (sum_sq_products,), *own = others
         parts = {
-            name: cls(record.batch_size, signal, squares, sum_sq_inner_products=sum_sq_products)
-            for name, (signal, squares, sum_sq_products) in zip(moments, scalars, strict=True)
+            name: cls(record.batch_size, signal, squares, sum_sq_inner_products=along)
+            for name, (signal, squares, along) in zip(moments, own, strict=True)
         }
-        record = record.with_inner_products(torch.stack(by_name).sum(0))
-        return replace(record, by_parameter=parts)
+        return replace(
+            record,
+            inner_products=products,
+            sum_sq_inner_products=sum_sq_products,
+            by_parameter=parts,
+        )
 
     def with_inner_products(self, inner_products: Tensor) -> GradientStatistics:
         """This record with the inner products of its samples with its mean gradient.
@@ -144,7 +171,9 @@ class GradientStatistics:
             self,
             inner_products=inner_products,
             sum_sq_inner_products=inner_products.square().sum().item(),
+            covariance_products=None,
             by_parameter=None,
+            spread=None,
         )
 
     @property
@@ -197,6 +226,48 @@ class GradientStatistics:
         return math.inf if signal <= 0.0 else self.variance_norm / signal
 
     @property
+    def noise_estimate(self) -> NoiseEstimate:
+        """V_norm and |G|² with their covariance over samples, for confidence intervals.
+
+        Raises:
+            ValueError: for fewer than 4 samples.
+            MissingStatisticError: where norms or inner products of the samples are missing.
+        """
+        spread = self.spread
+        if spread is None:
+            spread = spread_of(self.sq_norms, self.inner_products)
+        if spread.samples != self.batch_size:
+            raise ValueError(
+                f"spread is of {spread.samples} samples, and this record of {self.batch_size}: add "
+                "up the SampleSpread of all micro-batches and ranks"
+            )
+        return spread.estimate()
+
+    @property
+    def ratio_estimates(self) -> tuple[RatioEstimate, RatioEstimate]:
+        """V_ip / N² and V_orth / N with their variances, for confidence intervals.
+
+        Raises:
+            ValueError: for fewer than 4 samples.
+            MissingStatisticError: where ``covariance_products`` were not measured.
+        """
+        vectors = (self.sq_norms, self.inner_products, self.covariance_products)
+        norms, products, turned = vectors
+        if norms is None or products is None or turned is None:
+            raise MissingStatisticError(
+                "error bars of V_ip and V_orth need covariance_products, the product of every "
+                "sample's gradient with S g, S their covariance; ask the source with "
+                "PerSampleGradients(..., covariance_products=True) or "
+                "recorder.statistics(losses=..., covariance_products=True), in one process"
+            )
+        return ratio_estimates(norms, products, turned)
+
+    @property
+    def stages(self) -> Stages | None:
+        """Of a pipeline, each of which has the coordinates of its own parameters; else None."""
+        return None if self.agreement is None else self.agreement.stages
+
+    @property
     def is_finite(self) -> bool:
         """Whether every scalar that was measured from the gradients is finite."""
         scalars = (self.mean_sq_norm, self.sum_sq_norms, self.sum_sq_inner_products)
@@ -220,6 +291,7 @@ class GradientStatistics:
         Raises:
             MissingStatisticError: where a record has no mean gradient.
             ValueError: for records of different parameters.
+            UnsupportedModelError: for those of a pipeline, whose gradients no stage has whole.
         """
         return _pooled(self, other)
 
@@ -266,6 +338,32 @@ class GradientStatistics:
             )
         return self.by_parameter
 
+    def require_by_group(self) -> dict[str, GradientStatistics]:
+        """The norms of every parameter group, by its name.
+
+        Raises:
+            MissingStatisticError: where the source did not keep them.
+        """
+        if self.by_group is None:
+            raise MissingStatisticError(
+                "the norms of parameter groups were not kept; ask the source for them with "
+                "layer_statistics(model, groups=GroupBatches.groups)"
+            )
+        return self.by_group
+
+    def require_spectral(self) -> dict[str, SpectralNoise]:
+        """What spectral descent sees of every matrix, by parameter name.
+
+        Raises:
+            MissingStatisticError: where it was not measured.
+        """
+        if not self.spectral:
+            raise MissingStatisticError(
+                "what spectral descent sees was not measured; ask the source for it with "
+                "MicroBatchGradients(model, matrices=[...]), names of the matrices that it updates"
+            )
+        return self.spectral
+
     def _require_two_samples(self) -> None:
         if self.batch_size < 2:
             raise ValueError(
@@ -305,6 +403,11 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 def _pooled(first: GradientStatistics, second: GradientStatistics) -> GradientStatistics:
     """One record of all samples of two (Chan, Golub, LeVeque 1979)."""
+    if first.stages is not None or second.stages is not None:
+        raise UnsupportedModelError(
+            "records of a pipeline do not merge: each stage has the gradients of its own "
+            "parameters alone. Way out: one statistics() for all micro-batches of a step"
+        )
     ours, theirs = first.require_mean_gradient(), second.require_mean_gradient()
     if ours.keys() != theirs.keys():
         raise ValueError(
@@ -337,6 +440,10 @@ def _pooled(first: GradientStatistics, second: GradientStatistics) -> GradientSt
         loss=loss,
         halves_cosine=cosine,
         by_parameter=None,
+        by_group=None,
+        covariance_products=None,
+        spectral=None,
+        spread=None,
     )
 
 

@@ -41,7 +41,7 @@ class SampleLosses:
     """
 
     def __init__(self, model: nn.Module, loss_fn: Callable[[Any, Any], Tensor]) -> None:
-        self.forward_mode = True
+        self.forward_mode: bool = True
         self._model = model
         self._loss_fn = loss_fn
         vectorize = partial(vmap, in_dims=(None, 0, None), randomness="different")
@@ -213,6 +213,27 @@ class SampleLosses:
         return torch.cat(
             [self._derivatives_from_gradients(parameters, c, samples, direction) for c in chunks]
         )
+
+    def weighted_gradient(
+        self,
+        parameters: dict[str, Tensor],
+        chunks: Sequence[list[Tensor]],
+        samples: Samples,
+        weights: Tensor,
+    ) -> dict[str, Tensor]:
+        """The sum of all samples' gradients, each times its weight, ``[samples]``."""
+        total: dict[str, Tensor] = {}
+        start = 0
+        for chunk in chunks:
+            gradients, _ = self._gradients(parameters, chunk, samples)
+            own = weights[start : start + len(chunk[0])]
+            start += len(own)
+            for name in list(gradients):
+                gradient = gradients.pop(name)
+                wide = torch.promote_types(gradient.dtype, torch.float32)
+                part = torch.tensordot(own.to(gradient.device, wide), gradient.to(wide), 1)
+                total[name] = part if name not in total else total[name] + part
+        return total
 
     def not_reached(self, parameters: Mapping[str, Tensor], samples: Samples) -> set[str]:
         """The parameters that the loss does not reach, whose ``.grad`` backward leaves alone.

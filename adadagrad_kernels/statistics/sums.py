@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -74,14 +75,15 @@ def cosine_of_parts(whole: float, first: float, second: float) -> float:
     return min(1.0, max(-1.0, (whole - first - second) / (2 * lengths)))
 
 
-def gathered_on_cpu(scalars: Sequence[Tensor]) -> Tensor:
-    """One tensor on the CPU with all scalars; waits for each device once."""
+def on_host(tensors: Sequence[Tensor]) -> list[list[float]]:
+    """The elements of each, in float64; waits for each device once."""
     by_device: dict[torch.device, list[int]] = {}
-    for place, scalar in enumerate(scalars):
-        by_device.setdefault(scalar.device, []).append(place)
-    values = torch.empty(
-        len(scalars), dtype=scalars[0].dtype if scalars else torch.bool, device="cpu"
-    )
+    for place, tensor in enumerate(tensors):
+        by_device.setdefault(tensor.device, []).append(place)
+    found: list[list[float]] = [[] for _ in tensors]
     for places in by_device.values():
-        values[places] = torch.stack([scalars[place] for place in places]).cpu()
-    return values
+        flat = [tensors[place].detach().reshape(-1).double() for place in places]
+        values = iter(torch.cat(flat).tolist())
+        for place, tensor in zip(places, flat, strict=True):
+            found[place] = list(islice(values, len(tensor)))
+    return found

@@ -18,9 +18,12 @@ from adadagrad_kernels import criteria, optim
 from adadagrad_kernels.batching import (
     BatchSizeSchedule,
     CosineSchedule,
+    LateSwitchSchedule,
     LinearSchedule,
+    OneCycleSchedule,
     PlateauSchedule,
     StepSchedule,
+    WarmupStableDecay,
 )
 
 #: The default of each constant of a test; those that count are whole numbers.
@@ -167,11 +170,13 @@ class Shape:
 
     Attributes:
         help: how the size moves.
-        build: from the first size, the largest, and the number after the colon.
+        build: from the first size, the largest, and the numbers after the colon.
+        numbers: what those are called.
     """
 
     help: str
-    build: Callable[[int, int, int], BatchSizeSchedule]
+    build: Callable[..., BatchSizeSchedule]
+    numbers: tuple[str, ...] = ("N",)
 
 
 SHAPES = {
@@ -183,8 +188,23 @@ SHAPES = {
     "linear": Shape("in a straight line over N samples", LinearSchedule),
     "cosine": Shape("along half a cosine wave over N samples", CosineSchedule),
     "plateau": Shape(
-        "twice as large after N evaluations in a row that did not improve the test loss",
+        "twice as large after N evaluations in a row that did not improve the\ntest loss",
         lambda first, largest, number: PlateauSchedule(first, patience=number - 1),
+    ),
+    "late": Shape(
+        "at once, after N samples, late in the run (arXiv 2602.14208)", LateSwitchSchedule
+    ),
+    "wsd": Shape(
+        "twice as large after equal shares of the stable phase of N samples: the\n"
+        "learning rate rises over the first 5 %, stays, and falls to 0 over the\n"
+        "last 20 % (warm-up, stable, decay; arXiv 2601.05034)",
+        WarmupStableDecay,
+    ),
+    "one-cycle": Shape(
+        "down to SMALLEST over 30 % of N samples, and up over the rest (1cycle, arXiv\n"
+        "1803.09820, of the batch in the place of the learning rate)",
+        lambda first, largest, number, smallest: OneCycleSchedule(first, smallest, largest, number),
+        numbers=("N", "SMALLEST"),
     ),
 }
 

@@ -19,7 +19,7 @@ from adadagrad_kernels.training.data_sets import data_set
 from adadagrad_kernels.training.errors import UsageError
 from adadagrad_kernels.training.evaluation import evaluated_samples
 from adadagrad_kernels.training.options import BATCH, EPOCHS, OPTIONS
-from adadagrad_kernels.training.readers import milestones
+from adadagrad_kernels.training.readers import build_schedule, milestones
 
 _EVALUATIONS, _LINES = 100, 1000
 _FLAGS = {option.name: option.flag for option in OPTIONS}
@@ -55,6 +55,7 @@ class RunConfig:
     growth_cap: float | None = None
     hysteresis: float = 1.0
     cooldown: int = 0
+    error_bars: float | None = None
     lr_rule: str | float | None = None
     momentum: float = 0.0
     beta2: float = 0.999
@@ -102,6 +103,7 @@ def resolve(arguments: argparse.Namespace, training_samples: int, test_samples: 
             )
     batch_size, max_batch = _sizes(arguments, test, training_samples)
     samples = arguments.samples or EPOCHS * training_samples
+    _require_schedule(arguments.schedule, batch_size, max_batch, samples)
     least = evaluated_samples(training_samples, test_samples)
     growth_cap = data.growth_cap if TESTS[test].decides_every_step else None
     given = {option.name: getattr(arguments, option.name) for option in OPTIONS if option.defines}
@@ -205,3 +207,20 @@ def _sizes(arguments: argparse.Namespace, test: str, training_samples: int) -> t
             "begin with 2 or more, or choose --test none"
         )
     return batch_size, maximum
+
+
+def _require_schedule(text: str | None, batch_size: int, max_batch: int, samples: int) -> None:
+    """Refuses a schedule that does not go with these sizes, or stops before the budget is spent."""
+    if text is None:
+        return
+    try:
+        end = build_schedule(text, batch_size, max_batch).rate_ends
+    except ValueError as error:
+        raise UsageError(
+            f"--schedule {text} from --batch-size {batch_size} to --max-batch {max_batch}: {error}"
+        ) from error
+    if end is not None and samples > end:
+        raise UsageError(
+            f"--schedule {text} has a learning rate of 0 from {end:,} samples on, and --samples is "
+            f"{samples:,}: make them the same"
+        )

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from adadagrad_kernels.batching import (
     AdaptiveBatchSampler,
@@ -20,8 +22,10 @@ from adadagrad_kernels.batching import (
     FailureSignatures,
     MicroBatchPlanner,
     PowerRule,
+    SamplesLR,
     per_doubling,
 )
+from adadagrad_kernels.criteria import BatchSizeCriterion
 from adadagrad_kernels.statistics import GradientStatistics, layer_statistics
 from adadagrad_kernels.training.build import build_model, build_policy, knobs
 from adadagrad_kernels.training.catalogue import build_optimizer
@@ -64,10 +68,10 @@ class Trainer:
         self.data = data
         torch.manual_seed(config.seed)
         self.model = build_model(config.model, data) if build is None else build()
-        self.optimizer = build_optimizer(
-            config.optimizer, self.model.parameters(), lr=config.lr, **config.settings()
-        )
-        policy = build_policy(config, len(data.train), self.model, self.optimizer)
+        self.optimizer = self._optimizer()
+        policy = self._policy()
+        # The sizes of a schedule are known; those of tests are what is to be seen.
+        self.schedule = policy if isinstance(policy, BatchSizeSchedule) else None
         self.controller = BatchController(
             policy,
             batch_size=config.batch_size,
@@ -77,20 +81,31 @@ class Trainer:
             hysteresis=config.hysteresis,
             cooldown=config.cooldown,
             smoothing=config.smoothing,
+            allow_shrink=self.schedule is not None and self.schedule.may_shrink,
             signatures=FailureSignatures(words=knobs()),
+            error_bars=config.error_bars,
         )
         self.lr_gain = BatchSizeLR(
             self.optimizer, _lr_rule(config.lr_rule), batch_size=config.batch_size
         )
+        self.lr_schedule = None
+        if self.schedule is not None and self.schedule.rate_ends is not None:
+            by_samples = LambdaLR(self.optimizer, self.schedule.rate)
+            self.lr_schedule = SamplesLR(by_samples, samples_per_step=1)
         self.sampler = AdaptiveBatchSampler(
             len(data.train), self._batch_size, seed=config.seed, total_samples=config.samples
         )
         self.source = layer_statistics(
             self.model,
-            inner_products=policy is not None and policy.needs_inner_products,
+            inner_products=(policy is not None and policy.needs_inner_products)
+            or config.error_bars is not None,
             variance=policy is not None and policy.needs_variance,
             when=self.controller.wants_test,
             on_nonfinite="record",
+        )
+        # An average of steps has no interval of its own, and needs none of these.
+        self._turned = (
+            config.error_bars is not None and hasattr(policy, "interval") and not config.smoothing
         )
         self.planner = MicroBatchPlanner(
             max_samples=config.micro_batch or MICRO_BATCH, max_bytes=config.memory
@@ -121,9 +136,7 @@ class Trainer:
 
     def _run(self, record: Callable[[dict[str, Any]], None], progress: Progress) -> Iterator[float]:
         config = self.config
-        policy = self.controller.criterion
-        # The sizes of a schedule are known; those of tests are what is to be seen.
-        schedule = policy if isinstance(policy, BatchSizeSchedule) else None
+        schedule = self.schedule
         for samples, loss in self._steps():
             now, before = self.controller.samples_seen, self.controller.samples_seen - samples
             evaluate = now // config.evaluate_every > before // config.evaluate_every
@@ -139,6 +152,7 @@ class Trainer:
     def counts(self) -> dict[str, Any]:
         """Returns what was counted and measured so far: samples, steps, latest test, times."""
         controller = self.controller
+        rate = 1.0 if self.schedule is None else self.schedule.rate(controller.samples_seen)
         return {
             **controller.metrics(),
             **self.config.metrics(),
@@ -146,7 +160,7 @@ class Trainer:
             "steps": controller.steps,
             "nonfinite_steps": controller.nonfinite_steps,
             "batch/global": controller.batch_size,
-            "lr/gain": self.lr_gain.gain,
+            "lr/gain": self.lr_gain.gain * rate,
             "seconds": self.seconds,
             "statistics_seconds": self.statistics_seconds,
             # Differences of timings: their noise may put a share near 0 a little below it.
@@ -168,11 +182,13 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything the rest of the run depends on, apart from its configuration."""
+        lr_schedule = None if self.lr_schedule is None else self.lr_schedule.state_dict()
         return {
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "controller": self.controller.state_dict(),
             "lr_gain": self.lr_gain.state_dict(),
+            "lr_schedule": lr_schedule,
             "sampler": self.sampler.state_dict(),
             "planner": self.planner.state_dict(),
             "random_state": torch.get_rng_state(),
@@ -187,6 +203,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.controller.load_state_dict(state["controller"])
         self.lr_gain.load_state_dict(state["lr_gain"])
+        if self.lr_schedule is not None:
+            self.lr_schedule.load_state_dict(state["lr_schedule"])
         self.sampler.load_state_dict(state["sampler"])
         self.planner.load_state_dict(state["planner"])
         torch.set_rng_state(state["random_state"])
@@ -194,6 +212,15 @@ class Trainer:
         self.statistics_seconds = state["statistics_seconds"]
         self._wall_before = state["wall_seconds"]
         self._wall_started = time.perf_counter()
+
+    def _optimizer(self) -> Optimizer:
+        config = self.config
+        return build_optimizer(
+            config.optimizer, self.model.parameters(), lr=config.lr, **config.settings()
+        )
+
+    def _policy(self) -> BatchSizeCriterion | BatchSizeSchedule | None:
+        return build_policy(self.config, len(self.data.train), self.model, self.optimizer)
 
     def _batch_size(self) -> int:
         """Returns the controller's size, but lets the last two batches share what is left.
@@ -234,6 +261,8 @@ class Trainer:
             measured = time.perf_counter() - started
         self.optimizer.step()
         self.lr_gain.update(size)
+        if self.lr_schedule is not None:
+            self.lr_schedule.step(len(targets))
         return loss, measured
 
     def _backward(self, inputs: Tensor, targets: Tensor) -> tuple[float, GradientStatistics | None]:
@@ -249,8 +278,10 @@ class Trainer:
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.item()
             # Inner products refer to the mean of all micro-batches, and need another look at them.
-            again = len(parts) > 1 and self.source.inner_products
-            return total, self.source.statistics(partial(losses, parts) if again else None)
+            again = (len(parts) > 1 and self.source.inner_products) or self._turned
+            return total, self.source.statistics(
+                partial(losses, parts) if again else None, covariance_products=self._turned
+            )
 
         def losses(parts: list[slice]) -> Tensor:
             return torch.cat(

@@ -124,8 +124,8 @@ OPTIONS = (
     Option(
         "schedule",
         BATCH_SIZE,
-        "sizes by the samples seen instead of a test, see below: step:N, linear:N, cosine:N, "
-        'plateau:N or milestones, "0:8 60K:64"',
+        "sizes by the samples seen instead of a test, see below: "
+        f'{", ".join(readers.shape_texts())} or milestones, "0:8 60K:64"',
         readers.schedule,
         shown="",
         metavar="S",
@@ -176,6 +176,18 @@ OPTIONS = (
         quantities.count,
         0,
         metavar="STEPS",
+        read_by=("test",),
+    ),
+    Option(
+        "error_bars",
+        BATCH_SIZE,
+        "level of confidence, such as 0.95, of intervals in the metrics: of the noise, the noise "
+        "scale and, with --test norm, noise-scale, inner-product and augmented, the size; measures "
+        "inner products at every test",
+        quantities.confidence,
+        None,
+        "none",
+        "LEVEL",
         read_by=("test",),
     ),
     Option(

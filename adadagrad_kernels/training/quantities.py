@@ -81,6 +81,14 @@ def share(text: str) -> float:
     return number
 
 
+def confidence(text: str) -> float:
+    """Reads a number above zero and below one."""
+    number = _number(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"expected a share above 0 and below 1, not {text}")
+    return number
+
+
 def _number(text: str) -> float:
     try:
         number = float(text)

@@ -15,6 +15,8 @@ from adadagrad_kernels.training import quantities
 from adadagrad_kernels.training.catalogue import SHAPES
 from adadagrad_kernels.training.errors import UsageError
 
+#: Between which every schedule can be built.
+ANY_SIZES = 2**52, 2**53
 #: ``package.module:function``.
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -22,35 +24,44 @@ _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*
 def schedule(text: str) -> str:
     """Reads a schedule as `--schedule` has it; returns the text as it is."""
     try:
-        build_schedule(text, 1, 2**53)
+        build_schedule(text, *ANY_SIZES)
     except (ValueError, argparse.ArgumentTypeError) as error:
+        shapes = ", ".join(shape_texts())
         raise argparse.ArgumentTypeError(
-            "expected step:N, linear:N or cosine:N with N samples, plateau:N with N evaluations, "
+            f"expected {shapes} with N samples (plateau: N evaluations), "
             f'or milestones such as "0:8 60K:64", not {text!r} ({error})'
         ) from None
     return text
+
+
+def shape_texts() -> list[str]:
+    """Every shape of a schedule as it is written, such as ``step:N``."""
+    return [f"{name}:{','.join(shape.numbers)}" for name, shape in SHAPES.items()]
 
 
 def build_schedule(text: str, smallest: int, largest: int) -> BatchSizeSchedule:
     """Builds a schedule.
 
     Args:
-        text: `step:N`, `linear:N`, `cosine:N`, `plateau:N`, or Megatron's milestones.
+        text: A shape of the catalogue, such as `step:N`, or Megatron's milestones.
         smallest: The size at first, where the text does not say it.
         largest: The size at the end, where the text does not say it.
 
     Raises:
         ValueError: The text is no schedule.
     """
-    name, _, number = text.partition(":")
+    name, _, numbers = text.partition(":")
     if name in SHAPES:
-        return SHAPES[name].build(smallest, largest, quantities.count(number))
+        shape, given = SHAPES[name], numbers.split(",")
+        if len(given) != len(shape.numbers):
+            raise ValueError(f"{name} takes {' and '.join(shape.numbers)}")
+        return shape.build(smallest, largest, *map(quantities.count, given))
     return megatron_schedule(text)
 
 
 def milestones(text: str | None) -> list[int]:
     """Returns the sizes that a schedule states itself, in their order; none of the shapes."""
-    built = None if text is None else build_schedule(text, 1, 2**53)
+    built = None if text is None else build_schedule(text, *ANY_SIZES)
     return list(built.milestones.values()) if isinstance(built, MilestoneSchedule) else []
 
 

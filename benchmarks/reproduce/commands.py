@@ -8,11 +8,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from adadagrad_kernels.errors import DataFormatError
 from adadagrad_kernels.training.quantities import count
-from benchmarks.reproduce.results import SIZES, Experiment, Options, stored
+from benchmarks.reproduce.results import SIZES, Experiment, Options, Run, stored
+from benchmarks.reproduce.side_by_side import made
 
 DESCRIPTION = """\
 Runs experiments of the papers on adaptive batch sizes and keeps their figures.
@@ -46,6 +48,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--quiet", action="store_true", help="no progress")
     add("--only", default="", metavar="TEXT",
         help="runs whose experiment/task/method contains this text")  # fmt: skip
+    add("--jobs", type=count, default=1, metavar="N",
+        help="runs side by side, each in a process of its own (default: %(default)s)")  # fmt: skip
     return result
 
 
@@ -59,6 +63,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
         arguments.threads,
         arguments.quiet,
         arguments.only,
+        arguments.jobs,
     )
 
 
@@ -80,30 +85,37 @@ def run(experiment: Experiment, options: Options) -> bool:
 
     A run that lacks its data is left out, and said so.
     """
-    runs = experiment.runs(options)
     figures = stored(experiment.name, options.size, options.folder)
-    wanted = [run for run in runs if options.only in f"{experiment.name}/{run.task}/{run.method}"]
-    for place, each in enumerate(wanted, start=1):
-        if figures.has(each):
-            continue
+    while missing := [run for run in _wanted(experiment, options) if not figures.has(run)]:
         started = time.monotonic()
         try:
-            result = each.measure()
+            for place, (each, result) in enumerate(made(missing, options.jobs), start=1):
+                figures.add(each, result)
+                if not options.quiet:
+                    seconds = time.monotonic() - started
+                    print(
+                        f"{experiment.name} {place}/{len(missing)}  {each.task}, {each.method}, "
+                        f"seed {each.seed}  {seconds:.1f} s",
+                        flush=True,
+                    )
+                started = time.monotonic()
         except KeyboardInterrupt:
             print(f"{experiment.name}: stopped; the same command goes on here", file=sys.stderr)
             raise SystemExit(130) from None
         except DataFormatError as error:
             print(f"{experiment.name}: left out, {error}", file=sys.stderr)
             return False
-        figures.add(each, result)
-        if not options.quiet:
-            seconds = time.monotonic() - started
-            print(
-                f"{experiment.name} {place}/{len(wanted)}  {each.task}, {each.method}, "
-                f"seed {each.seed}  {seconds:.1f} s",
-                flush=True,
-            )
     # With fewer seeds or another size of the grid, old figures would stay in the means.
     if not options.only:
-        figures.order(runs)
+        figures.order(experiment.runs(options))
     return True
+
+
+def _wanted(experiment: Experiment, options: Options) -> list[Run]:
+    # Of runs side by side each would draw its bar over the others'.
+    quiet = options.quiet or options.jobs > 1
+    return [
+        run
+        for run in experiment.runs(replace(options, quiet=quiet))
+        if options.only in f"{experiment.name}/{run.task}/{run.method}"
+    ]

@@ -71,7 +71,7 @@ def training_run(
 
 def train(task: Task, plan: Plan, seed: int, progress: Progress) -> tuple[Trainer, dict[str, Any]]:
     """Train to the end of the budget, or until the loss is no number; and what was reached."""
-    trainer = Trainer(plan.config(task.name, seed), task.data, task.build)
+    trainer = task.trainer(plan.config(task.name, seed), task.data, task.build)
     rate = SamplesLR(LambdaLR(trainer.optimizer, plan.rate), samples_per_step=1)
     targets, curve = Targets(plan.targets), []
 

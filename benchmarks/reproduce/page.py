@@ -49,6 +49,8 @@ def write(experiments: Sequence[Experiment], folder: Path = FOLDER) -> Path:
             )
             continue
         lines += [_made(experiment, figures), "", *experiment.section(figures)]
+        if folder == FOLDER and experiment.draw is not None:
+            experiment.draw(figures)
         if folder == FOLDER and (found := experiment.findings.get(figures.size)):
             lines += ["### What these figures show", "", *paragraph(found)]
     text = "\n".join(lines).rstrip() + "\n"

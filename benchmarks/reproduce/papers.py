@@ -16,10 +16,12 @@ NAMES = (
     "divebatch",
     "large_batch_adagrad",
     "gpt_adadam",
+    "gpt_schedules",
     "generalization",
     "adabatchgrad",
     "sparse_adabatch",
     "metric_tests",
+    "normalization_noise",
 )
 
 

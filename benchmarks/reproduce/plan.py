@@ -15,12 +15,13 @@ class Plan:
 
     Attributes:
         method: as the tables name it.
-        optimizer: ``kind``, one of the core's optimizers, its ``lr`` and settings.
+        optimizer: ``kind``, one of the core's optimizers or ``muon``, its ``lr`` and settings.
         batch_size: of the first step.
         samples: the budget.
         evaluate_every: samples between two evaluations.
-        growth: empty for a fixed size; else ``rule``, one of the core's tests with its constants,
-            or ``doubling`` with the samples in ``every``.
+        growth: empty for a fixed size; else ``rule``, one of the core's tests or ``spectral``, with
+            its constants; or ``doubling`` with the samples in ``every``, or ``late`` with those in
+            ``after``.
         max_batch: the cap of a size that grows.
         shape: of the learning rate over the budget, ``constant`` or ``cosine``.
         warmup: share of the budget in which the rate rises from zero.
@@ -79,6 +80,8 @@ class Plan:
 def _optimizer(
     kind: str, betas: tuple[float, float] | None = None, **settings: float
 ) -> dict[str, Any]:
+    if kind == "muon":
+        kind = "adamw"  # as far as the core knows; MuonTrainer makes it Muon
     if betas is not None:
         first, settings["beta2"] = betas
         assert first == 0.9, "the core's Adam has no other"
@@ -88,6 +91,10 @@ def _optimizer(
 def _growth(rule: str = "none", **constants: Any) -> dict[str, Any]:
     if rule == "doubling":
         return {"test": "none", "schedule": f"step:{constants['every']}"}
+    if rule == "late":
+        return {"test": "none", "schedule": f"late:{constants['after']}"}
+    if rule == "spectral":
+        rule = "norm"  # its constant; MuonTrainer makes it the spectral one
     if rule == "metric" and constants.pop("metric") == "sign":
         rule = "sign"
     return {"test": rule, **constants}

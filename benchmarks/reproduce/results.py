@@ -29,6 +29,7 @@ class Options:
         seeds: how many, where not the experiment's own number.
         threads: of torch, where not the run's own number.
         only: runs whose ``experiment/task/method`` contains this text.
+        jobs: runs that are made side by side, each in a process of its own.
     """
 
     size: str = "machine"
@@ -38,6 +39,7 @@ class Options:
     threads: int | None = None
     quiet: bool = False
     only: str = ""
+    jobs: int = 1
 
     @property
     def folder(self) -> Path:
@@ -74,9 +76,11 @@ class Experiment:
         name: of its script and its files.
         title: of its section in the page.
         minutes: how long it should take at the size for a machine of two cores.
-        runs: the runs for a command line. The data are read when the first is made.
+        runs: the runs for a command line. The data are read when the first is made. Once they are
+            made they are listed again: more may follow from their figures.
         section: the section's lines, from the stored file alone.
         findings: by size, what was concluded from the figures that the repository keeps.
+        draw: the picture of the stored file, for the page; None without one.
     """
 
     name: str
@@ -85,6 +89,7 @@ class Experiment:
     runs: Callable[[Options], list[Run]]
     section: Callable[[Stored], list[str]]
     findings: dict[str, str] = field(default_factory=dict)
+    draw: Callable[[Stored], Path] | None = None
 
 
 class Stored:

@@ -89,7 +89,7 @@ def share(runs: Sequence[dict[str, Any]]) -> str:
 
 
 #: The rules of growth that need statistics.
-TESTED = ("norm", "diversity", "metric", "adabatchgrad")
+TESTED = ("norm", "diversity", "metric", "spectral", "adabatchgrad")
 
 
 def spent_to(

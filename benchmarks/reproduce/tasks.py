@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adadagrad_kernels.errors import DataFormatError
+from adadagrad_kernels.training.config import RunConfig
 from adadagrad_kernels.training.data import CLASSES, Data, Samples
 from adadagrad_kernels.training.data_sets import load_data
+from adadagrad_kernels.training.loop import Trainer
 from adadagrad_kernels.training.models import MODELS
 from adadagrad_kernels.training.objectives import Objective
 from benchmarks.reproduce.results import Options
@@ -36,12 +38,14 @@ class Task:
         data: training and test set, and what is minimized.
         build: makes the model, from torch's random state.
         also: from a model to metrics beside losses and accuracy.
+        trainer: makes the training of a configuration, data and ``build``.
     """
 
     name: str
     data: Data
     build: Callable[[], nn.Module]
     also: Callable[[nn.Module], dict[str, float]] = nothing
+    trainer: Callable[[RunConfig, Data, Callable[[], nn.Module]], Trainer] = Trainer
 
 
 #: Samples on which the training loss is evaluated along the way.

@@ -6,9 +6,10 @@
 // tile of their columns; `lanes` threads share a row of the tile, 16 bytes each, and the others
 // take other rows, four at a time. Where there are tiles for all blocks every thread has all rows
 // of its columns. Where there are not, the rows are shared out too, and what the threads know of a
-// column is pooled through shared memory. Sum and squares are asked for before the rows are, so
-// that a tile waits for memory once. Norms add up in shared memory over all tiles of the block,
-// which leaves one partial sum for each row (sum_partials.cuh).
+// column is pooled through shared memory. Rows come through shared memory too, asked for before
+// they are needed (strips.cuh), and sum and squares are asked for before the rows of their tile are
+// added up. Norms add up in shared memory over all tiles of the block, which leaves one partial sum
+// for each row (sum_partials.cuh).
 //
 // Least traffic: the elements of the chunk, and 8 bytes of each column for the sum and the squares
 // each, 4 where n = 0. More than `most_rows` rows are several launches: 8 or 16 bytes a column more
@@ -16,7 +17,7 @@
 // from there in float64. The sum does not depend on whether squares are wanted.
 #include "contracts/accumulate_moments.h"
 #include "cuda/launch.h"
-#include "cuda/matrix_tiles.cuh"
+#include "cuda/strips.cuh"
 #include "cuda/sum_partials.h"
 
 namespace adak::cuda {
@@ -246,6 +247,7 @@ __global__ void __launch_bounds__(moments_threads, Chunk<T>::size == 4 ? 3 : 2)
   const RowSums row_sums = tile.row_sums();
   const ColumnParts<with_squares> parts(dynamic_shared<float>(), size, chunk.lanes);
   const RowTotals norms(parts.end(), tile.rows, chunk.lanes);
+  Strips<T, aligned> strips(tile, reinterpret_cast<uint4*>(norms.end()));
   norms.clear();
   __syncthreads();
   for (std::int64_t t = blockIdx.x; t < tile.count(); t += gridDim.x) {
@@ -255,7 +257,7 @@ __global__ void __launch_bounds__(moments_threads, Chunk<T>::size == 4 ? 3 : 2)
     for (int base = 0; base < tile.rows; base += tile.rows_at_a_time()) {
       const int there = tile.rows_there(base);
       Chunk<T> chunks[rows_together];
-      tile.load(base, start, chunks);
+      strips.take(base, start, chunks);
       float rows[rows_together][size];
 #pragma unroll
       for (int r = 0; r < rows_together; ++r) unpack(chunks[r], rows[r]);
@@ -303,9 +305,9 @@ class Accumulation {
     const std::int64_t rows = std::min(args_.rows, most_rows);
     const std::int64_t resident =
         call_.resident_blocks(args_.samples > 0 ? go_on : begin, moments_threads,
-                              shared_bytes<with_squares>(rows, moments_threads));
+                              shared_bytes<with_squares, aligned>(rows, moments_threads));
     const int lanes = lanes_for(rows, resident);
-    const std::int64_t shared = shared_bytes<with_squares>(rows, lanes);
+    const std::int64_t shared = shared_bytes<with_squares, aligned>(rows, lanes);
     const std::int64_t parts = std::min(resident, tiles(lanes));
     auto* partials = static_cast<double*>(allocate_(parts * args_.rows * 8));
     for (std::int64_t row = 0; row < args_.rows; row += most_rows) {
@@ -316,6 +318,8 @@ class Accumulation {
                                args_.row_stride,
                                count,
                                lanes,
+                               aligned ? most_ahead : 0,
+                               ring<aligned>,
                                partials,
                                nullptr};
       const Running running = {args_.sum, args_.squares, args_.samples + row};
@@ -326,10 +330,13 @@ class Accumulation {
     }
   }
 
-  template <bool with_squares>
+  template <bool aligned>
+  static constexpr int ring = aligned ? most_ahead + 1 : 0;
+  template <bool with_squares, bool aligned>
   static std::int64_t shared_bytes(std::int64_t rows, int lanes) {
     return ColumnParts<with_squares>::numbers(Chunk<T>::size, lanes) * std::int64_t{4} +
-           RowTotals::numbers(static_cast<int>(rows), lanes) * std::int64_t{8};
+           RowTotals::numbers(static_cast<int>(rows), lanes) * std::int64_t{8} +
+           ring<aligned> * strip_bytes;
   }
   std::int64_t tiles(int lanes) const {
     return std::max<std::int64_t>(1, divide_up(args_.features, lanes * Chunk<T>::size));

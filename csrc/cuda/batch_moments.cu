@@ -8,30 +8,45 @@ namespace adak::cuda {
 namespace {
 
 // Two blocks of so much fit on a multiprocessor of an A100 or larger, so that one of them reads
-// memory while the other is busy with its tile. (Near 1,024 rows an A100 holds one, since a tile
-// has at least four lanes; consumer GPUs always do.)
+// memory while the other is busy with its tile. (From 513 rows on an A100 holds one that keeps its
+// tile, since a tile has at least four lanes; consumer GPUs always do.)
 constexpr std::int64_t half_of_shared = 80 << 10;
+// What a block can have on every GPU.
+constexpr std::int64_t most_shared = 99 << 10;
 
-// What a block of `rows` rows needs, with `lanes` threads to each.
-template <class T, bool with_variance>
-std::int64_t shared_bytes(std::int64_t rows, int lanes, bool keeps_tile) {
-  const std::int64_t row_sums = RowTotals::numbers(static_cast<int>(rows), lanes) * std::int64_t{8};
-  const std::int64_t sums =
-      ColumnTotals<with_variance>::numbers(Chunk<T>::size, lanes) * std::int64_t{4} + row_sums;
-  const std::int64_t together = moments_threads / lanes * rows_together;
-  return keeps_tile ? sums + row_sums + round_up(rows, together) * lanes * chunk_bytes : sums;
-}
+// How a block of `rows` rows goes through them.
+struct Cut {
+  bool aligned;
+  bool keeps_tile;
+  int lanes;  // threads to a row
+  int ahead;  // strips
+
+  std::int64_t ring(std::int64_t rows) const {
+    const std::int64_t strips = divide_up(rows, moments_threads / lanes * rows_together);
+    return ahead + (keeps_tile ? strips : aligned ? 1 : 0);
+  }
+  // What the block needs.
+  template <class T, bool with_variance>
+  std::int64_t shared_bytes(std::int64_t rows) const {
+    const std::int64_t columns =
+        ColumnTotals<with_variance>::numbers(Chunk<T>::size, lanes) * std::int64_t{4};
+    const std::int64_t sums = RowTotals::numbers(static_cast<int>(rows), lanes) * std::int64_t{8};
+    return columns + (keeps_tile ? 2 : 1) * sums + ring(rows) * strip_bytes;
+  }
+};
 
 // Few rows: more threads to each, so that every slot of a block has four. Many rows of which a tile
 // is kept: fewer, so that it fits; 64 bytes of a row, and no less, are still one piece of memory.
+// Where that is not enough, fewer strips are asked for ahead.
 template <class T, bool with_variance>
-int lanes_for(std::int64_t rows, bool keeps_tile) {
-  int lanes = warp_threads;
-  while (lanes < moments_threads && rows * lanes <= moments_threads * rows_together / 2) lanes *= 2;
-  while (keeps_tile && lanes > 4 &&
-         shared_bytes<T, with_variance>(rows, lanes, true) > half_of_shared)
-    lanes /= 2;
-  return lanes;
+Cut cut_of(std::int64_t rows, bool aligned, bool keeps_tile) {
+  Cut cut = {aligned, keeps_tile, warp_threads, aligned ? most_ahead : 0};
+  while (cut.lanes < moments_threads && rows * cut.lanes <= moments_threads * rows_together / 2)
+    cut.lanes *= 2;
+  const auto bytes = [&] { return cut.shared_bytes<T, with_variance>(rows); };
+  while (keeps_tile && cut.lanes > 4 && bytes() > half_of_shared) cut.lanes /= 2;
+  while (cut.ahead > 0 && bytes() > most_shared) --cut.ahead;
+  return cut;
 }
 
 // How the rows and columns of one matrix are cut.
@@ -39,7 +54,7 @@ struct Plan {
   std::int64_t groups;
   std::int64_t rows_per_group;
   bool products_at_once;  // in the same read
-  int lanes;
+  Cut cut;
   std::int64_t tiles;
   std::int64_t shared;
 };
@@ -50,10 +65,10 @@ Plan plan_of(const BatchMomentsArgs& args) {
   plan.groups = divide_up(args.samples, group_rows);
   plan.rows_per_group = divide_up(args.samples, plan.groups);
   plan.products_at_once = args.inner_products != nullptr && plan.groups == 1;
-  plan.lanes = lanes_for<T, with_variance>(plan.rows_per_group, plan.products_at_once);
-  plan.tiles = std::max<std::int64_t>(1, divide_up(args.features, plan.lanes * Chunk<T>::size));
-  plan.shared =
-      shared_bytes<T, with_variance>(plan.rows_per_group, plan.lanes, plan.products_at_once);
+  const bool aligned = rows_are_aligned<T>(args.grads, args.samples, args.row_stride);
+  plan.cut = cut_of<T, with_variance>(plan.rows_per_group, aligned, plan.products_at_once);
+  plan.tiles = std::max<std::int64_t>(1, divide_up(args.features, plan.cut.lanes * Chunk<T>::size));
+  plan.shared = plan.cut.shared_bytes<T, with_variance>(plan.rows_per_group);
   return plan;
 }
 
@@ -68,7 +83,7 @@ class Moments {
         plan_(args.variance ? plan_of<T, true>(args) : plan_of<T, false>(args)) {}
 
   void run() const {
-    const bool aligned = rows_are_aligned<T>(args_.grads, args_.samples, args_.row_stride);
+    const bool aligned = plan_.cut.aligned;
     if (args_.variance)
       aligned ? run<true, true>() : run<true, false>();
     else
@@ -118,7 +133,9 @@ class Moments {
             args_.features,
             args_.row_stride,
             plan_.rows_per_group,
-            plan_.lanes,
+            plan_.cut.lanes,
+            plan_.cut.ahead,
+            static_cast<int>(plan_.cut.ring(plan_.rows_per_group)),
             nullptr,
             nullptr};
   }
@@ -141,9 +158,10 @@ class Moments {
   template <bool aligned>
   void launch_products(const Matrix<T>& matrix, std::int64_t parts) const {
     const int rows = static_cast<int>(plan_.rows_per_group);
-    call_.launch(products_kernel<T, aligned>, blocks(parts, plan_.groups), moments_threads,
-                 RowTotals::numbers(rows, plan_.lanes) * std::int64_t{8}, matrix,
-                 static_cast<const float*>(args_.mean));
+    const std::int64_t shared = RowTotals::numbers(rows, plan_.cut.lanes) * std::int64_t{8} +
+                                plan_.cut.ring(rows) * strip_bytes;
+    call_.launch(products_kernel<T, aligned>, blocks(parts, plan_.groups), moments_threads, shared,
+                 matrix, static_cast<const float*>(args_.mean));
   }
 
   const BatchMomentsArgs& args_;

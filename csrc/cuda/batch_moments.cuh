@@ -3,9 +3,10 @@
 //
 // moments_kernel reads G from device memory once. A block takes a group of at most `group_rows`
 // rows and, one after another, every gridDim.x-th tile of their columns. `lanes` threads share a
-// row of the tile, 16 bytes each; the others take other rows, four at a time. A thread keeps the
-// sums of its columns in registers; the block adds them up through shared memory, and has the mean
-// of the tile's columns. The inner products need that mean first: for them the tile stays in shared
+// row of the tile, 16 bytes each; the others take other rows, four at a time. Rows come through
+// shared memory, asked for before they are needed (strips.cuh). A thread keeps the sums of its
+// columns in registers; the block adds them up through shared memory, and has the mean of the
+// tile's columns. The inner products need that mean first: for them the tile stays in shared
 // memory, where every thread finds its own chunks again for a second sweep. Norms and products of
 // the group's rows add up in shared memory over all tiles of the block, which leaves one partial
 // sum per row (sum_partials.cuh).
@@ -22,6 +23,7 @@
 
 #include "cuda/adagrad_rule.cuh"
 #include "cuda/column_sums.cuh"
+#include "cuda/strips.cuh"
 
 namespace adak::cuda {
 
@@ -91,25 +93,21 @@ __global__ void __launch_bounds__(moments_threads, 2)
   const ColumnTotals<with_variance> totals(dynamic_shared<float>(), size, matrix.lanes);
   const RowTotals norms(totals.end(), tile.rows, matrix.lanes);
   const RowTotals inner(with_products ? norms.end() : norms.sums, tile.rows, matrix.lanes);
-  uint4* const kept = reinterpret_cast<uint4*>(inner.end());  // [rows, lanes] in threads' order
+  Strips<T, aligned> strips(tile, reinterpret_cast<uint4*>(inner.end()));
   norms.clear();
   inner.clear();
   __syncthreads();
   for (std::int64_t t = blockIdx.x; t < tile.count(); t += gridDim.x) {
     const std::int64_t start = t * tile.width();
+    [[maybe_unused]] int slot = strips.slot();
     ColumnSums<size, with_variance> sums;
     for (int base = 0; base < tile.rows; base += tile.rows_at_a_time()) {
       const int there = tile.rows_there(base);
       Chunk<T> chunks[rows_together];
-      tile.load(base, start, chunks);
+      strips.take(base, start, chunks);
       float rows[rows_together][size];
 #pragma unroll
-      for (int r = 0; r < rows_together; ++r) {
-        unpack(chunks[r], rows[r]);
-        if constexpr (with_products)
-          kept[(base / tile.slots + r) * moments_threads + static_cast<int>(threadIdx.x)] =
-              chunks[r].bits();
-      }
+      for (int r = 0; r < rows_together; ++r) unpack(chunks[r], rows[r]);
       float own[rows_together];
       squares(rows, own);
       const float norm = row_sums(own);
@@ -126,13 +124,11 @@ __global__ void __launch_bounds__(moments_threads, 2)
       load_columns(totals.mean, mean, tile);
       for (int base = 0; base < tile.rows; base += tile.rows_at_a_time()) {
         const int there = tile.rows_there(base);
+        Chunk<T> chunks[rows_together];
+        slot = strips.read(slot, chunks);
         float rows[rows_together][size];
 #pragma unroll
-        for (int r = 0; r < rows_together; ++r)
-          unpack(
-              Chunk<T>::of(
-                  kept[(base / tile.slots + r) * moments_threads + static_cast<int>(threadIdx.x)]),
-              rows[r]);
+        for (int r = 0; r < rows_together; ++r) unpack(chunks[r], rows[r]);
         float with_mean[rows_together];
         products(rows, mean, with_mean);
         const float product = row_sums(with_mean);
@@ -157,6 +153,7 @@ __global__ void __launch_bounds__(moments_threads, 2)
   const Tile<T, aligned> tile(matrix);
   const RowSums row_sums = tile.row_sums();
   const RowTotals inner(dynamic_shared<double>(), tile.rows, matrix.lanes);
+  Strips<T, aligned> strips(tile, reinterpret_cast<uint4*>(inner.end()));
   inner.clear();
   __syncthreads();
   for (std::int64_t t = blockIdx.x; t < tile.count(); t += gridDim.x) {
@@ -170,7 +167,7 @@ __global__ void __launch_bounds__(moments_threads, 2)
     for (int base = 0; base < tile.rows; base += tile.rows_at_a_time()) {
       const int there = tile.rows_there(base);
       Chunk<T> chunks[rows_together];
-      tile.load(base, start, chunks);
+      strips.take(base, start, chunks);
       float rows[rows_together][size];
 #pragma unroll
       for (int r = 0; r < rows_together; ++r) unpack(chunks[r], rows[r]);

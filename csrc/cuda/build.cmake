@@ -82,10 +82,13 @@ set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 message(STATUS "CUDA kernels: nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
 
-file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu csrc/bindings/cuda/*.cpp)
-pybind11_add_module(_C_cuda ${cuda_sources})
+file(GLOB kernels CONFIGURE_DEPENDS csrc/cuda/*.cu)
+file(GLOB bindings CONFIGURE_DEPENDS csrc/bindings/cuda/*.cpp)
+pybind11_add_module(_C_cuda ${kernels} ${bindings})
 target_include_directories(_C_cuda PRIVATE csrc)
-set_target_properties(_C_cuda PROPERTIES CUDA_VISIBILITY_PRESET hidden)
+set_target_properties(_C_cuda PROPERTIES CUDA_VISIBILITY_PRESET hidden
+  UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
+set_source_files_properties(${kernels} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
 # Products and sums are fused where the source says fmaf, and nowhere else: every architecture, and
 # the execution on a CPU, give the same bits.
 target_compile_options(_C_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false>

@@ -14,6 +14,8 @@ struct Matrix {
   std::int64_t row_stride;
   std::int64_t rows_per_group;
   int lanes;                 // threads that share a row: a power of two from 4 to moments_threads
+  int ahead;                 // strips asked for before they are needed, 0 to most_ahead
+  int ring;                  // strips that shared memory holds
   double* norm_partials;     // [gridDim.x, samples]
   double* product_partials;  // [gridDim.x, samples], or null
 };
@@ -49,23 +51,22 @@ struct Tile {
     const int left = rows - row(base);
     return left < 0 ? 0 : left < rows_together ? left : rows_together;
   }
-  // This thread's chunks of the rows from row(base) on, zero where there is nothing.
+  // Where the rows from row(base) on begin in the columns from `first_column` on.
+  __device__ const T* span(int base, std::int64_t first_column) const {
+    return matrix.grads + (first_row + row(base)) * matrix.row_stride + first_column;
+  }
+  // This thread's chunks there, zero where there is nothing. (strips.cuh has another way for rows
+  // that are aligned.)
   __device__ void load(int base, std::int64_t first_column,
                        Chunk<T> (&chunks)[rows_together]) const {
-    const std::int64_t stride = matrix.row_stride;
-    const T* const span = matrix.grads + (first_row + row(base)) * stride + first_column;
+    const T* const first = span(base, first_column);
     const std::int64_t left = matrix.features - first_column;
     const int there = rows_there(base);
-    if (aligned && there == rows_together && (lane + 1) * Chunk<T>::size <= left) {
-#pragma unroll
-      for (int r = 0; r < rows_together; ++r)
-        chunks[r] = Chunk<T>::of(__ldcs(reinterpret_cast<const uint4*>(span + r * stride) + lane));
-      return;
-    }
 #pragma unroll
     for (int r = 0; r < rows_together; ++r)
-      chunks[r] = r < there ? load_chunk(span + r * stride, left, lane, matrix.lanes, aligned)
-                            : Chunk<T>::zero();
+      chunks[r] = r < there
+                      ? load_chunk(first + r * matrix.row_stride, left, lane, matrix.lanes, aligned)
+                      : Chunk<T>::zero();
   }
   __device__ RowSums row_sums() const {
     return {matrix.lanes < warp_threads ? matrix.lanes : warp_threads};

@@ -8,10 +8,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[2]
-_ENGINE = Path(__file__).resolve().parent / "engine"
-_RUNTIME = _ROOT / "gpu_ladder" / "runtime"
-_CACHE = _ROOT / "build" / "gpu_ladder"
+from gpu_ladder.places import PACKAGE, build_folder
+
+_ENGINE = PACKAGE / "ptx" / "engine"
+_RUNTIME = PACKAGE / "runtime"
+_CACHE = build_folder()
 # Lanes are loops for the vectoriser. No contraction: an fma is one only where PTX says so. The
 # rounding mode changes at run time.
 _FLAGS = (
@@ -45,7 +46,7 @@ def engine_library(compiler: str = "g++") -> Path:
         compiler: A C++20 compiler.
 
     Returns:
-        Its path, in ``build/gpu_ladder`` of the repository.
+        Its path, in ``places.build_folder()``.
 
     Raises:
         RuntimeError: If the compiler is missing or fails; the message holds its output.

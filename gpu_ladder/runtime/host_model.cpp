@@ -21,6 +21,10 @@ void fence() {
   if (accesses_are_checked) machine.model.fence(machine.current->index);
 }
 
+void begin_copy(const Copy& copy) { machine.begin_copy(copy); }
+void commit_copies() { machine.current->copies.emplace_back(); }
+void wait_for_copies(std::size_t left) { machine.wait_for_copies(left); }
+
 void before_atomic(const void* address, std::size_t bytes, bool write, bool blind,
                    const void* return_address) {
   Machine& self = machine;

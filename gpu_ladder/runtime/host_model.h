@@ -50,6 +50,18 @@ int block_barrier(const Place& place, bool predicate);
 std::uint64_t collective(const Place& place, Collective what, unsigned mask, std::uint64_t value,
                          unsigned source = 0);
 void fence();
+// Asynchronous copies to shared memory, of 4, 8 or 16 bytes, of which the last `zeros` are zero and
+// are not read. Each thread has groups of them, and waits for all but the last `left`.
+struct Copy {
+  void* to;
+  const void* from;
+  std::size_t bytes;
+  std::size_t zeros;
+  const void* return_address;
+};
+void begin_copy(const Copy& copy);
+void commit_copies();
+void wait_for_copies(std::size_t left);
 // Before every atomic or volatile access, which follows at once; `blind`: it writes without
 // reading. Who comes here over and over may be waiting for another thread, and gives way to it.
 void before_atomic(const void* address, std::size_t bytes, bool write, bool blind,

@@ -86,6 +86,7 @@ void Machine::run_block(std::uint32_t index) {
                     t / block_size.x / block_size.y};
     thread.atomics = 0;
     thread.at_barrier = false;
+    thread.copies.assign(1, {});
   }
   for (unsigned first = 0; first < size_; first += warp_threads) {
     Warp& warp = warps_[first / warp_threads];
@@ -247,6 +248,66 @@ void Machine::check_collective(unsigned index, unsigned first_lane, std::uint32_
              name(lane) + " reads lane " + std::to_string(other.source) +
                  ", which takes no part: the value is undefined");
   }
+}
+
+void Machine::begin_copy(const Copy& copy) {
+  const auto to = reinterpret_cast<std::uintptr_t>(copy.to);
+  const auto from = reinterpret_cast<std::uintptr_t>(copy.from);
+  const bool possible =
+      (copy.bytes == 4 || copy.bytes == 8 || copy.bytes == 16) && copy.zeros <= copy.bytes;
+  if (!possible || (to | from) % copy.bytes != 0) {
+    model.report(Finding::Kind::misaligned,
+                 "asynchronous copy of " + std::to_string(copy.bytes) + " bytes, " +
+                     std::to_string(copy.zeros) + " of them zeros, by " +
+                     thread_name(current->index) +
+                     ": accepted are 4, 8 or 16 from and to addresses aligned to as many",
+                 site_of_address(copy.return_address));
+    give_up(cudaErrorMisalignedAddress);
+  }
+  const auto wanted = static_cast<std::uint32_t>(copy.bytes - copy.zeros);
+  const bool allowed =
+      !accesses_are_checked ||
+      ((wanted == 0 || model.access({current->index, Space::global, false, false, wanted, from,
+                                     site_of_address(copy.return_address)})) &&
+       model.begin_write(write_of(copy)));
+  if (!allowed) give_up(cudaErrorIllegalAddress);
+  current->copies.back().push_back(copy);
+}
+
+// The latest that a device may do what was asked for. Where two copies are on their way to one
+// place, nobody knows what is there before both have come.
+void Machine::wait_for_copies(std::size_t left) {
+  auto& groups = current->copies;
+  const auto is_awaited = [&](const Copy& done) {
+    for (std::size_t group = 1; group < groups.size(); ++group)
+      for (const Copy& later : groups[group])
+        if (static_cast<char*>(later.to) < static_cast<char*>(done.to) + done.bytes &&
+            static_cast<char*>(done.to) < static_cast<char*>(later.to) + later.bytes)
+          return true;
+    return false;
+  };
+  for (; groups.size() > left + 1; groups.erase(groups.begin())) {
+    for (const Copy& copy : groups.front()) {
+      if (accesses_are_checked) model.access(write_of(copy));
+      const std::size_t wanted = copy.bytes - copy.zeros;
+      std::memcpy(copy.to, copy.from, wanted);
+      std::memset(static_cast<char*>(copy.to) + wanted, 0, copy.zeros);
+      if (!is_awaited(copy)) continue;
+      if (accesses_are_checked) model.begin_write(write_of(copy));
+      std::memset(copy.to, 0xff, copy.bytes);
+    }
+  }
+}
+
+Access Machine::write_of(const Copy& copy) const {
+  // A place of its own, since a site has one direction.
+  return {current->index,
+          Space::shared,
+          true,
+          false,
+          static_cast<std::uint32_t>(copy.bytes),
+          reinterpret_cast<std::uintptr_t>(copy.to),
+          site_of_address(static_cast<const char*>(copy.return_address) - 1)};
 }
 
 void Machine::count_atomic(const void* return_address) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <string>
+#include <vector>
 
 #include "fiber.h"
 #include "host_model.h"
@@ -22,6 +23,8 @@ struct Thread : RunningThread {
   unsigned atomics = 0;
   bool at_barrier = false;
   Place barrier = {};
+  // Those of each committed group, and last those of the group still open.
+  std::vector<std::vector<Copy>> copies;
 };
 
 struct Barrier {
@@ -50,6 +53,8 @@ class Machine {
   int barrier(const Place& place, bool predicate);
   std::uint64_t collective(const Place& place, Collective what, unsigned mask, std::uint64_t value,
                            unsigned source);
+  void begin_copy(const Copy& copy);
+  void wait_for_copies(std::size_t left);
   void count_atomic(const void* return_address);
   void give_up(int error);
 
@@ -57,6 +62,7 @@ class Machine {
   void run_block(std::uint32_t index);
   static void thread_entry();
   void finish_thread();
+  Access write_of(const Copy& copy) const;
   void go_on(bool last = false);
   void release_barrier();
   void release_collective(unsigned warp, unsigned lane);

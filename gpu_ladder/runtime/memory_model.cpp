@@ -84,6 +84,7 @@ struct MemoryModel::State {
   void report_race(const Access& access, const Region& region, std::uint64_t at, const Stamp& other,
                    const char* other_verb);
   void report_out_of_bounds(const Access& access);
+  void set_initialised(std::uint64_t address, std::uint64_t bytes, bool value);
   std::string by(const Access& access) const;
 };
 
@@ -273,6 +274,18 @@ bool MemoryModel::State::access(const Access& access, bool within_warp_access) {
   return true;
 }
 
+void MemoryModel::State::set_initialised(std::uint64_t address, std::uint64_t bytes, bool value) {
+  for (std::uint64_t at = address, end = address + bytes; at < end;) {
+    Region* const region = regions.find(at);
+    if (!region) return;
+    const std::uint64_t offset = (at - region->base()) % Page::bytes;
+    const std::uint64_t count = std::min({end - at, region->end - at, Page::bytes - offset});
+    const auto [first, last] = region->page(at).cells(offset, count, crowds);
+    for (Cell* cell = first; cell != last; ++cell) cell->initialised = value;
+    at += count;
+  }
+}
+
 MemoryModel::MemoryModel() : state_(std::make_unique<State>()) {}
 MemoryModel::~MemoryModel() = default;
 
@@ -288,15 +301,7 @@ void MemoryModel::clear_buffers() {
 }
 
 void MemoryModel::mark_initialised(std::uint64_t address, std::uint64_t bytes) {
-  for (std::uint64_t at = address, end = address + bytes; at < end;) {
-    Region* const region = state_->regions.find(at);
-    if (!region) return;
-    const std::uint64_t offset = (at - region->base()) % Page::bytes;
-    const std::uint64_t count = std::min({end - at, region->end - at, Page::bytes - offset});
-    const auto [first, last] = region->page(at).cells(offset, count, state_->crowds);
-    for (Cell* cell = first; cell != last; ++cell) cell->initialised = true;
-    at += count;
-  }
+  state_->set_initialised(address, bytes, true);
 }
 
 void MemoryModel::add_shared(std::string name, std::uint64_t address, std::uint64_t bytes) {
@@ -332,6 +337,14 @@ void MemoryModel::end_grid() {
 }
 
 bool MemoryModel::access(const Access& access) { return state_->access(access, false); }
+
+bool MemoryModel::begin_write(const Access& access) {
+  const bool counts = std::exchange(state_->counts_traffic, false);
+  const bool allowed = state_->access(access, false);
+  state_->counts_traffic = counts;
+  if (allowed) state_->set_initialised(access.address, access.bytes, false);
+  return allowed;
+}
 
 std::uint32_t MemoryModel::access_warp(const WarpAccess& warp) {
   Access access = {0, warp.space, warp.write, warp.atomic, warp.bytes,

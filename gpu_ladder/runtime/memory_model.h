@@ -119,6 +119,9 @@ class MemoryModel {
   // To be called before the access is performed. False: it is out of bounds and must not be
   // performed. Accesses that are neither aligned nor in order are reported, and allowed.
   bool access(const Access& access);
+  // A write that begins and is not done: until `access` hears of it, what stood there is lost, and
+  // what will stand there is not there yet. Both are ordered with what others do.
+  bool begin_write(const Access& access);
   // Returns the lanes whose access may be performed, and counts one request.
   std::uint32_t access_warp(const WarpAccess& access);
   // All accesses in between are one request; without them, requests are the n-th accesses of the

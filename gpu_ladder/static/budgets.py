@@ -11,11 +11,13 @@ SCALARS = "rates and scales that lie on the device"
 
 #: Two blocks of 256 threads, everywhere.
 TWO_BLOCKS = 0.25
-#: One block with its tile on RTX 5090, two elsewhere.
+#: One block with a tile or a ring of strips on RTX 5090, two elsewhere.
 TILES = {120: 1 / 6}
-#: What moments_kernel keeps to with a tile, up to 830 rows of any type, and the most without one.
+#: What moments_kernel keeps to with a tile, up to 512 rows of any type, and the most without one.
 WITH_TILE, WITHOUT_TILE = 80 << 10, 32_800
-#: What accumulate_moments_kernel takes for 64 rows; 512, the most, are 28 KiB more.
+#: The ring of rows that are aligned, where no tile is kept.
+RING = 48 << 10
+#: What accumulate_moments_kernel takes for 64 rows beside it; 512, the most, are 28 KiB more.
 CHUNK_OF_64, NARROW_CHUNK_OF_64 = 12_320, 20_512
 
 CUDA: tuple[Budget, ...] = (
@@ -46,8 +48,9 @@ CUDA: tuple[Budget, ...] = (
     Budget(
         "moments_kernel<*aligned>",
         registers=128,
-        dynamic_shared=WITHOUT_TILE,
+        dynamic_shared=WITHOUT_TILE + RING,
         occupancy=TWO_BLOCKS,
+        occupancy_on=TILES,
         vector_loads=6,
         vector_stores=3,
         also_loads=(4, 2),
@@ -68,8 +71,9 @@ CUDA: tuple[Budget, ...] = (
     Budget(
         "products_kernel<*aligned>",
         registers=96,
-        dynamic_shared=8_192,
+        dynamic_shared=8_192 + RING,
         occupancy=TWO_BLOCKS,
+        occupancy_on=TILES,
         vector_loads=4,
         also_loads=(4, 2),
         also_stores=(8,),
@@ -98,8 +102,9 @@ CUDA: tuple[Budget, ...] = (
     Budget(
         "accumulate_moments_kernel<float32*aligned>",
         registers=80,
-        dynamic_shared=CHUNK_OF_64,
+        dynamic_shared=CHUNK_OF_64 + RING,
         occupancy=0.375,
+        occupancy_on={80: TWO_BLOCKS, **TILES},
         vector_loads=8,
         vector_stores=1,
         also_loads=(4,),
@@ -120,8 +125,9 @@ CUDA: tuple[Budget, ...] = (
     Budget(
         "accumulate_moments_kernel<*aligned>",
         registers=128,
-        dynamic_shared=NARROW_CHUNK_OF_64,
+        dynamic_shared=NARROW_CHUNK_OF_64 + RING,
         occupancy=TWO_BLOCKS,
+        occupancy_on=TILES,
         vector_loads=8,
         vector_stores=2,
         also_loads=(4, 2),

@@ -13,12 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpu_ladder.places import PACKAGE, build_folder
 from gpu_ladder.static import kept, names, ptx_facts
 from gpu_ladder.static.facts import Kernel
-from gpu_ladder.static.toolchain import Toolchain, require
+from gpu_ladder.static.toolchain import Compiler, Toolchain, require, require_compiler
 
-ROOT = Path(__file__).parents[2]
-CACHE = ROOT / "build/gpu_ladder/static"
+ROOT = PACKAGE.parent
+CACHE = build_folder() / "static"
 ARCHITECTURES = (80, 90, 100, 120)
 
 #: Products and sums are fused where the source says fmaf, and nowhere else.
@@ -77,15 +78,19 @@ def gate(
 
 
 def compile_source(
-    source: Path, architecture: int, include: Sequence[Path] = (), cache: Path = CACHE
+    source: Path,
+    architecture: int,
+    include: Sequence[Path] = (),
+    cache: Path = CACHE,
+    flags: Sequence[str] = (),
 ) -> Compiled:
     """Compile one source for one architecture, or find it in the cache.
 
-    The cache goes by content: of the source, of what it includes in quotes, of the flags, and by
-    the compiler's version.
+    ``flags`` are told to the compiler beside `FLAGS`. The cache goes by content: of the source, of
+    what it includes in quotes, of the flags, and by the compiler's version.
     """
-    tools = require()
-    key = hashlib.sha256(repr((tools.nvcc_version, FLAGS, architecture)).encode())
+    compiler = require_compiler()
+    key = hashlib.sha256(repr((compiler.nvcc_version, (*FLAGS, *flags), architecture)).encode())
     for file in sources_of(source, include):
         key.update(f"\0{file.name}\0".encode() + file.read_bytes())
     folder = cache / key.hexdigest()[:24]
@@ -100,7 +105,7 @@ def compile_source(
             if not folder.is_dir():
                 with tempfile.TemporaryDirectory(dir=cache) as scratch:
                     made = Path(scratch) / "made"
-                    _compile(tools, source, architecture, include, made)
+                    _compile(compiler, source, architecture, include, made, flags)
                     made.rename(folder)
     return compiled
 
@@ -120,13 +125,19 @@ def sources_of(source: Path, include: Sequence[Path] = ()) -> list[Path]:
 
 
 def _compile(
-    tools: Toolchain, source: Path, architecture: int, include: Sequence[Path], made: Path
+    compiler: Compiler,
+    source: Path,
+    architecture: int,
+    include: Sequence[Path],
+    made: Path,
+    flags: Sequence[str],
 ) -> None:
     intermediate = made.parent / "intermediate"
     intermediate.mkdir()
     made.mkdir()
     command = [
-        str(tools.nvcc), *tools.nvcc_flags, *FLAGS, *(f"-I{folder}" for folder in include),
+        str(compiler.nvcc), *compiler.nvcc_flags, *FLAGS, *flags,
+        *(f"-I{folder}" for folder in include),
         f"-arch=sm_{architecture}", "-cubin", "--keep", "--keep-dir", str(intermediate),
         "-o", str(made / "kernel.cubin"), str(source),
     ]  # fmt: skip

@@ -19,8 +19,8 @@ or calculated from it: the resources that a kernel takes and the width of its me
 says how fast a kernel is.
 
 `make gpu-static` compiles every kernel for every architecture and writes this page. CI compiles
-them again, compares the result with this page and checks every kernel against its budget.
-Compilers:
+them again for sm_90, and `make gpu-nightly` for all, compares the result with this page and checks
+every kernel against its budget. Compilers:
 {versions}.
 
 ## How to read the tables

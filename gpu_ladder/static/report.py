@@ -15,6 +15,7 @@ from typing import Any
 
 from gpu_ladder.static import checks, cuda_gate, triton_gate
 from gpu_ladder.static.checks import Budget
+from gpu_ladder.static.excerpt import architectures_of, excerpt
 from gpu_ladder.static.facts import Kernel
 from gpu_ladder.static.page import page
 from gpu_ladder.static.toolchain import ToolMissingError, require
@@ -35,6 +36,8 @@ EXAMPLES = """\
 examples:
   python -m gpu_ladder.static                     write the page, check the budgets
   python -m gpu_ladder.static --check             write nothing; fail where the page would change
+  python -m gpu_ladder.static --check --architectures 90
+                                                  the same for what the page says of sm_90
   python -m gpu_ladder.static --only moments      look at some kernels: print them, write nothing
   python -m gpu_ladder.static --only moments --architectures 90
   python -m gpu_ladder.static --json -            everything as JSON, to the terminal
@@ -79,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.only and options.json != "-":
         print(text[text.index("\n## ", text.index("## How")) + 1 : text.index("## Bytes")])
     elif options.check:
-        stale = _differs(text, options.page)
+        stale = _differs(text, options.page, options.architectures)
     elif not options.only:
         options.page.parent.mkdir(parents=True, exist_ok=True)
         options.page.write_text(text, encoding="utf-8")
@@ -88,7 +91,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{count} broken:\n\n{checks.table(violations)}", file=sys.stderr)
     elif options.json != "-":
         names = {kernel.name for kernel in kernels}
-        print(f"{len(names)} kernels keep their budgets on every architecture")
+        some = set(options.architectures) != set(cuda_gate.ARCHITECTURES)
+        where = (
+            ", ".join(f"sm_{a}" for a in options.architectures) if some else "every architecture"
+        )
+        print(f"{len(names)} kernels keep their budgets on {where}")
     return 1 if violations or stale else 0
 
 
@@ -144,8 +151,10 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _differs(text: str, file: Path) -> bool:
+def _differs(text: str, file: Path, architectures: Sequence[int]) -> bool:
     kept = file.read_text(encoding="utf-8") if file.is_file() else ""
+    if set(architectures) < set(architectures_of(kept)):
+        text, kept = excerpt(text, architectures), excerpt(kept, architectures)
     if kept == text:
         return False
     names = ("the page that is kept", "the page as it would be")

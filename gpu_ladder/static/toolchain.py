@@ -11,7 +11,14 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-REQUIREMENTS = "requirements/cuda.txt"
+from gpu_ladder.places import IN_CLONE
+
+#: What brings all that is missing here.
+PIP_INSTALL = (
+    "pip install -r requirements/cuda.txt"
+    if IN_CLONE
+    else "pip install nvidia-cuda-nvcc nvidia-cuda-cccl triton, or CUDA's toolkit"
+)
 
 #: Files that the compiler's own driver starts or reads, and the package that brings each.
 _PARTS = {
@@ -26,13 +33,25 @@ class ToolMissingError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Toolchain:
-    """What the gate runs.
+class Compiler:
+    """What makes PTX and machine code.
 
     Attributes:
         nvcc: the compiler.
         nvcc_flags: what the compiler needs to find its own libraries.
         nvcc_version: such as ``13.0.88``.
+    """
+
+    nvcc: Path
+    nvcc_flags: tuple[str, ...]
+    nvcc_version: str
+
+
+@dataclass(frozen=True)
+class Toolchain(Compiler):
+    """What the gate runs: the compiler, and what takes its results apart.
+
+    Attributes:
         cuobjdump: prints the resources of a cubin.
         nvdisasm: prints its machine code.
         nvdisasm_version: such as ``13.1.80``.
@@ -40,14 +59,24 @@ class Toolchain:
         include: folders with CUDA's headers, for host programs.
     """
 
-    nvcc: Path
-    nvcc_flags: tuple[str, ...]
-    nvcc_version: str
     cuobjdump: Path
     nvdisasm: Path
     nvdisasm_version: str
     cxxfilt: Path
     include: Path
+
+
+@functools.cache
+def require_compiler() -> Compiler:
+    """The compiler alone.
+
+    Raises:
+        ToolMissingError: as `require` does.
+    """
+    nvcc = _nvcc()
+    # nvcc's own profile looks for its libraries in lib64; the Python packages have lib.
+    flags = () if (_root(nvcc) / "lib64").is_dir() else (f"-L{_root(nvcc) / 'lib'}",)
+    return Compiler(nvcc, flags, _version([str(nvcc), "--version"], r"\bV(\d+\.\d+\.\d+)"))
 
 
 @functools.cache
@@ -57,19 +86,17 @@ def require() -> Toolchain:
     Raises:
         ToolMissingError: with what is missing, where it was looked for and how to get it.
     """
-    nvcc = _nvcc()
-    root = _root(nvcc)
+    compiler = require_compiler()
     nvdisasm = _binary_tool("nvdisasm")
     return Toolchain(
-        nvcc=nvcc,
-        # nvcc's own profile looks for its libraries in lib64; the Python packages have lib.
-        nvcc_flags=() if (root / "lib64").is_dir() else (f"-L{root / 'lib'}",),
-        nvcc_version=_version([str(nvcc), "--version"], r"\bV(\d+\.\d+\.\d+)"),
+        nvcc=compiler.nvcc,
+        nvcc_flags=compiler.nvcc_flags,
+        nvcc_version=compiler.nvcc_version,
         cuobjdump=_binary_tool("cuobjdump"),
         nvdisasm=nvdisasm,
         nvdisasm_version=_version([str(nvdisasm), "--version"], r"\bV(\d+\.\d+\.\d+)"),
         cxxfilt=_on_path("c++filt", "it comes with every C++ compiler (Debian: binutils)"),
-        include=_include(root),
+        include=_include(_root(compiler.nvcc)),
     )
 
 
@@ -117,7 +144,7 @@ def _nvcc() -> Path:
     if found is None:
         raise ToolMissingError(
             "no nvcc: not in CUDACXX or NVCC, not in the Python package nvidia-cuda-nvcc, not on "
-            f"PATH; pip install -r {REQUIREMENTS}"
+            f"PATH; {PIP_INSTALL}"
         )
     return Path(found)
 
@@ -127,7 +154,7 @@ def _require_parts(root: Path) -> None:
         if not (root / part).is_file():
             raise ToolMissingError(
                 f"no nvcc: the Python package nvidia-cuda-nvcc is installed, but {package}, "
-                f"which brings {part}, is not; pip install -r {REQUIREMENTS}"
+                f"which brings {part}, is not; {PIP_INSTALL}"
             )
 
 
@@ -150,7 +177,7 @@ def _binary_tool(name: str) -> Path:
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
-    return _on_path(name, f"Triton brings it; pip install -r {REQUIREMENTS}")
+    return _on_path(name, f"Triton brings it; {PIP_INSTALL}")
 
 
 def _on_path(name: str, advice: str) -> Path:
@@ -165,8 +192,7 @@ def _include(root: Path) -> Path:
         if (candidate / "cuda_runtime.h").is_file():
             return candidate
     raise ToolMissingError(
-        f"no cuda_runtime.h beside nvcc; pip install -r {REQUIREMENTS} brings nvcc and headers "
-        "that belong together"
+        f"no cuda_runtime.h beside nvcc; {PIP_INSTALL} brings nvcc and headers that belong together"
     )
 
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
+
+from gpu_ladder.places import build_folder
 
 #: Compute capabilities, in Triton's notation.
 ARCHITECTURES = (80, 90, 100, 120)
 
 #: Compiled kernels, by content; ignored by git.
-CACHE = Path(__file__).resolve().parents[2] / "build" / "gpu_ladder" / "triton"
+CACHE = build_folder() / "triton"
 
 #: Pointers that Triton appends to the parameters of every kernel: scratch memory of the grid and of
 #: the profiler. Kernels that need neither (`Compiled.scratch_bytes` is 0) are given null.

@@ -66,12 +66,21 @@ def kernels() -> list[ListedKernel]:
         for launch in recorded(run):
             key = specialize(launch, 90).key
             if key not in listed:
-                name = " ".join((launch.kernel.__name__.removesuffix("_kernel"), case,
-                                 *_details(launch)))  # fmt: skip
+                name = _name(launch, case)
                 names[name] = names.get(name, 0) + 1
                 suffix = f" ({names[name]})" if names[name] > 1 else ""
                 listed[key] = ListedKernel(name + suffix, launch)
     return list(listed.values())
+
+
+def first(kernel: str, case: str) -> ListedKernel:
+    """The first launch of a kernel in the cases of one name, or one that begins with it."""
+    for name, run in _cases():
+        if name.startswith(case):
+            for launch in recorded(run):
+                if launch.kernel.__name__ == kernel:
+                    return ListedKernel(_name(launch, name), launch)
+    raise LookupError(f"no case {case!r} launches {kernel}")
 
 
 def recorded(run: Callable[[], object]) -> list[Launch]:
@@ -87,10 +96,12 @@ def recorded(run: Callable[[], object]) -> list[Launch]:
     return launches
 
 
-def _details(launch: Launch) -> Iterator[str]:
+def _name(launch: Launch, case: str) -> str:
+    words = [launch.kernel.__name__.removesuffix("_kernel"), case]
     constants = launch.constants
     if "ROWS" in constants:
-        yield f"{constants['ROWS']}x{constants['COLUMNS']}"
+        words.append(f"{constants['ROWS']}x{constants['COLUMNS']}")
+    return " ".join(words)
 
 
 def _cases() -> Iterator[tuple[str, Callable[[], object]]]:
@@ -98,6 +109,9 @@ def _cases() -> Iterator[tuple[str, Callable[[], object]]]:
         whole = dtype != torch.float16  # which is loaded and stored as bfloat16 is
         yield from _moments_cases(dtype, name, SAMPLES if whole else SOME_SAMPLES)
         yield from _accumulate_cases(dtype, name)
+        yield from _norm_cases(dtype, name)
+        yield from _embedding_cases(dtype, name)
+        yield from _sparse_cases(dtype, name)
         counts = {name: (1, 0), f"{name} list": (3, 0), f"{name} unaligned": (1, 1)}
         yield from _list_cases(dtype, counts if whole else {name: (1, 0)})
 
@@ -145,6 +159,62 @@ def _accumulate_cases(dtype: torch.dtype, name: str) -> Iterator[tuple[str, Call
     yield f"{name} sums", partial(accumulate, 4, 1 << 16, 9, False)
     for rows in (4, 1000):
         yield f"{name} unaligned", partial(accumulate, rows, 4097, 9, True)
+
+
+def _norm_cases(dtype: torch.dtype, name: str) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Statistics by position with features side by side, by group with positions side by side."""
+    from adadagrad_kernels.backends import triton as backend
+
+    def moments(positions: int, features: int, groups: int | None, bias: bool) -> None:
+        shape = (8, positions, features)
+        if groups:
+            shape = (8, features, positions)
+        inputs, grads = (torch.empty(shape, dtype=dtype) for _ in range(2))
+        if groups:
+            inputs, grads = inputs.mT, grads.mT
+        rstd = torch.empty(8, 1, groups) if groups else torch.empty(8, positions, 1)
+        mean = torch.empty_like(rstd) if bias else None
+        backend.norm_layer_moments(inputs, grads, mean, rstd, bias, True, True)
+
+    yield f"{name} positions", partial(moments, 64, 768, None, True)
+    yield f"{name} groups", partial(moments, 256, 64, 8, True)
+    if dtype == torch.float16:
+        return
+    yield f"{name} root", partial(moments, 64, 768, None, False)
+    yield f"{name} unaligned", partial(moments, 63, 767, None, True)
+
+
+def _embedding_cases(dtype: torch.dtype, name: str) -> Iterator[tuple[str, Callable[[], object]]]:
+    from adadagrad_kernels.backends import triton as backend
+
+    def moments(features: int) -> None:
+        indices = torch.arange(64).view(8, 8)
+        grads = torch.empty(8, 8, features, dtype=dtype)
+        backend.embedding_moments(indices, grads, 64, -1, True, True)
+
+    yield name, partial(moments, 768)
+    if dtype != torch.float16:
+        yield f"{name} unaligned", partial(moments, 767)
+
+
+def _sparse_cases(dtype: torch.dtype, name: str) -> Iterator[tuple[str, Callable[[], object]]]:
+    from adadagrad_kernels.backends import triton as backend
+
+    def step(stored: bool, features: int) -> None:
+        param, total = torch.empty(2, features, dtype=dtype)
+        offset, probabilities = torch.empty(2, features)
+        crow, col, values = None, None, torch.empty(64, features, dtype=dtype)
+        if stored:
+            crow, col = torch.arange(0, 65, 8), torch.arange(64)
+            values = torch.empty(64, dtype=dtype)
+        backend.sparse_mean_step_(
+            param, crow, col, values, 0.1, "adabatch", 0.01, probabilities, offset, total, 1e-10
+        )
+
+    yield name, partial(step, True, 4096)
+    yield name, partial(step, False, 4096)
+    if dtype != torch.float16:
+        yield f"{name} unaligned", partial(step, False, 4097)
 
 
 def _list_cases(

@@ -145,6 +145,31 @@ print(len(runtimes), _native.C.use_openmp(torch._C.__file__), _native.C.active_i
     assert output(code, **{VARIABLE: ""}) == f"1 True {best}"
 
 
+WITHOUT_PROC = """
+import sys
+asked = []
+def hook(event, arguments):
+    if event == "open" and str(arguments[0]).startswith("/proc"):
+        asked.append(arguments[0])
+        raise FileNotFoundError(arguments[0])
+sys.addaudithook(hook)
+import torch
+from adadagrad_kernels import _native, backends, ops
+torch.set_num_threads(2)
+grads = torch.randn(64, 100_000)
+with backends.use_backend("cpu"):
+    mean = ops.batch_moments(grads).mean
+asked.clear()
+backends.describe()
+print((mean - grads.mean(0)).abs().max() < 1e-5, _native.openmp_runtimes(), set(asked))
+"""
+
+
+def test_no_file_of_proc_is_needed() -> None:
+    """As on macOS, which has none: kernels run, and the OpenMP runtimes alone are not listed."""
+    assert output(WITHOUT_PROC) == "tensor(True) [] {'/proc/self/maps'}"
+
+
 THREADS_OF_A_KERNEL = """
 import os
 import {first}

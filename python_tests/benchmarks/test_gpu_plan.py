@@ -85,7 +85,12 @@ def test_an_op_without_a_kernel_for_the_device_is_named_reference() -> None:
     asked = [case for case in plan(bench) if case.op in ("norm_layer_moments", "conv_moments")]
     names = {"cuda", "triton", "reference"}
     ours = {case.op: names & case.contenders().keys() for case in asked}
-    assert ours == {"norm_layer_moments": {"reference"}, "conv_moments": {"cuda", "triton"}}
+    assert ours == {"norm_layer_moments": {"triton"}, "conv_moments": {"cuda", "triton"}}
+    bench = Workbench("cpu", 1 << 15, ("cuda",), compiled=False)
+    asked = [case for case in plan(bench) if case.op == "norm_layer_moments"]
+    assert {case.op: names & case.contenders().keys() for case in asked} == {
+        "norm_layer_moments": {"reference"}
+    }
 
 
 def test_gradients_alone_are_those_of_our_ops() -> None:

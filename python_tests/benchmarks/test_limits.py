@@ -98,4 +98,4 @@ def test_the_command_measures_the_installed_package(tmp_path: Path) -> None:
         [sys.executable, folder.name, "nothing"], cwd=folder.parent, capture_output=True, text=True
     )
     assert child.returncode == 2
-    assert child.stderr == "usage: python benchmarks {limits,gpu-report} ...\n"
+    assert child.stderr == "usage: python benchmarks {limits,plan,gpu-report} ...\n"

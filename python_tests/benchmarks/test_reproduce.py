@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from dataclasses import replace
 from functools import partial
@@ -81,6 +82,50 @@ def test_a_run_that_fails_leaves_what_is_kept(tmp_path: Path) -> None:
 
     assert not commands.run(replace(counting(calls), runs=fails), options(tmp_path))
     assert (tmp_path / "counting_smoke.json").read_bytes() == before
+
+
+def test_runs_that_follow_from_figures_are_made_by_the_same_command(tmp_path: Path) -> None:
+    """The second is listed once the first is kept, and what it is depends on that."""
+    calls: list[str] = []
+    experiment = counting(calls)
+
+    def runs(given: results.Options) -> list[results.Run]:
+        first, second = experiment.runs(given)
+        kept = results.stored("counting", given.size, given.folder).runs
+        return [first] + [replace(second, seed=7) for run in kept[:1] if not run["result"]["loss"]]
+
+    assert commands.run(replace(experiment, runs=runs), options(tmp_path))
+    assert calls == ["first", "second"]
+    kept = json.loads((tmp_path / "counting_smoke.json").read_text())
+    assert [(run["method"], run["seed"]) for run in kept["runs"]] == [("first", 0), ("second", 7)]
+
+
+def test_runs_side_by_side_are_those_of_one_process(tmp_path: Path) -> None:
+    """Each in a process of its own, whose list of calls this one does not see."""
+
+    def runs(given: results.Options) -> list[results.Run]:
+        def measured(number: int) -> dict[str, float]:
+            return {"loss": number**2, "process": os.getpid()}
+
+        return [
+            results.Run("task", f"run {n}", 0, {"threads": 1}, partial(measured, n))
+            for n in range(5)
+        ]
+
+    experiment = replace(counting([]), runs=runs)
+    assert commands.run(experiment, options(tmp_path, jobs=2))
+    kept = json.loads((tmp_path / "counting_smoke.json").read_text())["runs"]
+    assert [run["method"] for run in kept] == [f"run {n}" for n in range(5)]
+    assert [run["result"]["loss"] for run in kept] == [0, 1, 4, 9, 16]
+    assert os.getpid() not in [run["result"]["process"] for run in kept]
+
+    def fails(given: results.Options) -> list[results.Run]:
+        def measure() -> dict[str, float]:
+            raise DataFormatError("--data-dir is needed")
+
+        return [replace(run, seed=1, measure=measure) for run in runs(given)]
+
+    assert not commands.run(replace(experiment, runs=fails), options(tmp_path, jobs=2))
 
 
 def test_an_interrupted_run_says_how_to_go_on(

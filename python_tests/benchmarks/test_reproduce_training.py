@@ -187,6 +187,8 @@ def test_a_plan_names_a_test_of_the_core(growth: dict, test: str, constants: dic
     assert config.settings() == {"beta2": 0.95, "weight_decay": 0.0}
     doubling = plan(growth={"rule": "doubling", "every": 50}).config("task", 1)
     assert (doubling.test, doubling.schedule) == ("none", "step:50")
+    late = plan(growth={"rule": "late", "after": 70}).config("task", 1)
+    assert (late.test, late.schedule) == ("none", "late:70")
 
 
 def test_the_loss_of_sequences_is_the_mean_of_their_characters() -> None:

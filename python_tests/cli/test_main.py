@@ -15,8 +15,9 @@ import torch
 from adadagrad_kernels import backends
 from adadagrad_kernels.cli import main
 from adadagrad_kernels.cli.info import format_information
-from adadagrad_kernels.training.catalogue import CONSTANTS, OPTIMIZERS, SHAPES, TESTS
+from adadagrad_kernels.training.catalogue import CONSTANTS, OPTIMIZERS, TESTS
 from adadagrad_kernels.training.data_sets import DATA_SETS
+from adadagrad_kernels.training.readers import shape_texts
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -94,7 +95,7 @@ def test_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
     text = capsys.readouterr().out
     assert max(len(line) for line in text.splitlines()) <= 100
     if command == "train":
-        for name in (*TESTS, *(f"{shape}:N" for shape in SHAPES)):
+        for name in (*TESTS, *shape_texts()):
             assert f"\n  {name} " in text, "every test and schedule is explained"
         for name, value in CONSTANTS.items():
             flag = name.replace("_", "-")
@@ -138,6 +139,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["train", "--schedule", "stairs:9"],
         ["train", "--schedule", "0:8 60K:4"],
         ["train", "--schedule", "5:8"],
+        ["train", "--schedule", "one-cycle:900"],
+        ["train", "--schedule", "late:900,3"],
         ["demo", "--seeds", "0"],
         ["report"],
     ],
@@ -159,6 +162,9 @@ def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str], arguments:
         ("--schedule cosine:9 --test-interval 2", "--test-interval is of no use to --schedule"),
         ("--schedule 0:16 --batch-size 8", "not the first size of --schedule, 16: leave it out"),
         ("--schedule plateau:2 --batch-size 64 --max-batch 32", "is above --max-batch 32"),
+        ("--schedule one-cycle:900,16", "first 8 is below smallest 16: give sizes in rising"),
+        ("--schedule wsd:900 --samples 1K", "a learning rate of 0 from 900 samples on, and --sam"),
+        ("--schedule wsd:900", "--samples is 14,370: make them the same"),
         ("--test none --growth-cap 2", "--growth-cap is of no use to --test none"),
         ("--test none --lr-rule sqrt", "--lr-rule is of no use to --test none"),
         ("--test sign --smoothing 0.5", "every coordinate, which --test sign reads"),

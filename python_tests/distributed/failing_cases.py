@@ -179,7 +179,7 @@ def ranks_in_different_steps() -> Any:
     model = DistributedDataParallel(network())
     with adk.layer_statistics(model) as recorder:
         if _is_last():
-            recorder._step += 1
+            recorder._steps += 1
         _step(model, recorder)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from failing_cases import _is_last
-from sharded_cases import own_losses, sharded, weighted
+from sharded_models import own_losses, sharded, weighted
 from small_models import network, share
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard

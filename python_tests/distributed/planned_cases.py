@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from sharded_cases import told
+from sharded_models import told
 from small_models import SAMPLES, Expected
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,14 +18,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 import adadagrad_kernels as adk
-from adadagrad_kernels.distributed import Ranks, WorkerGradients, micro_batch_cuts, pool
+from adadagrad_kernels.distributed import Ranks, WorkerGradients, pool
 
 
 def _own_losses(model: nn.Module, inputs: Tensor, targets: Tensor) -> Callable[[], Tensor]:
     return lambda: F.cross_entropy(model(inputs), targets, reduction="none")
 
 
-def _weighted(model: nn.Module, inputs: Tensor, targets: Tensor, of: int = SAMPLES) -> Tensor:
+def weighted(model: nn.Module, inputs: Tensor, targets: Tensor, of: int = SAMPLES) -> Tensor:
     """What these samples are of the mean loss over all ranks; a sum, so that there may be none."""
     summed = F.cross_entropy(model(inputs), targets, reduction="sum")
     return summed * dist.get_world_size() / of
@@ -36,7 +35,7 @@ def _told(record: adk.GradientStatistics, expected: Expected | None = None) -> d
     """Errors, and what must be the same bits on every rank."""
     expected = expected or Expected.of(network(), *data())
     scalars = (record.mean_sq_norm, record.sum_sq_norms, record.sum_sq_inner_products)
-    bits = [record.batch_size, *(None if s is None else s.hex() for s in scalars)]
+    bits = [record.batch_size, *(None if s is None else s.hex() for s in scalars), record.spread]
     for tensors in (record.variance, record.mean_gradient):
         if tensors is not None:
             bits += [float(tensor.double().sum()).hex() for tensor in tensors.values()]
@@ -52,14 +51,15 @@ def _measured(
     steps: int = 2,
     scale: float = 1.0,
     inside: nn.Module | None = None,
+    expected: Expected | None = None,
 ) -> dict[str, Any]:
     inside = model.module if inside is None else inside
     with adk.layer_statistics(model, variance=True, ranks=ranks) as recorder:
         for _ in range(steps):
             model.zero_grad()
-            (_weighted(model, inputs, targets) * scale).backward()
+            (weighted(model, inputs, targets) * scale).backward()
             record = recorder.statistics(_own_losses(inside, inputs, targets), grad_scale=scale)
-    return _told(record)
+    return _told(record, expected)
 
 
 def plain() -> Any:
@@ -79,6 +79,39 @@ def a_bucket_for_every_parameter() -> Any:
     return _measured(DistributedDataParallel(network(), bucket_cap_mb=1e-5), *share())
 
 
+class _Branches(nn.Module):
+    """A layer before the network that the first rank alone takes, and one that none does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = network()
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            self.before = nn.Linear(6, 6).double()
+            self.spare = nn.Linear(6, 6).double()
+        self.is_first = dist.get_rank() == 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.network(self.before(inputs) if self.is_first else inputs)
+        return outputs
+
+
+def unused_parameters() -> Any:
+    model, (inputs, targets) = _Branches(), data()
+    used = {name: p for name, p in model.named_parameters() if not name.startswith("spare")}
+    rows = []
+    for place in range(SAMPLES):
+        model.is_first = place % dist.get_world_size() == 0
+        model.zero_grad()
+        loss(model(inputs[place : place + 1]), targets[place : place + 1]).backward()
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in used.values()]
+        rows.append(torch.cat([grad.flatten() for grad in grads]))
+    expected = Expected(torch.stack(rows), {name: p.shape for name, p in used.items()})
+    model = _Branches()
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+    return _measured(wrapped, *share(), expected=expected)
+
+
 def a_group_that_is_named() -> Any:
     return _measured(DistributedDataParallel(network()), *share(), ranks=dist.group.WORLD)
 
@@ -88,7 +121,7 @@ def the_module_with_its_ranks() -> Any:
     model = DistributedDataParallel(network())
     inputs, targets = share()
     with adk.layer_statistics(model.module, ranks=Ranks()) as recorder:
-        _weighted(model, inputs, targets).backward()
+        weighted(model, inputs, targets).backward()
         return _told(recorder.statistics(_own_losses(model.module, inputs, targets)))
 
 
@@ -122,7 +155,7 @@ def _accumulated(sizes: Sequence[int], *, sync: bool) -> Any:
                 own = slice(start, start + size)
                 waits = place < len(sizes) and not sync
                 with model.no_sync() if waits else contextlib.nullcontext():
-                    _weighted(model, inputs[own], targets[own]).backward()
+                    weighted(model, inputs[own], targets[own]).backward()
                 start += size
             record = recorder.statistics(_own_losses(model.module, inputs, targets))
             assert record.batch_size == SAMPLES, step
@@ -152,7 +185,7 @@ def activation_checkpointing() -> Any:
     with adk.layer_statistics(model, variance=True) as recorder:
         for _ in range(2):
             model.zero_grad()
-            _weighted(model, inputs, targets).backward()
+            weighted(model, inputs, targets).backward()
             record = recorder.statistics(_own_losses(model.module.inside, inputs, targets))
     expected = Expected.of(_Checkpointed(), *data())
     return _told(record, expected)
@@ -168,6 +201,26 @@ def compiled_around_the_wrapper() -> Any:
     model = network()
     compiled = torch.compile(DistributedDataParallel(model), backend="eager")
     return _measured(compiled, *share(), inside=model)
+
+
+def half_precision_with_a_scaler_in_a_wrapper() -> Any:
+    """float16 under autocast, in a GradScaler's loop."""
+    model = DistributedDataParallel(network().float())
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    inputs, targets = share()
+    with adk.layer_statistics(model, variance=True) as recorder:
+        for _ in range(2):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", dtype=torch.float16):
+                outputs = model(inputs.float())
+            summed = F.cross_entropy(outputs.float(), targets, reduction="sum")
+            scaler.scale(summed * dist.get_world_size() / SAMPLES).backward()
+            record = recorder.statistics(grad_scale=scaler.get_scale())
+            scaler.step(optimizer)
+            scaler.update()
+    assert scaler.get_scale() == 256.0
+    return _told(record)
 
 
 def gradients_that_are_added_up() -> Any:
@@ -191,7 +244,7 @@ def workers_seen_beside_the_layers() -> Any:
     inputs, targets = share()
     workers = WorkerGradients(model)
     with adk.layer_statistics(model) as recorder:
-        value = _weighted(model, inputs, targets)
+        value = weighted(model, inputs, targets)
         with workers.backward(len(inputs)):
             value.backward()
         told = _told(recorder.statistics())
@@ -208,7 +261,7 @@ def gradients_cleared_after_the_forward_pass() -> Any:
     inputs, targets = share()
     with adk.layer_statistics(model) as recorder:
         for _ in range(2):
-            value = _weighted(model, inputs, targets)
+            value = weighted(model, inputs, targets)
             model.zero_grad()
             value.backward()
             record = recorder.statistics()
@@ -239,194 +292,53 @@ def records_that_are_pooled() -> Any:
     return _told(pool(own, Ranks()))
 
 
-def micro_batch_gradients() -> Any:
-    """Against the formula, from the gradients of all micro-batches of all ranks."""
-    model = DistributedDataParallel(network())
-    source = adk.MicroBatchGradients(model)
-    inputs, targets = share()
-    cuts = micro_batch_cuts(len(inputs), SAMPLES, Ranks(), 2)
-    for place, own in enumerate(cuts):
-        last = place == len(cuts) - 1
-        with (
-            contextlib.nullcontext() if last else model.no_sync(),
-            source.micro_batch(own.stop - own.start),
-        ):
-            _weighted(model, inputs[own], targets[own]).backward()
-    record = source.result()
-    world = dist.get_world_size()
-    every_input, every_target = data()
-    chunks = [
-        (every_input[rank::world][own], every_target[rank::world][own])
-        for rank in range(world)
-        for own in cuts
-    ]
-    return {"estimate": record.variance_norm, "direct": _between(chunks), "size": record.batch_size}
-
-
-def _between(chunks: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """The estimate from the chunks' mean gradients themselves."""
-    rows = []
-    for inputs, targets in chunks:
-        model = network()
-        loss(model(inputs), targets).backward()
-        rows.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-    sizes = torch.tensor([float(len(inputs)) for inputs, _ in chunks], dtype=torch.float64)
-    gradients = torch.stack(rows)
-    mean = (sizes[:, None] * gradients).sum(0) / sizes.sum()
-    far = (gradients - mean).square().sum(1)
-    return float((sizes * far).sum() / (len(chunks) - 1))
-
-
-def worker_gradients() -> Any:
-    """Unequal shares, each of two micro-batches."""
-    model = DistributedDataParallel(network())
-    inputs, targets = data(SAMPLES + 1)
+def _unequal() -> tuple[Tensor, Tensor]:
+    """One sample on the first rank, the others in growing shares."""
+    inputs, targets = data()
     world, rank = dist.get_world_size(), dist.get_rank()
-    own_inputs, own_targets = inputs[rank::world], targets[rank::world]
-    source = WorkerGradients(model)
-    with model.no_sync(), source.backward(samples=2):
-        _weighted(model, own_inputs[:2], own_targets[:2], len(inputs)).backward()
-    with source.backward(samples=len(own_inputs) - 2):
-        _weighted(model, own_inputs[2:], own_targets[2:], len(inputs)).backward()
-    record = source.result()
-    chunks = [(inputs[r::world], targets[r::world]) for r in range(world)]
-    return {"estimate": record.variance_norm, "direct": _between(chunks), "size": record.batch_size}
+    cuts = [0, *(1 + 2 * place * (place + 1) for place in range(world - 1)), SAMPLES]
+    own = slice(cuts[rank], cuts[rank + 1])
+    return inputs[own], targets[own]
 
 
-def halves_of_two_ranks() -> Any:
-    """Of two of them alone; more give no halves."""
-    model = DistributedDataParallel(network())
-    source = WorkerGradients(model)
-    inputs, targets = share()
-    with source.backward(samples=len(inputs)):
-        _weighted(model, inputs, targets).backward()
-    ours = source.result().halves_cosine
-    rows = []
-    for rank in range(2):
-        alone = network()
-        loss(alone(data()[0][rank::2]), data()[1][rank::2]).backward()
-        rows.append(torch.cat([p.grad.flatten() for p in alone.parameters()]))
-    return ours, float(F.cosine_similarity(rows[0], rows[1], dim=0))
+def _pooled(share: tuple[Tensor, Tensor], products: Any) -> adk.GradientStatistics:
+    """Of micro-batches of two, which each rank has merged."""
+    source = adk.PerSampleGradients(network(), loss, ranks="local")
+    accumulator = adk.StatisticsAccumulator()
+    for inputs, targets in zip(share[0].split(2), share[1].split(2), strict=True):
+        accumulator.add(source.backward(inputs, targets, scale=0.0))
+    along = None if products is None else lambda mean: products(source, mean)
+    return pool(accumulator.result(), Ranks(), inner_products=along)
 
 
-def embedding_mean() -> Any:
-    """Against one process with the indices of all."""
-    indices = torch.tensor([[0, 1], [0, 0], [0, 3], [2, 1], [4, 4], [1, 5], [5, 5], [0, 2]])
-    table = torch.linspace(-1.0, 1.0, 14).view(7, 2)
-    weights = torch.arange(8.0)[:, None]
+def unequal_records_that_are_pooled_with_products() -> Any:
+    own = _unequal()
 
-    def run(model: nn.Module, layer: nn.Embedding, own: slice, ranks: Any) -> Tensor:
-        mean = adk.EmbeddingMean(layer, ranks=ranks)
-        (model(indices[own]).sum(1) * weights[own]).sum(1).mean().backward()
-        mean.rescale_()
-        return layer.weight.grad.clone()
+    def products(source: adk.PerSampleGradients, mean: dict[str, Tensor]) -> Tensor:
+        return source.directional_derivatives(*own, mean)
 
-    alone = nn.Embedding(7, 2, _weight=table.clone())
-    expected = run(alone, alone, slice(None), "local")
-    layer = nn.Embedding(7, 2, _weight=table.clone())
-    own = slice(dist.get_rank(), None, dist.get_world_size())
-    ours = run(DistributedDataParallel(layer), layer, own, Ranks())
-    return float((ours - expected).abs().max()), float(expected.abs().max())
+    return _told(_pooled(own, products))
 
 
-def _optimized(make: Callable[[Any], torch.optim.Optimizer], *, partly: bool) -> Any:
-    """Three steps of a sharded model against one process: how far they are apart, and the state."""
-    from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import DTensor
-
-    inputs, targets = data()
-    alone, model = network(), network()
-    for layer in model:
-        if list(layer.parameters()):
-            fully_shard(layer)
-    if not partly:
-        fully_shard(model)
-    ours, theirs = make(model.parameters()), make(alone.parameters())
-    for _ in range(3):
-        for net, optimizer in ((model, ours), (alone, theirs)):
-            optimizer.zero_grad()
-            loss(net(inputs), targets).backward()
-            optimizer.step()
-    far = 0.0
-    for one, other in zip(model.parameters(), alone.parameters(), strict=True):
-        whole = one.full_tensor() if isinstance(one, DTensor) else one
-        far = max(far, float((whole - other).detach().abs().max()))
-    sums = [float(ours.state[p]["sum"]) for p in model.parameters()]
-    expected = [float(theirs.state[p]["sum"]) for p in alone.parameters()]
-    return {"far": far, "sums": sums, "expected": expected, "norm": float(ours.grad_sq_norm)}
+def records_that_are_pooled_have_no_error_bars() -> Any:
+    try:
+        _pooled(share(), None).noise_estimate  # noqa: B018
+    except adk.MissingStatisticError as error:
+        return str(error)
 
 
-def adagrad_norm_of_shards() -> Any:
-    return _optimized(lambda params: adk.AdagradNorm(params, lr=0.5), partly=False)
+def pooled_products_on_one_rank_alone() -> Any:
+    def products(source: adk.PerSampleGradients, mean: dict[str, Tensor]) -> Tensor:
+        return source.directional_derivatives(*share(), mean)
+
+    _pooled(share(), None if dist.get_rank() else products)
 
 
-def adagrad_norm_of_shards_and_decay() -> Any:
-    return _optimized(lambda p: adk.AdagradNorm(p, lr=0.5, weight_decay=0.1), partly=True)
+def pooled_products_of_too_few_samples() -> Any:
+    def products(source: adk.PerSampleGradients, mean: dict[str, Tensor]) -> Tensor:
+        return source.directional_derivatives(*share(), mean)[dist.get_rank() == 0 :]
 
-
-def adagrad_norm_of_a_wrapper() -> Any:
-    """Gradients are the same on every rank, and the norm needs nothing."""
-    inputs, targets = data()
-    alone, model = network(), DistributedDataParallel(network())
-    own_inputs, own_targets = share()
-    ours = adk.AdagradNorm(model.parameters(), lr=0.5)
-    theirs = adk.AdagradNorm(alone.parameters(), lr=0.5)
-    for _ in range(3):
-        ours.zero_grad()
-        theirs.zero_grad()
-        _weighted(model, own_inputs, own_targets).backward()
-        loss(alone(inputs), targets).backward()
-        ours.step()
-        theirs.step()
-    pairs = zip(model.module.parameters(), alone.parameters(), strict=True)
-    return max(float((p - q).detach().abs().max()) for p, q in pairs)
-
-
-def batches_of_a_sampler() -> Any:
-    return list(adk.AdaptiveBatchSampler(22, 8, seed=5))
-
-
-def _train(model: nn.Module, recorder: Any, sampler: Any, controller: Any) -> list[int]:
-    """A growing batch; the sizes that were decided."""
-    inputs, targets = data(400)
-    optimizer = torch.optim.SGD(model.parameters(), 0.05)
-    sizes = []
-    for batch in sampler:
-        total = controller.batch_size
-        optimizer.zero_grad()
-        world = dist.get_world_size() if isinstance(model, DistributedDataParallel) else 1
-        of = sampler.drawn - controller.samples_seen
-        summed = F.cross_entropy(model(inputs[batch]), targets[batch], reduction="sum")
-        (summed * world / of).backward()
-        record = recorder.statistics()
-        if world == 1:
-            record = replace(record, agreement=None)  # one process of several, all alike
-        optimizer.step()
-        controller.update(record, None if record is not None else of)
-        sizes.append(total)
-    return sizes
-
-
-def _controller() -> adk.BatchController:
-    test = adk.NormTest(eta=0.9)
-    return adk.BatchController(test, batch_size=8, max_batch_size=128, growth_cap=1.5)
-
-
-def a_training_run() -> Any:
-    """The same sizes, samples and parameters as in one process."""
-    alone, controller = network(), _controller()
-    sampler = adk.AdaptiveBatchSampler(400, controller, rank=0, world_size=1)
-    with adk.layer_statistics(alone, ranks="local") as recorder:
-        expected = _train(alone, recorder, sampler, controller)
-    controller = _controller()
-    sampler = adk.AdaptiveBatchSampler(400, controller)
-    model = DistributedDataParallel(network())
-    with adk.layer_statistics(model, when=controller.wants_test) as recorder:
-        sizes = _train(model, recorder, sampler, controller)
-    pairs = zip(model.module.parameters(), alone.parameters(), strict=True)
-    far = max(float((p - q).abs().max()) for p, q in pairs)
-    bits = [float(p.double().sum()).hex() for p in model.parameters()]
-    return {"sizes": sizes, "expected": expected, "far": far, "bits": bits}
+    _pooled(share(), products)
 
 
 #: Exact but for rounding, in every statistic.
@@ -435,6 +347,7 @@ EXACT = (
     gradients_as_bucket_views,
     a_static_graph,
     a_bucket_for_every_parameter,
+    unused_parameters,
     a_group_that_is_named,
     the_module_with_its_ranks,
     a_scaled_loss,
@@ -451,16 +364,12 @@ EXACT = (
     per_sample_gradients,
     per_sample_gradients_of_a_bare_model,
     records_that_are_pooled,
+    unequal_records_that_are_pooled_with_products,
 )
 CASES = (
     *EXACT,
-    micro_batch_gradients,
-    worker_gradients,
-    halves_of_two_ranks,
-    embedding_mean,
-    adagrad_norm_of_shards,
-    adagrad_norm_of_shards_and_decay,
-    adagrad_norm_of_a_wrapper,
-    batches_of_a_sampler,
-    a_training_run,
+    half_precision_with_a_scaler_in_a_wrapper,
+    records_that_are_pooled_have_no_error_bars,
+    pooled_products_on_one_rank_alone,
+    pooled_products_of_too_few_samples,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import torch
@@ -112,17 +113,37 @@ def a_rank_beyond_the_world() -> Any:
     adk.AdaptiveBatchSampler(100, 8, rank=dist.get_world_size())
 
 
-def a_pipeline() -> Any:
-    """Of one stage on every rank, so that none waits for one that has raised."""
-    from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
+def _resumed(saved: torch.optim.Optimizer, model: nn.Module) -> None:
+    wrapper = DistributedDataParallel(model)
+    optimizer = adk.Adagrad(wrapper.parameters(), lr=0.1)
+    optimizer.load_state_dict(saved.state_dict())
+    inputs, targets = share()
+    loss(wrapper(inputs), targets).backward()
+    optimizer.step()
 
-    alone = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
-    model = network()
-    stage = PipelineStage(model, 0, 1, torch.device("cpu"), group=alone[dist.get_rank()])
-    inputs, targets = data()
-    schedule = ScheduleGPipe(stage, 4, loss_fn=loss)
-    with adk.layer_statistics(model, ranks="local"):
-        schedule.step(inputs, target=targets)
+
+def a_resume_into_another_optimizer() -> Any:
+    _resumed(torch.optim.SGD(network().parameters(), lr=0.1), network())
+
+
+def a_resume_into_another_model() -> Any:
+    """Of as many parameters."""
+    other = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 5), nn.Linear(5, 3)).double()
+    saved = adk.Adagrad(other.parameters(), lr=0.1)
+    loss(other(share()[0]), share()[1]).backward()
+    saved.step()
+    _resumed(saved, network())
+
+
+def a_resume_with_another_criterion() -> Any:
+    sizes = {"batch_size": 8, "max_batch_size": 64}
+    controllers = [adk.BatchController(adk.NormTest(eta=eta), **sizes) for eta in (0.5, 0.7)]
+    controllers[0].load_state_dict(controllers[1].state_dict())
+
+
+def a_resume_with_other_data() -> Any:
+    saved = adk.AdaptiveBatchSampler(101, 8).state_dict()
+    adk.AdaptiveBatchSampler(100, 8).load_state_dict(saved)
 
 
 def a_loader_that_accelerate_has_prepared() -> Any:
@@ -227,6 +248,8 @@ def a_plan_inside_of_another_world() -> Any:
     adk.layer_statistics(model)
 
 
+#: What a case imports, for the process that the ranks are forks of.
+SHARED = ["accelerate.data_loader"] if importlib.util.find_spec("accelerate") else []
 CASES = (
     layer_statistics_of_a_bare_model,
     layer_statistics_of_the_module_of_a_wrapper,
@@ -246,7 +269,10 @@ CASES = (
     a_sampler_with_other_data_on_every_rank,
     a_batch_smaller_than_the_world,
     a_rank_beyond_the_world,
-    a_pipeline,
+    a_resume_into_another_optimizer,
+    a_resume_into_another_model,
+    a_resume_with_another_criterion,
+    a_resume_with_other_data,
     a_loader_that_accelerate_has_prepared,
     per_sample_gradients_of_shards,
     micro_batch_gradients_of_shards,

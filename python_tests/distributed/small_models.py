@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adadagrad_kernels import GradientStatistics
+from adadagrad_kernels.statistics import SampleSpread
 
 SAMPLES = 24
 
@@ -81,4 +82,15 @@ class Expected:
                 ours = torch.cat([given[key].flatten() for key in self.shapes])
                 far = torch.linalg.vector_norm(ours.double() - expected_values)
                 errors[name] = float(far / torch.linalg.vector_norm(expected_values))
+        if record.spread is not None or record.inner_products is not None:
+            errors["noise_estimate"] = self.far_spread(record)
         return errors
+
+    def far_spread(self, record: GradientStatistics) -> float:
+        """How far the error bars of a record are from those of one process with all samples."""
+        squares, products = self.rows.square().sum(1), self.rows @ self.rows.mean(0)
+        theirs = SampleSpread.of(squares, products).estimate()
+        ours = record.noise_estimate
+        names = ("noise", "signal", "noise_variance", "signal_variance", "covariance")
+        pairs = [(getattr(ours, name), getattr(theirs, name)) for name in names]
+        return max(abs(one / other - 1.0) for one, other in pairs)

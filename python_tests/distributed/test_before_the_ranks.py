@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import adadagrad_kernels as adk
-from adadagrad_kernels import ranks
+from adadagrad_kernels import ranks, wrappers
 from adadagrad_kernels.distributed import Ranks, WorkerGradients
 
 
@@ -23,7 +23,7 @@ def test_layer_statistics_refuses_to_be_entered(monkeypatch: pytest.MonkeyPatch)
     model = torch.nn.Linear(2, 1)
     recorder = adk.layer_statistics(model)
     local = adk.layer_statistics(torch.nn.Linear(2, 1), ranks="local")
-    monkeypatch.setattr(ranks, "world_size", lambda: 2)
+    monkeypatch.setattr(wrappers, "world_size", lambda: 2)
     with pytest.raises(ValueError, match=r"runs with 2 ranks.*ranks='local'"), recorder:
         pass
     assert "forward" not in vars(model)

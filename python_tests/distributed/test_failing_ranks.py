@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import failing_cases
 import pytest
-from support.ranks import Told, values
+from support.ranks import Told, require_error, values
 
 #: By case: the error, words of its message, and whether it is the last rank's own.
 FAILS = {
@@ -39,13 +39,7 @@ BESIDES = {
 @pytest.mark.parametrize("case", FAILS)
 def test_every_rank_gets_the_error(told: dict[str, list[Told]], case: str) -> None:
     kind, words, is_one_ranks = FAILS[case]
-    last = len(told[case]) - 1
-    for rank, of_rank in enumerate(told[case]):
-        assert of_rank.error, f"rank {rank}: {of_rank}"
-        assert kind in of_rank.error, f"rank {rank}: {of_rank.trace}"
-        assert words in of_rank.message, f"rank {rank}: {of_rank.trace}"
-        from_there = of_rank.message.startswith(f"rank {last}: ")
-        assert from_there == (is_one_ranks and rank != last), of_rank.message
+    require_error(told[case], words, is_one_ranks=is_one_ranks, kind=kind)
 
 
 def test_controllers_keep_the_size_together(told: dict[str, list[Told]]) -> None:

@@ -1,4 +1,4 @@
-"""The program of docs/guide/distributed.md runs as the page says, on two ranks and on one."""
+"""The programs of docs/guide/distributed.md run as the page says, on two ranks and on one."""
 
 from __future__ import annotations
 
@@ -9,43 +9,62 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.programs import Programs
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "distributed.md"
 if not GUIDE.exists():
     pytest.skip("no guide here: the tests run away from the sources", allow_module_level=True)
 
 
-def _run(program: Path, ranks: int) -> list[str]:
-    """What the ranks print; the launcher picks a free port."""
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
+def _run(program: Path, ranks: int, programs: Programs | None = None) -> list[str]:
+    """What the ranks print; the launcher picks a free port.
+
+    They are forks of the launcher, and it one of ``programs``, where that is given.
+    """
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    done = subprocess.run(
-        [sys.executable, *launch, str(program)],
-        cwd=program.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=150,
-    )
+    if programs:
+        launch += ["--start-method=fork", "--run-path", str(program)]
+        done = programs.run(*launch, env=_ENVIRONMENT, cwd=program.parent)
+    else:
+        done = subprocess.run(
+            [sys.executable, *launch, str(program)],
+            cwd=program.parent,
+            env={**os.environ, **_ENVIRONMENT},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=150,
+        )
     assert done.returncode == 0, done.stderr
-    return sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    # Unbuffered, two ranks may write before either ends its line.
+    return sorted(re.findall(r"rank \d: .*?(?=rank|$)", done.stdout, re.MULTILINE))
 
 
-def test_ranks_decide_on_the_sizes_of_one_process(tmp_path: Path) -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+def _programs() -> list[str]:
+    """That of ranks with shares of a batch, and that of stages."""
+    return re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["shares", "stages"])
+def test_ranks_decide_on_the_sizes_of_one_process(
+    programs: Programs, place: int, tmp_path: Path
+) -> None:
     program = tmp_path / "train.py"
-    program.write_text(code)
+    program.write_text(_programs()[place])
     first, second = _run(program, 2)
     assert second == first.replace("rank 0", "rank 1")
-    assert _run(program, 1) == [first]
+    assert _run(program, 1, programs) == [first]
     steps, last = map(int, re.findall(r"\d+", first)[1:])
     assert 16 < last <= 512
     assert steps < 3 * 2048 / 16
 
 
-def test_rounds_of_local_steps_grow_their_batch_alike(tmp_path: Path) -> None:
+def test_rounds_of_local_steps_grow_their_batch_alike(programs: Programs, tmp_path: Path) -> None:
     text = GUIDE.read_text()
-    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    code, _ = _programs()
     (rounds,) = re.findall(r"^```py\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     wrapped = "DistributedDataParallel(torch.nn.Sequential(*layers))"
     before, last_lines = code.partition("controller =")[0], code.partition("print(")[2]
@@ -54,7 +73,7 @@ def test_rounds_of_local_steps_grow_their_batch_alike(tmp_path: Path) -> None:
     program = tmp_path / "rounds.py"
     bare = before.replace(wrapped, "torch.nn.Sequential(*layers)")
     program.write_text(f"{bare}{rounds}print({last_lines}")
-    first, second = _run(program, 2)
+    first, second = _run(program, 2, programs)
     assert second == first.replace("rank 0", "rank 1")
     steps, last = map(int, re.findall(r"\d+", first)[1:])
     assert 16 < last <= 512

@@ -16,7 +16,18 @@ def test_records_are_those_of_all_samples(told: dict[str, list[Told]], case: str
         assert {"batch_size", "mean_sq_norm", "sum_sq_norms", "mean_gradient"} <= {
             *of_rank["errors"]
         }
-        assert max(of_rank["errors"].values()) < 1e-12, of_rank["errors"]
+        errors = dict(of_rank["errors"])
+        # Differences of deviations, which cancel.
+        assert errors.pop("noise_estimate", 0.0) < 1e-10
+        assert max(errors.values()) < 1e-12, errors
+        assert of_rank["bits"] == of_ranks[0]["bits"]
+
+
+def test_a_record_in_half_precision_is_right_to_its_rounding(told: dict[str, list[Told]]) -> None:
+    of_ranks = values(told["half_precision_with_a_scaler_in_a_wrapper"])
+    for of_rank in of_ranks:
+        assert max(of_rank["errors"].values()) < 5e-3, of_rank["errors"]
+        assert of_rank["errors"]["batch_size"] == 0.0
         assert of_rank["bits"] == of_ranks[0]["bits"]
 
 
@@ -26,6 +37,40 @@ def test_inner_products_and_variance_are_among_them(told: dict[str, list[Told]])
         assert {"sum_sq_inner_products", "variance"} <= errors.keys()
 
 
+#: Unequal ranks, one with a single sample, one with none; several micro-batches; every source.
+WITH_ERROR_BARS = (
+    "plain",
+    "one_sample_on_the_first_rank",
+    "none_on_the_last_rank",
+    "micro_batches_without_sync",
+    "a_scaled_loss",
+    "gradients_that_are_added_up",
+    "per_sample_gradients",
+    "per_sample_gradients_of_a_bare_model",
+    "unequal_records_that_are_pooled_with_products",
+)
+
+
+@pytest.mark.parametrize("case", WITH_ERROR_BARS)
+def test_error_bars_are_those_of_one_process(told: dict[str, list[Told]], case: str) -> None:
+    for of_rank in values(told[case]):
+        assert of_rank["errors"]["noise_estimate"] < 1e-10
+
+
+def test_a_record_says_why_it_has_no_error_bars(told: dict[str, list[Told]]) -> None:
+    for message in values(told["records_that_are_pooled_have_no_error_bars"]):
+        assert "pool(..., inner_products=...)" in message
+
+
+def test_products_on_some_ranks_alone_are_refused_on_all(told: dict[str, list[Told]]) -> None:
+    for of_rank in told["pooled_products_on_one_rank_alone"]:
+        assert of_rank.error == "ValueError"
+        assert "some ranks pass inner_products and others do not" in of_rank.message
+    for of_rank in told["pooled_products_of_too_few_samples"]:
+        assert of_rank.error == "ValueError"
+        assert "one for each sample of this record" in of_rank.message
+
+
 @pytest.mark.parametrize("case", ["micro_batch_gradients", "worker_gradients"])
 def test_estimates_are_those_of_the_formula(told: dict[str, list[Told]], case: str) -> None:
     of_ranks = values(told[case])
@@ -33,6 +78,16 @@ def test_estimates_are_those_of_the_formula(told: dict[str, list[Told]], case: s
         assert math.isclose(of_rank["estimate"], of_rank["direct"], rel_tol=1e-12)
         assert of_rank["estimate"] == of_ranks[0]["estimate"]
         assert of_rank["size"] == 24 + (case == "worker_gradients")
+
+
+def test_what_spectral_descent_sees_is_that_of_all_ranks(told: dict[str, list[Told]]) -> None:
+    of_ranks = values(told["micro_batch_gradients"])
+    for of_rank in of_ranks:
+        assert of_rank["spectral"] == of_ranks[0]["spectral"]
+        for name, (noise, signal) in of_rank["direct_spectral"].items():
+            # Roots of eigenvalues that are zero are those of their rounding.
+            assert math.isclose(of_rank["spectral"][name].noise, noise, rel_tol=1e-5)
+            assert math.isclose(of_rank["spectral"][name].signal, signal, rel_tol=1e-7)
 
 
 def test_two_ranks_are_the_halves_of_a_batch(told: dict[str, list[Told]]) -> None:

@@ -1,4 +1,8 @@
-"""Runs of several ranks that are killed, hang, or go on elsewhere: examples/several_ranks.py."""
+"""Runs of several ranks that are killed, hang, or go on elsewhere: examples/several_ranks.py.
+
+The run that nobody stops is launched as a user would. The ranks of the others are forks of their
+launcher, which torchrun offers too: they do not import torch anew.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.programs import Programs
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[1] / "examples" / "several_ranks.py"
@@ -34,9 +39,10 @@ _BUDGET = (f"--samples={_SAMPLES}", "--checkpoint-every=10")
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder."""
+    """A run's folder, and the process that its launcher is forked from, if it is."""
 
     folder: Path
+    programs: Programs | None
 
     def go_on(
         self,
@@ -57,19 +63,24 @@ class Run:
         trace = str(self.folder / "trace")
         plan.write_text(json.dumps({"trace": trace, "failures": said, "patience": patience}))
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-        launch += [f"--max-restarts={restarts}", str(HERE / "watched_run.py"), str(plan)]
-        # Not through a pipe: a killed rank's loader workers would hold it open until they notice.
-        log = self.folder / "log"
-        with log.open("w") as file:
-            done = subprocess.run(
-                [sys.executable, *launch, str(EXAMPLE), str(self.folder), *_BUDGET, *arguments],
-                env={**os.environ, **_ENVIRONMENT},
-                stdout=file,
-                stderr=file,
-                check=False,
-                timeout=240,
-            )
-        return done.returncode, log.read_text()
+        launch += [f"--max-restarts={restarts}"]
+        if self.programs:
+            launch += ["--start-method=fork", "--run-path"]
+        launch += [str(HERE / "watched_run.py"), str(plan)]
+        launch += [str(EXAMPLE), str(self.folder), *_BUDGET, *arguments]
+        if self.programs:
+            done = self.programs.run(*launch, env=_ENVIRONMENT)
+            return done.returncode, done.stdout + done.stderr
+        environment = {**os.environ, **_ENVIRONMENT}
+        done = subprocess.run(
+            [sys.executable, *launch],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+        return done.returncode, done.stdout + done.stderr
 
     def steps(self) -> list[list[Any]]:
         """Number, samples and gradient norm of every step, those that were taken again included."""
@@ -78,6 +89,20 @@ class Run:
     def sizes(self) -> list[int]:
         """The samples of every step."""
         return list({step: samples for step, samples, _ in self.steps()}.values())
+
+    def drawn(self) -> list[float]:
+        """The sum of every sample in the order of the sampler, without those drawn in vain."""
+        shares = []
+        for rank in range(2):
+            lines = (self.folder / f"trace.drawn-{rank}").read_text().splitlines()
+            shares.append(dict(map(json.loads, lines)))
+        found: list[float] = []
+        for step in shares[0]:
+            batch = [0.0] * sum(len(share[step]) for share in shares)
+            for rank, share in enumerate(shares):
+                batch[rank::2] = share[step]
+            found += batch
+        return found
 
     def state(self) -> dict[str, Any]:
         """The last checkpoint."""
@@ -88,12 +113,18 @@ class Run:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that nobody stops."""
-    run = Run(tmp_path_factory.mktemp("whole"))
+    run = Run(tmp_path_factory.mktemp("whole"), None)
     status, printed = run.go_on()
     assert status == 0, printed
     assert sum(run.sizes()) == _SAMPLES
     assert run.sizes()[-2] > run.sizes()[0]
     return run
+
+
+@pytest.fixture
+def run(programs: Programs, tmp_path: Path) -> Run:
+    """One for the test to stop."""
+    return Run(tmp_path / "run", programs)
 
 
 def require_same(run: Run, whole: Run) -> None:
@@ -113,9 +144,8 @@ def require_same(run: Run, whole: Run) -> None:
         assert torch.equal(sums[0][place]["sum"], of_parameter["sum"])
 
 
-def test_ranks_that_die_are_started_again_and_change_nothing(whole: Run, tmp_path: Path) -> None:
+def test_ranks_that_die_are_started_again_and_change_nothing(whole: Run, run: Run) -> None:
     first, second = sorted(random.sample(range(2, len(whole.sizes())), 2))
-    run = Run(tmp_path / "run")
     failures = ((first, 1, "dies"), (second, 0, "dies"))
     status, printed = run.go_on(failures=failures, restarts=3)
     assert status == 0, (failures, printed)
@@ -123,9 +153,8 @@ def test_ranks_that_die_are_started_again_and_change_nothing(whole: Run, tmp_pat
     require_same(run, whole)
 
 
-def test_a_run_killed_as_a_whole_goes_on_bit_for_bit(whole: Run, tmp_path: Path) -> None:
+def test_a_run_killed_as_a_whole_goes_on_bit_for_bit(whole: Run, run: Run) -> None:
     step = random.randrange(11, len(whole.sizes()))
-    run = Run(tmp_path / "run")
     assert run.go_on(failures=((step, 0, "all die"),), restarts=3)[0] != 0
     assert len(run.sizes()) == step
     status, printed = run.go_on()
@@ -133,10 +162,10 @@ def test_a_run_killed_as_a_whole_goes_on_bit_for_bit(whole: Run, tmp_path: Path)
     require_same(run, whole)
 
 
-def test_elsewhere_it_draws_the_same_batches(tmp_path: Path) -> None:
+def test_elsewhere_it_draws_the_same_batches(run: Run, tmp_path: Path) -> None:
     """From two ranks to one; without dropout, which ranks take from generators of their own."""
     plain = ("--dropout=0", "--workers=0")
-    alone, run = Run(tmp_path / "alone"), Run(tmp_path / "run")
+    alone = Run(tmp_path / "alone", run.programs)
     assert alone.go_on(*plain, ranks=1)[0] == 0
     assert run.go_on(*plain, failures=((15, 0, "all die"),))[0] != 0
     status, printed = run.go_on(*plain, ranks=1)
@@ -148,8 +177,18 @@ def test_elsewhere_it_draws_the_same_batches(tmp_path: Path) -> None:
             assert float.fromhex(norm) == pytest.approx(norms[step], rel=1e-3)
 
 
-def test_a_rank_that_hangs_is_an_error_on_the_others(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
+def test_with_other_loader_workers_it_draws_sample_for_sample(run: Run, whole: Run) -> None:
+    """Fewer, then more; sizes may change at other steps, since workers draw ahead."""
+    assert run.go_on(failures=((14, 0, "all die"),))[0] != 0
+    assert run.go_on("--workers=0", failures=((23, 0, "all die"),))[0] != 0
+    assert len(run.sizes()) == 23
+    status, printed = run.go_on("--workers=3")
+    assert status == 0, printed
+    assert len(whole.drawn()) == _SAMPLES
+    assert run.drawn() == whole.drawn()
+
+
+def test_a_rank_that_hangs_is_an_error_on_the_others(run: Run) -> None:
     status, printed = run.go_on(failures=((5, 1, "hang"),), patience=10.0)
     assert status != 0
     assert len(run.sizes()) in (5, 6)

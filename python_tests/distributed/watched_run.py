@@ -2,7 +2,8 @@
 
     watched_run.py PLAN.json EXAMPLE ARGUMENTS...
 
-The plan has ``trace``, the file that gets a line for each step; ``failures``, each with ``step``,
+The plan has ``trace``, the file that gets a line for each step, beside one for each rank with the
+sum of every sample that it has drawn; ``failures``, each with ``step``,
 ``rank`` and ``what`` happens there, once; and ``patience``, the seconds for which ranks wait.
 """
 
@@ -19,18 +20,29 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 import adadagrad_kernels as adk
 
 
 def main() -> None:
     """Watch, then run."""
+    # Torch has a fork interrupted when its launcher dies. Here a rank is killed, or lives.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     plan = json.loads(Path(sys.argv[1]).read_text())
     trace = Path(plan["trace"])
     update, init = adk.BatchController.update, dist.init_process_group
+    forward, drawn = DistributedDataParallel.forward, []
+
+    def seen(self: Any, inputs: Any) -> Any:
+        drawn.extend(inputs.double().sum(1).tolist())
+        return forward(self, inputs)
 
     def watched(self: adk.BatchController, statistics: Any, samples: int, **more: Any) -> int:
         size = update(self, statistics, samples, **more)
+        with trace.with_suffix(f".drawn-{dist.get_rank()}").open("a") as file:
+            file.write(json.dumps([self.steps, drawn]) + "\n")
+        drawn.clear()
         if dist.get_rank() == 0:
             signal_ = None if statistics is None else statistics.mean_sq_norm.hex()
             with trace.open("a") as file:
@@ -45,6 +57,7 @@ def main() -> None:
         trace.with_suffix(f".pid-{dist.get_rank()}").write_text(str(os.getpid()))
         dist.barrier()
 
+    DistributedDataParallel.forward = seen  # type: ignore[method-assign]
     adk.BatchController.update, dist.init_process_group = watched, waiting  # type: ignore[assignment]
     sys.argv = sys.argv[2:]
     runpy.run_path(sys.argv[0], run_name="__main__")

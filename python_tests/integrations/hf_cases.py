@@ -338,23 +338,23 @@ def _said(action: Any, *args: Any, **kwargs: Any) -> str:
     return "no error"
 
 
-def of_one_process(case: Any) -> Any:
-    """A case that several processes skip."""
+def of(processes: int, case: Any) -> Any:
+    """A case that other worlds skip."""
 
     @functools.wraps(case)
-    def alone() -> Any:
-        return case() if dist.get_world_size() == 1 else None
+    def run_there() -> Any:
+        return case() if dist.get_world_size() == processes else None
 
-    return alone
+    return run_there
 
 
 CASES = [
     tokens,
     samples,
     in_micro_batches,
-    again,
+    of(2, again),
     *map(
-        of_one_process,
+        functools.partial(of, 1),
         (
             tokens_without_evaluation,
             inner_products,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import logging
 import os
 import warnings
@@ -173,3 +174,17 @@ def fit(
         "controller": callback.controller.state_dict(),
         "lr": made.optimizers[0].param_groups[0]["lr"],
     }
+
+
+def close(first: list[float], second: list[float], tolerance: float = 1e-12) -> bool:
+    return max(abs(a - b) for a, b in zip(first, second, strict=True)) < tolerance
+
+
+def drawn(runs: list[dict[str, Any]]) -> collections.Counter[int]:
+    return collections.Counter(i for run in runs for step in run["seen"] for i in step)
+
+
+def even(counts: collections.Counter[int], budget: int = BUDGET) -> bool:
+    """Whether a budget was drawn, every sample as often as each other but for the last epoch."""
+    whole = budget // SAMPLES
+    return sum(counts.values()) == budget and set(counts.values()) <= {whole, whole + 1}

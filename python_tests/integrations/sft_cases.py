@@ -42,30 +42,44 @@ def letters() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
 
 
-def run(**more: Any) -> dict[str, Any]:
+def gpt2(dropout: float = 0.0) -> GPT2LMHeadModel:
     torch.manual_seed(0)
-    drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
     sizes = {"vocab_size": 28, "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2}
     special = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
-    model = GPT2LMHeadModel(GPT2Config(**sizes, **special, **drops))
-    controller = adk.BatchController(
-        adk.NormTest(eta=0.5), batch_size=8, max_batch_size=64, growth_cap=1.5
-    )
-    args = SFTConfig(
-        tempfile.mkdtemp(),
-        use_cpu=True,
-        bf16=False,
-        per_device_train_batch_size=4,
-        num_train_epochs=2,
-        learning_rate=0.01,
-        report_to=[],
-        save_strategy="no",
-        logging_steps=1,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        gradient_checkpointing=False,
-        seed=5,
-    )
+    return GPT2LMHeadModel(GPT2Config(**sizes, **special, **drops))
+
+
+def grows() -> adk.BatchController:
+    test = adk.NormTest(eta=0.5)
+    return adk.BatchController(test, batch_size=8, max_batch_size=64, growth_cap=1.5)
+
+
+def run(
+    *,
+    out: str | None = None,
+    settings: dict[str, Any] | None = None,
+    resume: str | None = None,
+    dropout: float = 0.0,
+    dtype: torch.dtype = torch.float32,
+    **more: Any,
+) -> dict[str, Any]:
+    model, controller = gpt2(dropout).to(dtype), grows()
+    given: dict[str, Any] = {
+        "use_cpu": True,
+        "bf16": False,
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 2,
+        "learning_rate": 0.01,
+        "report_to": [],
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "gradient_checkpointing": False,
+        "seed": 5,
+    }
+    args = SFTConfig(out or tempfile.mkdtemp(), **{**given, **(settings or {})})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # trl's plans for its own functions
         trainer = AdaptiveSFT(
@@ -76,9 +90,10 @@ def run(**more: Any) -> dict[str, Any]:
             controller=controller,
             **more,
         )
-        before = [controller.batch_size, *_first_step(trainer)]
-        trainer.train()
-    return {"history": trainer.state.log_history, "first": before}
+        before = [controller.batch_size, *_first_step(trainer)] if out is None else []
+        trainer.train(resume_from_checkpoint=resume)
+    found = {"history": trainer.state.log_history, "first": before}
+    return found if out is None else {**found, "trainer": trainer}
 
 
 def _first_step(trainer: Any) -> tuple[float, float, int]:

@@ -13,7 +13,7 @@ import steps_cases
 import torch
 from steps_cases import SAMPLES, build, controller, data, scheduled, weights
 from support import ranks
-from support.ranks import Told, values
+from support.ranks import Cases, values
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
@@ -23,16 +23,13 @@ INSTALLED = {"accelerate": "accelerate", "fabric": "lightning"}
 if not any(map(importlib.util.find_spec, INSTALLED.values())):
     pytest.skip("neither accelerate nor lightning is installed", allow_module_level=True)
 
-Cases = dict[str, list[Told]]
 Of = Callable[[str], list[Any]]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Cases]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Cases]:
     """What every case gave on so many ranks."""
-    return cache(
-        lambda size: ranks.run_once(("steps_cases",), size, tmp_path_factory, seconds=600.0)
-    )
+    return ranks.run_once(("steps_cases",), (1, 2, 4), tmp_path_factory)
 
 
 @pytest.fixture(params=["accelerate", "fabric"])
@@ -42,17 +39,17 @@ def library(request: pytest.FixtureRequest) -> str:
     return name
 
 
-WORLDS = [("accelerate", 1), ("accelerate", 2), ("accelerate", 4), ("fabric", 1), ("fabric", 2)]
+WORLDS = [(name, size) for name in INSTALLED for size in (1, 2, 4)]
 
 
 @pytest.fixture(params=WORLDS, ids=lambda pair: f"{pair[0]} in {pair[1]}")
-def of(request: pytest.FixtureRequest, world: Callable[[int], Cases]) -> Of:
+def of(request: pytest.FixtureRequest, world: dict[int, Cases]) -> Of:
     """What a case of a library gave on every rank, by its name."""
     name, size = request.param
     pytest.importorskip(INSTALLED[name], reason=f"{INSTALLED[name]} is not installed")
 
     def runs(case: str) -> list[Any]:
-        found = values(world(size)[f"{name}_{case}"])
+        found = values(world[size][f"{name}_{case}"])
         if found[0] is None:
             pytest.skip("four processes run less")
         return found
@@ -158,11 +155,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_it_says_what_is_wrong(library: str, what: str, world: Callable[[int], Cases]) -> None:
-    (said,) = values(world(1)[f"{library}_refused"])
+def test_it_says_what_is_wrong(library: str, what: str, world: dict[int, Cases]) -> None:
+    (said,) = values(world[1][f"{library}_refused"])
     assert said.keys() == REFUSED.keys()
     assert REFUSED[what] in said[what]
 
 
-def test_every_case_has_run(world: Callable[[int], Cases]) -> None:
-    assert set(world(1)) == {case.__name__ for case in steps_cases.CASES}
+def test_every_case_has_run(world: dict[int, Cases]) -> None:
+    assert set(world[1]) == {case.__name__ for case in steps_cases.CASES}

@@ -12,7 +12,7 @@ pytest.importorskip("accelerate", reason="accelerate is not installed")
 
 import torch
 from support import ranks
-from support.ranks import Told, values
+from support.ranks import Cases, values
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import default_collate
 from trainer_models import Text, bert, gpt2, token_loss, weights
@@ -20,19 +20,25 @@ from trainer_models import Text, bert, gpt2, token_loss, weights
 import adadagrad_kernels as adk
 
 SAMPLES = 250
-Cases = dict[str, list[Told]]
+WORLDS = (1, 2)
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
+@pytest.fixture(scope="module", params=WORLDS, ids=["one process", "two processes"])
 def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Cases:
     """What every case gave, on every rank."""
-    return ranks.run_once(("hf_cases",), request.param, tmp_path_factory, seconds=600.0)
+    return ranks.run_once(("hf_cases",), WORLDS, tmp_path_factory)[request.param]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Cases:
+    """What each of two processes gave."""
+    return ranks.run_once(("hf_cases",), WORLDS, tmp_path_factory)[2]
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Cases:
     """What one process gave, which runs some cases more."""
-    return ranks.run_once(("hf_cases",), 1, tmp_path_factory, seconds=600.0)
+    return ranks.run_once(("hf_cases",), WORLDS, tmp_path_factory)[1]
 
 
 def plain_loop(model: Any, data: Text, loss_of: Any) -> tuple[torch.Tensor, list[int], list[float]]:
@@ -89,6 +95,19 @@ def test_it_trains_as_a_plain_loop(
         assert of_rank["losses"] == pytest.approx(losses, rel=1e-5)
 
 
+def test_four_processes_train_as_a_plain_loop(tmp_path_factory: pytest.TempPathFactory) -> None:
+    expected, sizes, _ = plain_loop(gpt2(dtype=torch.float64), Text(), of_tokens)
+    told = ranks.run_once(("hf_wide_cases",), [4], tmp_path_factory)[4]
+    of_ranks = values(told["tokens"])
+    for of_rank in of_ranks:
+        torch.testing.assert_close(of_rank["weights"], expected, rtol=1e-9, atol=1e-10)
+        assert torch.equal(of_rank["weights"], of_ranks[0]["weights"])
+        assert of_rank["sizes"] == sizes
+    drawn = Counter(index for of_rank in of_ranks for index in of_rank["drawn"])
+    assert sum(drawn.values()) == SAMPLES
+    assert Counter(drawn.values()) == {3: 70, 2: 20}
+
+
 @pytest.mark.parametrize("case", ["tokens", "samples"])
 def test_every_sample_is_drawn_as_often_as_another(told: Cases, case: str) -> None:
     """250 of 90: each twice, and 70 of them once more."""
@@ -134,9 +153,9 @@ def test_an_evaluation_changes_nothing(alone: Cases) -> None:
     assert torch.equal(run["weights"], without["weights"])
 
 
-def test_a_resumed_run_is_the_one_that_never_stopped(told: Cases) -> None:
+def test_a_resumed_run_is_the_one_that_never_stopped(together: Cases) -> None:
     """Bit for bit, with dropout and two loader workers, from three steps of five that it took."""
-    for whole, stopped, resumed, saved in values(told["again"]):
+    for whole, stopped, resumed, saved in values(together["again"]):
         # The plan says which step is the last: that one is saved, besides every third.
         steps = len(whole["sizes"])
         assert sorted(saved) == sorted({*range(3, steps + 1, 3), steps})

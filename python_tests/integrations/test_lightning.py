@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import collections
-import copy
 import itertools
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -19,16 +16,14 @@ pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
 
 import lightning_runs
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning_runs import BUDGET, SAMPLES, Blobs, Classifier, controller, fit
+from lightning_runs import BUDGET, SAMPLES, Blobs, Classifier, close, controller, drawn, even, fit
 from support.ranks import Told, values
 
 import adadagrad_kernels as adk
 from adadagrad_kernels.integrations.lightning import AdaptiveBatch
-from adadagrad_kernels.integrations.lightning.checks import MEASURED
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning",
@@ -63,50 +58,44 @@ def _plain_loop() -> tuple[list[float], list[int], list[float]]:
     return torch.cat([p.detach().flatten() for p in model.parameters()]).tolist(), sizes, rates
 
 
-def _close(first: list[float], second: list[float], tolerance: float = 1e-12) -> bool:
-    return max(abs(a - b) for a, b in zip(first, second, strict=True)) < tolerance
-
-
-def _drawn(runs: list[dict[str, Any]]) -> collections.Counter[int]:
-    return collections.Counter(i for run in runs for step in run["seen"] for i in step)
-
-
-def _even(counts: collections.Counter[int], budget: int = BUDGET) -> bool:
-    """Whether a budget was drawn, every sample as often as each other but for the last epoch."""
-    whole = budget // SAMPLES
-    return sum(counts.values()) == budget and set(counts.values()) <= {whole, whole + 1}
-
-
 def test_it_is_the_loop_that_one_would_write(automatic: dict[str, Any]) -> None:
     weights, sizes, rates = _plain_loop()
     assert automatic["sizes"] == sizes
     assert sizes[0] == 6 < max(sizes)
-    assert _close(automatic["weights"], weights)
+    assert close(automatic["weights"], weights)
     assert automatic["rates"] == pytest.approx(rates, abs=1e-15)
     assert automatic["lr"] == pytest.approx(0.0, abs=1e-15), "at the end of the budget"
     assert automatic["steps"] == len(sizes)
-    assert _even(_drawn([automatic]))
+    assert even(drawn([automatic]))
 
 
 def test_parts_of_a_batch_are_the_batch(automatic: dict[str, Any]) -> None:
     parts = fit(micro=4)
     assert parts["sizes"] == automatic["sizes"]
-    assert _close(parts["weights"], automatic["weights"])
+    assert close(parts["weights"], automatic["weights"])
     assert parts["steps"] == automatic["steps"]
 
 
 @pytest.mark.parametrize("case", ["automatic", "in_parts"])
-def test_two_ranks_are_one_process(
-    told: dict[str, list[Told]], automatic: dict[str, Any], case: str
+@pytest.mark.parametrize(
+    "world",
+    [
+        pytest.param("told", id="two"),
+        pytest.param("of_four", id="four", marks=pytest.mark.nightly),
+    ],
+)
+def test_ranks_are_one_process(
+    request: pytest.FixtureRequest, automatic: dict[str, Any], world: str, case: str
 ) -> None:
-    first, second = values(told[case])
-    assert first["weights"] == second["weights"], "to the last bit"
-    assert first["controller"] == second["controller"]
-    assert first["sizes"] == automatic["sizes"], "some of which two ranks cannot share evenly"
-    assert any(size % 2 for size in first["sizes"])
-    assert _close(first["weights"], automatic["weights"])
+    first, *others = of_ranks = values(request.getfixturevalue(world)[case])
+    for other in others:
+        assert first["weights"] == other["weights"], "to the last bit"
+        assert first["controller"] == other["controller"]
+    assert first["sizes"] == automatic["sizes"], "some of which the ranks cannot share evenly"
+    assert any(size % len(of_ranks) for size in first["sizes"])
+    assert close(first["weights"], automatic["weights"])
     assert first["rates"] == automatic["rates"]
-    assert _even(_drawn([first, second]))
+    assert even(drawn(of_ranks))
 
 
 def test_inner_products_over_ranks_and_parts(told: dict[str, list[Told]]) -> None:
@@ -114,48 +103,7 @@ def test_inner_products_over_ranks_and_parts(told: dict[str, list[Told]]) -> Non
     for of_rank in values(told["by_inner_products"]):
         assert of_rank["sizes"] == one["sizes"]
         assert max(one["sizes"]) > 6
-        assert _close(of_rank["weights"], one["weights"], 1e-9)
-
-
-@pytest.mark.parametrize("kind", [0, 1], ids=["automatic", "in parts with a worker"])
-def test_a_resumed_run_is_the_run(told: dict[str, list[Told]], kind: int) -> None:
-    """With dropout, and validations that draw random numbers of their own in between."""
-    for whole, again in (of_rank[kind] for of_rank in values(told["resumed"])):
-        assert again["weights"] == whole["weights"], "to the last bit"
-        assert again["seen"] == whole["seen"][10:]
-        assert again["controller"] == whole["controller"]
-        assert again["rates"] == whole["rates"][10:]
-        assert again["steps"] == whole["steps"]
-        assert again["validated"] == whole["validated"][2:] != []
-
-
-def test_epochs_are_passes_over_the_data(tmp_path: Path) -> None:
-    options = {"adaptive": {"total_samples": None}, "max_epochs": 3, "limit_val_batches": 1}
-    whole = fit(**options, dropout=0.2, folder=tmp_path, save_at=13)
-    assert set(_drawn([whole]).values()) == {3}
-    starts = [0, *itertools.accumulate(whole["sizes"])]
-    assert {SAMPLES, 2 * SAMPLES} <= set(starts), "no batch has samples of two epochs"
-    ends = [place for place, seen in enumerate(starts) if seen and seen % SAMPLES == 0]
-    assert whole["validated"] == ends
-    assert whole["epoch"] == 3
-    again = fit(**options, dropout=0.2, resume=tmp_path / "at-step=13.ckpt")
-    assert again["weights"] == whole["weights"]
-    assert again["seen"] == whole["seen"][13:]
-    assert again["validated"] == [step for step in ends if step > 13]
-
-
-@pytest.mark.parametrize("at_train_end", [False, True])
-def test_resumed_at_the_end_of_an_epoch(tmp_path: Path, at_train_end: bool) -> None:
-    options = {"adaptive": {"total_samples": None}, "dropout": 0.2, "limit_val_batches": 1}
-    saves = ModelCheckpoint(
-        dirpath=tmp_path, save_top_k=-1, filename="{epoch}", save_on_train_epoch_end=at_train_end
-    )
-    whole = fit(**options, max_epochs=3, also=[saves], enable_checkpointing=True)
-    again = fit(**options, max_epochs=3, resume=tmp_path / "epoch=1.ckpt")
-    assert again["weights"] == whole["weights"]
-    done = len(whole["seen"]) - len(again["seen"])
-    assert again["seen"] == whole["seen"][done:]
-    assert sum(map(len, whole["seen"][:done])) == 2 * SAMPLES
+        assert close(of_rank["weights"], one["weights"], 1e-9)
 
 
 def test_a_loader_that_is_made_anew_every_epoch() -> None:
@@ -167,7 +115,7 @@ def test_a_loader_that_is_made_anew_every_epoch() -> None:
     module = Makes(callback)
     made = lightning_runs.trainer(callback, max_epochs=3, reload_dataloaders_every_n_epochs=1)
     made.fit(module)
-    assert set(_drawn([{"seen": module.seen}]).values()) == {3}
+    assert set(drawn([{"seen": module.seen}]).values()) == {3}
     orders = [i for seen in module.seen for i in seen]
     assert orders[:SAMPLES] != orders[SAMPLES : 2 * SAMPLES], "each epoch has an order of its own"
 
@@ -193,33 +141,6 @@ def test_validation_between_steps_changes_nothing(automatic: dict[str, Any]) -> 
     dropout, both = fit(dropout=0.2), fit(dropout=0.2, **options)
     assert both["weights"] == dropout["weights"]
     assert dropout["weights"] != automatic["weights"]
-
-
-def test_a_learning_rate_rule_that_remembers_is_resumed(tmp_path: Path) -> None:
-    whole, again = (
-        fit(adaptive={"lr_rule": adk.AdaScale(6)}, **options)
-        for options in (
-            {"folder": tmp_path, "save_at": 15},
-            {"resume": tmp_path / "at-step=15.ckpt"},
-        )
-    )
-    assert max(whole["sizes"][15:]) > 6
-    assert again["weights"] == whole["weights"]
-    assert whole["weights"] != fit()["weights"]
-
-
-def test_a_second_fit_goes_on(automatic: dict[str, Any]) -> None:
-    callback = AdaptiveBatch(controller(), total_samples=BUDGET, seed=5)
-    module = Classifier(callback)
-    loader = callback.dataloader(Blobs())
-    for steps in (7, -1):
-        made = lightning_runs.trainer(callback, max_steps=steps)
-        made.fit(module, loader)
-        assert steps < 0 or made.global_step == steps
-        loader = callback.dataloader(Blobs())
-    assert _even(_drawn([{"seen": module.seen}]))
-    assert len(module.seen) > 7
-    assert module.seen[:7] == automatic["seen"][:7]
 
 
 class _Remember(DummyLogger):
@@ -317,141 +238,7 @@ def test_the_program_of_the_guide(capsys: pytest.CaptureFixture[str]) -> None:
     assert callable(names["training_step"])
 
 
-# What is refused.
-
-
-def _refused(match: str, module: Any = None, loader: Any = None, **options: Any) -> None:
-    callback = AdaptiveBatch(controller(), total_samples=BUDGET)
-    module = (module or Classifier)(callback)
-    before = copy.deepcopy(module.state_dict())
-    given = callback.dataloader(Blobs()) if loader is None else loader(callback)
-    with pytest.raises(ValueError, match=match):
-        lightning_runs.trainer(callback, **options).fit(module, given)
-    for name, value in module.state_dict().items():
-        assert torch.equal(value, before[name]), "nothing was trained"
-    assert "forward" not in module.net[0].__dict__, "nothing is measured any more"
-
-
-def test_accumulation_is_refused() -> None:
-    _refused(r"accumulate_grad_batches=4.*manual optimization", accumulate_grad_batches=4)
-
-
-def test_a_loader_without_the_controller_is_refused() -> None:
-    _refused(
-        r"DataLoader with a BatchSampler, whose batches no controller decides on.*dataloader",
-        loader=lambda _: torch.utils.data.DataLoader(Blobs(), batch_size=6),
-    )
-
-
-def test_a_loader_with_a_length_is_refused() -> None:
-    def made(callback: AdaptiveBatch) -> Any:
-        sampler = adk.AdaptiveBatchSampler(SAMPLES, callback.controller)
-        return torch.utils.data.DataLoader(Blobs(), batch_sampler=sampler)
-
-    _refused(r"AdaptiveBatchSampler.*a length by which Lightning plans", loader=made)
-
-
-def test_a_loader_of_torch_is_refused_on_ranks(told: dict[str, list[Told]]) -> None:
-    """By Lightning itself, which would replace its sampler."""
-    for of_rank in told["a_loader_of_torch"]:
-        assert of_rank.error == "TypeError"
-        assert "inject a (distributed) sampler" in of_rank.message
-
-
-def test_strategies_that_are_not_measured_are_refused() -> None:
-    class Sharded(SingleDeviceStrategy):
-        pass
-
-    _refused("the Trainer's strategy is a Sharded", strategy=Sharded("cpu"))
-    assert DDPStrategy in MEASURED
-
-
-def test_several_optimizers_are_refused() -> None:
-    class Two(Classifier):
-        def __init__(self, adaptive: AdaptiveBatch) -> None:
-            super().__init__(adaptive, micro=4)
-
-        def configure_optimizers(self) -> Any:
-            return [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(2)]
-
-    _refused("2 optimizers; accepted is one", Two)
-
-
-class _Twice(Classifier):
-    def __init__(self, adaptive: AdaptiveBatch) -> None:
-        super().__init__(adaptive, micro=4)
-
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        for _ in range(2):
-            self.manual_backward(self.loss(batch))
-
-
-def test_passes_whose_samples_nobody_knows_are_refused() -> None:
-    _refused("a second backward pass in one step", _Twice)
-
-
-class _Short(_Twice):
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        for part in self.adaptive.micro_batches(batch, 4):
-            self.manual_backward(self.loss(part))
-            break
-
-
-def test_half_a_batch_is_refused() -> None:
-    _refused("took 1 backward passes less", _Short)
-
-
-class _Automatic(Classifier):
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return sum(self.loss(part) for part in self.adaptive.micro_batches(batch, 4))
-
-
-def test_parts_in_automatic_optimization_are_refused() -> None:
-    _refused("set self.automatic_optimization = False", _Automatic)
-
-
-def test_options_that_the_sampler_stands_for_are_refused() -> None:
-    callback = AdaptiveBatch(controller())
-    with pytest.raises(ValueError, match="batch_size= has no meaning here, the controller says"):
-        callback.dataloader(Blobs(), batch_size=4)
-
-
-def test_ranks_with_other_settings_are_refused(told: dict[str, list[Told]]) -> None:
-    for of_rank in told["other_settings_on_one_rank"]:
-        assert of_rank.error == "ValueError"
-        assert "the ranks have different samplers: seed is 0, 1" in of_rank.message
-
-
-def test_a_checkpoint_of_something_else_is_refused() -> None:
-    callback = AdaptiveBatch(controller())
-    with pytest.raises(ValueError, match="not a state of AdaptiveBatch: it lacks controller"):
-        callback.load_state_dict({})
-
-
-def test_a_checkpoint_of_more_ranks_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    callback = AdaptiveBatch(controller(), total_samples=24)
-    state = callback.state_dict()
-    with caplog.at_level(logging.WARNING, "adadagrad_kernels"):
-        callback.load_state_dict({**state, "random": [None, None]})
-    assert "random numbers of 2 ranks, and 1 train now" in caplog.text
-    lightning_runs.trainer(callback).fit(Classifier(callback), callback.dataloader(Blobs()))
-    assert callback.controller.samples_seen == 24
-
-
-def test_schedulers_that_count_steps_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    class Steps(Classifier):
-        def configure_optimizers(self) -> Any:
-            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
-            falls = torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=40)
-            return [optimizer], [{"scheduler": falls, "interval": "step"}]
-
-    callback = AdaptiveBatch(controller(), total_samples=24)
-    with caplog.at_level(logging.WARNING, "adadagrad_kernels"):
-        lightning_runs.trainer(callback).fit(Steps(callback), callback.dataloader(Blobs()))
-    assert "LinearLR counts steps" in caplog.text
-
-
-def test_the_module_is_plain_again(automatic: dict[str, Any]) -> None:
+def test_the_module_is_plain_again() -> None:
     callback = AdaptiveBatch(controller(), total_samples=24)
     module: LightningModule = Classifier(callback)
     lightning_runs.trainer(callback).fit(module, callback.dataloader(Blobs()))

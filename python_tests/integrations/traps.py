@@ -1,4 +1,7 @@
-"""What the traps are made of: samplers, data and modules that tell what was trained on."""
+"""What the traps are made of: samplers, data and modules that tell what was trained on.
+
+And what is asked of each: the codes that the doctor finds, and what mends it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
+
+import adadagrad_kernels as adk
+from adadagrad_kernels import integrations
 
 
 class Indices(Dataset[int]):
@@ -71,3 +77,17 @@ class OneHot(LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def codes(*things: Any) -> list[str]:
+    return [finding.code for finding in integrations.doctor(*things)]
+
+
+def controller(size: int = 4, grows_at: int = 16) -> adk.BatchController:
+    """Whose size doubles after some samples."""
+    schedule = adk.megatron_schedule(f"0:{size} {grows_at}:{2 * size}")
+    return adk.BatchController(schedule, max_batch_size=2 * size)
+
+
+def adaptive_loader(data: Indices, **options: Any) -> DataLoader[int]:
+    return DataLoader(data, batch_sampler=adk.AdaptiveBatchSampler(data, 4, **options))

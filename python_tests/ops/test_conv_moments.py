@@ -111,6 +111,7 @@ LARGE = {
 }
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("inner_products", [False, True])
 @pytest.mark.parametrize("name", LARGE)
 def test_matches_the_definition_at_real_sizes(isa: str, name: str, inner_products: bool) -> None:

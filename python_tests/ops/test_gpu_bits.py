@@ -57,9 +57,16 @@ def test_every_order_of_threads(name: str, shape: tuple[int, int], dtype: torch.
     assert all(other == first for other in others)
 
 
+#: The one that is compiled by day in any case: nvcc takes minutes for the others.
+BY_DAY = "sm_90"
+
+
 @every_case
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(a, marks=[] if a == BY_DAY else pytest.mark.nightly) for a in ARCHITECTURES],
+)
 def test_every_architecture(
     architecture: str, name: str, shape: tuple[int, int], dtype: torch.dtype
 ) -> None:

@@ -71,6 +71,7 @@ def test_gives_what_was_asked(
 LARGE = [(33, 40, 300, 310), (700, 13, 60, 20), (3000, 11, 40, 30), (3, 3000, 30, 300)]
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("inner_products", [False, True])
 @pytest.mark.parametrize("shape", LARGE, ids=lambda shape: "x".join(map(str, shape)))
 def test_matches_the_definition_at_real_sizes(

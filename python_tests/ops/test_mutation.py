@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.calls import CALLS, UPDATES, calls_of, make_call, tensors
+from support.subprocesses import PATIENCE
 
 from adadagrad_kernels.ops import adagrad_norm_step_, adagrad_step_, batch_adagrad_step_
 
@@ -98,7 +99,7 @@ def test_no_access_beyond_the_tensors() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert child.returncode == 0, f"exit {child.returncode}: {child.stdout} {child.stderr}"
     assert "faulted as it should" in child.stdout

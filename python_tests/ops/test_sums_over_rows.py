@@ -64,6 +64,10 @@ def _moments_of(rows: Tensor, name: str) -> dict[str, Tensor | None]:
     }
 
 
+#: What Triton's squared deviations of an embedding's row add for 20,000 samples that look it up.
+SQUARES_OF_RUNS = 3e-7
+
+
 def _error(given: Tensor, exact: Tensor) -> float:
     return ((given.double() - exact).norm() / exact.norm()).item()
 
@@ -109,6 +113,8 @@ def _assert_as_exact_as_torch(
 def test_sums_are_as_exact_as_torch_s(backend: str, name: str, samples: int, center: float) -> None:
     rows = torch.randn(samples, 37) + center
     floor = 2 * FLOOR if name == "accumulate_moments_" else FLOOR
+    if backend.startswith("triton") and name == "embedding_moments":
+        floor = SQUARES_OF_RUNS  # squares of a row's runs are eight chains, however many there are
     _assert_as_exact_as_torch(_moments_of(rows, name), rows, floor=floor)
 
 

@@ -192,6 +192,13 @@ def test_the_state_of_another_optimizer_is_refused_on_loading(optimizer_class: A
     assert optimizer.state_dict() == before
 
 
+@BOTH
+def test_settings_of_another_optimizer_are_refused_on_loading(optimizer_class: Any) -> None:
+    params = parameters([(2, 3)])
+    with pytest.raises(ValueError, match="has no eps: it is of another optimizer"):
+        optimizer_class(params).load_state_dict(torch.optim.SGD(copies(params)).state_dict())
+
+
 def test_counters_of_a_part_in_another_order_are_told_apart() -> None:
     """They lie in one storage, but not one after another."""
     params = parameters([(2,), (3,), (4,)])

@@ -116,6 +116,8 @@ def test_replays_are_ordinary_steps(
     twins.compare()
 
 
+# Torch says so once in a process, to whoever sets the mode first.
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("capturable", [False, True])
 @pytest.mark.parametrize("scaled", [False, True])
 @EVERY

@@ -13,6 +13,7 @@ import pytest
 
 from adadagrad_kernels.report import curves, style
 from adadagrad_kernels.report.runs import Run, collect, group
+from adadagrad_kernels.statistics import noise_estimate
 
 
 def run_of(*lines: dict[str, Any]) -> Run:
@@ -74,7 +75,7 @@ def test_mean_and_standard_error_between_points() -> None:
     assert curve.x.tolist() == [4, 8, 10], "where both seeds are"
     first, second = np.array([4.0, 8.0, 10.0]), np.array([8.0, 12.0, 10.0])
     assert curve.y == pytest.approx((first + second) / 2)
-    assert curve.error == pytest.approx(abs(first - second) / 2)  # s / sqrt(2) of two
+    assert curve.high - curve.y == pytest.approx(abs(first - second) / 2)  # s / sqrt(2) of two
 
 
 def test_held_values_reach_back() -> None:
@@ -87,7 +88,7 @@ def test_held_values_reach_back() -> None:
 def test_one_seed_has_no_band_and_no_overlap_no_curve() -> None:
     curve = curves.mean_curve([[(1, 2.0), (2, 3.0)]])
     assert curve is not None
-    assert curve.error is None
+    assert curve.low is None
     assert curve.after(1).x.tolist() == [2]
     assert curves.mean_curve([[(1, 2.0)], [(2, 2.0)]]) is None
     assert curves.mean_curve([[], []]) is None
@@ -96,8 +97,8 @@ def test_one_seed_has_no_band_and_no_overlap_no_curve() -> None:
 def test_standard_error_of_three() -> None:
     curve = curves.mean_curve([[(1, value)] for value in (1.0, 2.0, 6.0)])
     assert curve is not None
-    assert curve.error is not None
-    assert curve.error[0] == pytest.approx(math.sqrt((4 + 1 + 9) / 2) / math.sqrt(3))
+    assert curve.high is not None
+    assert (curve.high - curve.y)[0] == pytest.approx(math.sqrt((4 + 1 + 9) / 2) / math.sqrt(3))
 
 
 def write(path: Path, *labels: dict[str, Any]) -> Path:
@@ -135,3 +136,34 @@ def test_a_file_of_several_runs_names_them(tmp_path: Path) -> None:
 
 def test_numbers_of_axes() -> None:
     assert doctest.testmod(style) == (0, 1)
+
+
+def test_bands_of_the_noise_scale_are_those_of_its_averages() -> None:
+    """One line in words: the interval of the average of two tests, and where it has no end."""
+    spread = {"spread/noise": 4.0, "spread/signal": 0.01, "spread/both": 0.1, "spread/level": 0.9}
+    lines = [
+        {"samples_seen": 10.0 * k, "batch/used": 10, "grad/var": 30.0 + k, "grad/norm_sq": 5.0,
+         "batch/suggested": 20.0, "batch/suggested_low": 15.0, "batch/suggested_high": high,
+         **spread}
+        for k, high in ((1, 40.0), (2, None))
+    ]  # fmt: skip
+    run = run_of(*lines)
+    running, expected = noise_estimate.RunningNoise(0.9), []
+    for line in lines:
+        signal = 5.0 - line["grad/var"] / 10
+        estimate = noise_estimate.NoiseEstimate(10, line["grad/var"], signal, 4.0, 0.01, 0.1)
+        expected.append(running.add(estimate).scale_interval(0.9))
+    low, high = curves.noise_scale_band(run, "samples_seen")
+    assert low == [(10.0, pytest.approx(expected[0][0])), (20.0, pytest.approx(expected[1][0]))]
+    assert high == [(10.0, pytest.approx(expected[0][1])), (20.0, pytest.approx(expected[1][1]))]
+    curve = curves.mean_curve([curves.noise_scale(run, "samples_seen")])
+    assert curve is not None
+    banded = curves.with_band(curve, (low, high))
+    assert banded.low is not None
+    assert banded.high is not None
+    assert (banded.low < banded.y).all()
+    assert (banded.y < banded.high).all()
+    assert curves.suggested_band(run, "samples_seen") == (
+        [(10.0, 1.5), (20.0, 1.5)], [(10.0, 4.0), (20.0, math.inf)]
+    )  # fmt: skip
+    assert curves.with_band(curve, ([], [])) is curve

@@ -66,9 +66,9 @@ class Attention(nn.Module):
 
 
 class Recurrent(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
         super().__init__()
-        self.cells = nn.LSTM(6, 5, batch_first=True)
+        self.cells = kind(6, 5, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = self.cells(x)[0]
@@ -116,7 +116,9 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "sparse embedding": (lambda: nn.Embedding(7, 6, padding_idx=2, sparse=True), _text),
     "embedding bag": (lambda: nn.EmbeddingBag(7, 6, mode="mean"), _text),
     "attention": (Attention, _numbers(5, 6)),
-    "recurrent": (Recurrent, _numbers(5, 6)),
+    "lstm": (lambda: Recurrent(nn.LSTM), _numbers(5, 6)),
+    "gru": (lambda: Recurrent(nn.GRU), _numbers(5, 6)),
+    "rnn": (lambda: Recurrent(nn.RNN), _numbers(5, 6)),
     "tied modules": (TiedModules, _text),
     "shared rows, bare parameter": (Positions, _text),
     "without a kernel": (Own, _numbers(5, 6)),

@@ -6,6 +6,7 @@ host. Questions of a CPU alone (whether indices are in range) are not among them
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections import Counter
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ READING = {
     torch.ops.aten.masked_select,
     torch.ops.aten._unique2,
 }
+#: Operators that do so if an index is a mask.
+INDEXING = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_}
 #: Methods that bring a tensor to the host.
 BRINGING = ("cpu", "tolist", "numpy")
 
@@ -51,8 +54,9 @@ class Waits(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        masks = [i for a in args if isinstance(a, list) for i in a if isinstance(i, Tensor)]
-        if func.overloadpacket in READING or any(i.dtype == torch.bool for i in masks):
+        indices = args[1] if func.overloadpacket in INDEXING else ()
+        masked = any(i is not None and i.dtype == torch.bool for i in indices)
+        if func.overloadpacket in READING or masked:
             self.note(str(func))
         return func(*args, **(kwargs or {}))
 
@@ -73,47 +77,89 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
     return mode
 
 
-def _model(layers: int) -> nn.Module:
+class Bags(nn.Module):
+    """Bags of several lengths in every layer."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.bags = nn.ModuleList(nn.EmbeddingBag(7, 3) for _ in range(layers))
+
+    def forward(self, words: Tensor, offsets: Tensor) -> Tensor:
+        return torch.stack([bag(words, offsets) for bag in self.bags]).sum(0)
+
+
+def _blocks(layers: int) -> nn.Module:
     block = (nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6), nn.ReLU(), nn.Conv1d(4, 4, 3, 1, 1),
                            nn.GroupNorm(2, 4)) for _ in range(layers))  # fmt: skip
     return nn.Sequential(*block, nn.Flatten(), nn.Linear(24, 3))
 
 
-def _counted(waits: Waits, model: nn.Module, **asked: bool) -> Counter[str]:
+def _images() -> tuple[Tensor, ...]:
+    return (torch.randn(5, 4, 6),)
+
+
+def _bags() -> tuple[Tensor, ...]:
+    return torch.randint(7, (13,)), torch.tensor([0, 2, 2, 6, 7])
+
+
+def _counted(
+    waits: Waits,
+    model: nn.Module,
+    given: tuple[Tensor, ...],
+    *,
+    micro_batches: int = 1,
+    set_to_none: bool = True,
+    **asked: bool,
+) -> Counter[str]:
     """Of a step of a training that is under way; the first asks more of the model."""
-    inputs, targets = torch.randn(5, 4, 6), torch.randint(3, (5,))
+    targets = torch.randint(3, (5,))
     with layer_statistics(model, **asked) as recorder:
         for step in range(3):
-            model.zero_grad()
-            loss = nn.functional.cross_entropy(model(inputs), targets)
+            model.zero_grad(set_to_none)
             waits.places.clear()
-            if step < 2:
-                loss.backward()
-                recorder.statistics()
-                continue
-            with waits:
-                loss.backward()
+            with waits if step == 2 else contextlib.nullcontext():
+                for _ in range(micro_batches):
+                    nn.functional.cross_entropy(model(*given), targets).backward()
                 assert recorder.statistics() is not None
     return Counter(waits.places)
 
 
 @pytest.mark.parametrize(
-    ("asked", "most"),
-    [({}, 2), ({"variance": True}, 2), ({"inner_products": True}, 3), ({"shadow": True}, 5)],
-    ids=["norms", "variance", "inner products", "shadow"],
+    "asked",
+    [
+        {},
+        {"variance": True},
+        {"inner_products": True},
+        {"shadow": True},
+        {"micro_batches": 3},
+        {"set_to_none": False},
+    ],
+    ids=["norms", "variance", "inner products", "shadow", "micro-batches", "gradients kept"],
 )
-def test_waits_do_not_grow_with_the_layers(waits: Waits, asked: dict[str, bool], most: int) -> None:
-    """Once for gradients that may have changed, once for the sums of the record; once more for the
-    products' sum, and where autograd computed the gradients, which are then compared.
-    """
-    few, many = (_counted(waits, _model(layers), **asked) for layers in (1, 4))
+def test_a_step_waits_once(waits: Waits, asked: dict[str, Any]) -> None:
+    """For the sums of the record, with which all checks of the gradients are read."""
+    few, many = (_counted(waits, _blocks(layers), _images(), **asked) for layers in (1, 4))
     assert few == many
-    assert sum(many.values()) == most, many
+    assert sum(many.values()) == 1, many
+
+
+@pytest.mark.filterwarnings("ignore:Bags could not be asked")
+def test_bags_of_different_lengths_do_not_wait(waits: Waits) -> None:
+    many = _counted(waits, Bags(3), _bags(), inner_products=True)
+    assert sum(many.values()) == 1, many
+
+
+def test_a_gradient_that_a_hook_copies_does_not_wait(waits: Waits) -> None:
+    model = _blocks(2)
+    for parameter in model.parameters():
+        parameter.register_hook(torch.clone)
+    many = _counted(waits, model, _images())
+    assert sum(many.values()) == 1, many
 
 
 def test_a_wait_is_counted(waits: Waits) -> None:
-    from adadagrad_kernels.statistics.sums import gathered_on_cpu
+    from adadagrad_kernels.statistics.sums import on_host
 
     with waits:
-        gathered_on_cpu([torch.ones(()), torch.zeros(())])
+        on_host([torch.ones(()), torch.zeros(3)])
     assert list(waits.places.values()) == [1], "one for both"

@@ -21,7 +21,7 @@ import functools
 import importlib.util
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pytest
@@ -46,29 +46,63 @@ EXECUTIONS = (*ON_CPU, *DEVICES)
 #: Ways in which lists of tensors are never read as a whole (see ``known_buffers``).
 READ_NO_LISTS = ("cuda-checked", "cuda-ptx", "triton")
 #: Left out unless asked for (--gpu-cases all): other orders, runs without checks where one with
-#: them is left, and architectures whose bits ``ops/test_gpu_bits.py`` compares in any case.
+#: them is left, and architectures whose bits ``ops/test_gpu_bits.py`` compares, at night too.
 NIGHTLY = (
     *("cuda-host", "cuda-checked-forward", "cuda-checked-reverse"),
     *("cuda-ptx-sm_80", "cuda-ptx-sm_100", "cuda-ptx-sm_120"),
     *("triton-ptx-sm_80", "triton-ptx-sm_100", "triton-ptx-sm_120"),
 )
-#: Files whose many runs take Triton's larger code minutes, or whose op is other files' passes
-#: around plain torch; likewise.
+#: Files whose many runs take Triton's larger code minutes; likewise.
 NIGHTLY_FOR_TRITON = (
     *("test_determinism.py", "test_properties.py", "test_device_scalars.py"),
-    "test_conv_moments.py",
+    # Of one kernel at a time, which other tests of it run by day.
+    *("test_mutation.py", "test_sums_over_rows.py"),
+    # By day `gpu_ladder/tests/triton_checks/test_triton_ptx.py` has a few telling sizes of these.
+    *("test_norm_layer_moments.py", "test_embedding_moments.py", "test_sparse_mean_step.py"),
 )
+#: Of the same code on the host model, where its machine code runs by day in random orders too.
+NIGHTLY_ON_THE_HOST = ("test_determinism.py",)
+#: Types that only the night has for Triton: a variant of a kernel takes half a second to compile,
+#: and in Triton's source float16 and bfloat16 differ by a name.
+NIGHTLY_TYPES_FOR_TRITON = (torch.float16,)
+#: Files of updates that a launch makes for many tensors or a whole batch, in as many variants:
+#: by day Triton has them in float32 alone.
+FLOAT32_BY_DAY_FOR_TRITON = ("test_batch_adagrad_step.py", "test_adagrad_norm_step.py")
+#: Files whose op is other files' passes around plain torch, and the test that runs by day on GPU
+#: kernels: it asks for all that the op gives.
+PASSES_OF_OTHERS = {
+    "test_linear_moments.py": "test_identities",
+    "test_conv_moments.py": "test_identities",
+}
 
 
-def is_left_out(way: object, file: str, nightly: bool) -> bool:
-    """Whether tests of a file that run the kernels in this way are not for this run."""
+def is_left_out(way: object, file: str, test: str, nightly: bool) -> bool:
+    """Whether a test of a file that runs the kernels in this way is not for this run."""
     if way == "cuda-sanitized":
         return not _is_sanitized()
     if way == "triton-interpreter":
         return not _is_interpreted()
-    if nightly:
+    if nightly or way not in ON_CPU:
         return False
+    if test != PASSES_OF_OTHERS.get(file, test):
+        return True
+    if str(way).startswith("cuda-checked") and file in NIGHTLY_ON_THE_HOST:
+        return True
     return way in NIGHTLY or (str(way).startswith("triton-ptx") and file in NIGHTLY_FOR_TRITON)
+
+
+def is_of_the_night(way: object, file: str, types: Collection[torch.dtype]) -> bool:
+    """Whether a test with these types of elements is Triton's, and not for the day."""
+    if not str(way).startswith("triton-ptx"):
+        return False
+    alone = file in FLOAT32_BY_DAY_FOR_TRITON
+    left = (torch.float16, torch.bfloat16) if alone else NIGHTLY_TYPES_FOR_TRITON
+    return not set(left).isdisjoint(types)
+
+
+def widest(way: str) -> torch.dtype:
+    """The widest type of elements that a way to run an op takes."""
+    return torch.float32 if way.startswith(DEVICES) else torch.float64
 
 
 def _is_sanitized() -> bool:
@@ -319,8 +353,15 @@ def _interpreter() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _triton_ptx(architecture: str) -> Iterator[None]:
-    with triton_machine(architecture) as machine, _standing_in("triton", triton):
+    with running_triton(architecture):
         yield
+
+
+@contextlib.contextmanager
+def running_triton(architecture: str, order: str = "random") -> Iterator[Any]:
+    """The triton backend on the PTX of one architecture; gives the machine with its reports."""
+    with triton_machine(architecture, order) as machine, _standing_in("triton", triton):
+        yield machine
         assert_nothing_found([finding for _, finding in machine.findings])
 
 

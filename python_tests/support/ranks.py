@@ -1,22 +1,26 @@
-"""Several processes of torch.distributed on this machine: bounded in time, one thread each.
+"""Worlds of several processes of torch.distributed: bounded in time, one thread for each.
 
 The cases of some modules are run once by every rank of a world, one after another, so that a test
-costs no start of processes. What a case returns or raises comes back by rank and name. Processes
+costs no start of processes. Ranks are forks of a process that has imported the modules: importing
+takes longer than most cases. What a case returns or raises comes back by rank and name. Processes
 meet in a file, so that no port is taken.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib
+import multiprocessing
 import os
 import pickle
+import re
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,67 +46,96 @@ class Told:
     trace: str = ""
 
 
-def run(modules: Sequence[str], world: int, *, seconds: float = 300.0) -> dict[str, list[Told]]:
-    """What each of the ``CASES`` of some modules gave, by its name, on every rank.
+Cases = dict[str, list[Told]]
+
+
+def run(
+    modules: Sequence[str], worlds: Sequence[int], *, seconds: float = 600.0
+) -> dict[int, Cases]:
+    """What each of the ``CASES`` of some modules gave, by world, by its name, on every rank.
 
     Args:
         modules: their names, importable as this process imports them.
-        world: number of processes.
-        seconds: after which they are ended.
+        worlds: numbers of processes; one world runs after another.
+        seconds: after which all of them are ended.
     """
     with tempfile.TemporaryDirectory() as folder:
-        code = f"from support.ranks import main; main({tuple(modules)!r}, {world}, {folder!r})"
+        asked = f"{tuple(modules)!r}, {tuple(worlds)!r}, {folder!r}"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "-c", code],
-                env={**environment, "RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                cwd=Path(__file__).parent,
-            )
-            for rank in range(world)
-        ]
-        end = time.monotonic() + seconds
-        said = []
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"from support.ranks import main; main({asked})"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=Path(__file__).parent,
+            start_new_session=True,
+        )
         try:
-            for process in ranks:
-                said.append(process.communicate(timeout=max(end - time.monotonic(), 0.1))[0])
+            said, _ = process.communicate(timeout=seconds)
         finally:
-            for process in ranks:
-                process.kill()
-        for rank, (process, text) in enumerate(zip(ranks, said, strict=True)):
-            assert process.returncode == 0, f"rank {rank} ended with {process.returncode}: {text}"
-        told = [pickle.loads(Path(folder, str(rank)).read_bytes()) for rank in range(world)]
-    return {name: [of_rank[name] for of_rank in told] for name in told[0]}
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == 0, said
+        told = {
+            world: [pickle.loads(_found(folder, world, rank).read_bytes()) for rank in range(world)]
+            for world in worlds
+        }
+    return {
+        world: {name: [of_rank[name] for of_rank in ranks] for name in ranks[0]}
+        for world, ranks in told.items()
+    }
 
 
 def run_once(
-    modules: Sequence[str], world: int, factory: pytest.TempPathFactory, *, seconds: float = 300.0
-) -> dict[str, list[Told]]:
+    modules: Sequence[str],
+    worlds: Sequence[int],
+    factory: pytest.TempPathFactory,
+    *,
+    seconds: float = 600.0,
+) -> dict[int, Cases]:
     """As ``run``, once for all workers of pytest-xdist: the others wait, and read what came out."""
     folder = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # of all workers
-    kept = folder / "-".join([*modules, str(world)])
+    kept = folder / "-".join(modules)
     with FileLock(f"{kept}.lock"):
         if not kept.exists():
-            kept.write_bytes(pickle.dumps(run(modules, world, seconds=seconds)))
-    told: dict[str, list[Told]] = pickle.loads(kept.read_bytes())
+            kept.write_bytes(pickle.dumps(run(modules, worlds, seconds=seconds)))
+    told: dict[int, Cases] = pickle.loads(kept.read_bytes())
     return told
 
 
-def main(modules: Sequence[str], world: int, folder: str) -> None:
+def main(modules: Sequence[str], worlds: Sequence[int], folder: str) -> None:
+    """The process that the ranks are forks of."""
+    found = [importlib.import_module(name) for name in modules]
+    # What the cases would import when they run, the first of them by any optimizer.
+    for name in ("torch._dynamo", *(name for one in found for name in getattr(one, "SHARED", ()))):
+        importlib.import_module(name)
+    cases = [case for one in found for case in one.CASES]
+    assert len({case.__name__ for case in cases}) == len(cases), "two cases have one name"
+    context = multiprocessing.get_context("fork")
+    for world in worlds:
+        ranks = [
+            context.Process(target=_run_cases, args=(cases, rank, world, folder))
+            for rank in range(world)
+        ]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join()
+        ended = [process.exitcode for process in ranks]
+        assert not any(ended), f"the {world} ranks ended with {ended}"
+
+
+def _run_cases(cases: Sequence[Callable[[], Any]], rank: int, world: int, folder: str) -> None:
     """One rank: run the cases and leave what they gave."""
     torch.set_num_threads(1)
-    rank = int(os.environ["RANK"])
-    cases = [case for name in modules for case in importlib.import_module(name).CASES]
-    assert len({case.__name__ for case in cases}) == len(cases), "two cases have one name"
+    os.environ["RANK"] = str(rank)
     dist.init_process_group(
         "gloo",
-        store=dist.FileStore(f"{folder}/meeting", world),
+        store=dist.FileStore(f"{folder}/meeting-of-{world}", world),
         rank=rank,
         world_size=world,
         timeout=datetime.timedelta(seconds=PATIENCE),
@@ -115,8 +148,12 @@ def main(modules: Sequence[str], world: int, folder: str) -> None:
             trace = traceback.format_exc()
             told[case.__name__] = Told(None, type(error).__name__, str(error), trace)
         dist.barrier()
-    Path(folder, str(rank)).write_bytes(pickle.dumps(told))
+    _found(folder, world, rank).write_bytes(pickle.dumps(told))
     dist.destroy_process_group()
+
+
+def _found(folder: str, world: int, rank: int) -> Path:
+    return Path(folder, f"{rank}-of-{world}")
 
 
 def values(told: list[Told]) -> list[Any]:
@@ -124,3 +161,30 @@ def values(told: list[Told]) -> list[Any]:
     for rank, of_rank in enumerate(told):
         assert of_rank.error is None, f"rank {rank}: {of_rank.trace}"
     return [of_rank.value for of_rank in told]
+
+
+def require_error(
+    told: list[Told],
+    words: str,
+    *,
+    is_one_ranks: bool,
+    kind: str = "",
+    place: str = r"rank {last}",
+) -> None:
+    """Assert that all ranks failed with these words, and say whose error it is.
+
+    Args:
+        told: of every rank.
+        words: in each message.
+        is_one_ranks: whether it is the last rank's own, which the others name.
+        kind: of error.
+        place: a pattern of what they call it.
+    """
+    last = len(told) - 1
+    named = re.compile(place.format(last=last) + ": ")
+    for rank, of_rank in enumerate(told):
+        assert of_rank.error, f"rank {rank}: {of_rank}"
+        assert kind in of_rank.error, f"rank {rank}: {of_rank.trace}"
+        assert words in of_rank.message, f"rank {rank}: {of_rank.trace}"
+        from_there = bool(named.match(of_rank.message))
+        assert from_there == (is_one_ranks and rank != last), of_rank.message

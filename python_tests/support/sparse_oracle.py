@@ -7,7 +7,7 @@ of roundings, as tolerances.py has them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -52,15 +52,21 @@ def _samples(rows: Tensor | CsrRows) -> Iterable[list[tuple[int, np.longdouble]]
         yield list(zip(columns[start:end].tolist(), values[start:end], strict=True))
 
 
-def assert_step(param: Tensor, rows: Tensor | CsrRows, **settings: Any) -> None:
+def assert_step(
+    param: Tensor,
+    rows: Tensor | CsrRows,
+    *,
+    step_: Callable[..., Tensor] = sparse_mean_step_,
+    **settings: Any,
+) -> list[Tensor]:
     """Run the op on copies, and compare all that it writes and returns with the definition.
 
-    Untouched coordinates must keep their bits.
+    Untouched coordinates must keep their bits. Returns what was written.
     """
     state_sum = settings.pop("state_sum", None)
     after = param.clone()
     total = None if state_sum is None else state_sum.clone()
-    sq_norm = sparse_mean_step_(after, rows, state_sum=total, **settings)
+    sq_norm = step_(after, rows, state_sum=total, **settings)
     d, error, touched = direction(param, rows, **settings)
     chosen = touched.numpy()
     lr, eps = settings["lr"], settings.get("eps", 1e-10)
@@ -84,6 +90,7 @@ def assert_step(param: Tensor, rows: Tensor | CsrRows, **settings: Any) -> None:
     assert sq_norm.dtype == torch.float64
     wanted, allowed = (d**2).sum(), (2 * np.abs(d) * error + 1e-12 * d**2).sum()
     assert_within("sq_norm", sq_norm, np.asarray(wanted), np.asarray(allowed + 1e-300))
+    return [after, sq_norm] if total is None else [after, total, sq_norm]
 
 
 def direction(

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+#: Seconds that a process may take; more where an emulator executes it.
+PATIENCE = 300 * int(os.environ.get("TEST_PATIENCE", "1"))
+
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run ``code`` in a new interpreter, with variables added to the environment.
@@ -23,7 +26,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,46 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_runs import CONFIG, train
 from torch import nn
 from torch.nn import functional as F
 
 from adadagrad_kernels.batching import AdaptiveBatchSampler, PeakMemory
-from adadagrad_kernels.cli.progress import Progress
-from adadagrad_kernels.training import cost, loop
+from adadagrad_kernels.training import loop
 from adadagrad_kernels.training.config import RunConfig
-from adadagrad_kernels.training.cost import PlainBackwardTimer
 from adadagrad_kernels.training.data import Data
-from adadagrad_kernels.training.data_sets import load_data
 from adadagrad_kernels.training.loop import Trainer
 from adadagrad_kernels.training.models import MODELS
-
-CONFIG = RunConfig(
-    data="digits",
-    model="logistic",
-    optimizer="adagrad",
-    lr=0.05,
-    test="norm",
-    eta=0.5,
-    batch_size=4,
-    max_batch=150,
-    samples=2000,
-    evaluate_every=500,
-    log_every=1,
-)
-
-
-@pytest.fixture(scope="module")
-def data() -> Data:
-    return load_data("digits", None)
-
-
-def train(trainer: Trainer, steps: float = math.inf) -> list[dict[str, Any]]:
-    """Runs to the end, or for some steps, and returns the lines of metrics."""
-    lines: list[dict[str, Any]] = []
-    for count, _ in enumerate(trainer.run(lines.append, Progress("", 1, quiet=True)), start=1):
-        if count == steps:
-            break
-    return lines
 
 
 def numpy_adadagrad(data: Data, config: RunConfig) -> tuple[list[int], list[float], np.ndarray]:
@@ -209,6 +178,9 @@ def test_memory_bound_is_kept(data: Data, test: str) -> None:
         ("0:10 50:30 200:64", {"batch_size": 10}, [10] * 5 + [30] * 5 + [64] * 2 + [36] * 2),
         ("linear:40", {"max_batch": 24}, [4, 6, 9, 14, 21] + [24] * 3),
         ("cosine:40", {"max_batch": 24}, [4, 5, 7, 11, 20, 24, 24]),
+        ("late:160", {"max_batch": 24}, [4] * 40 + [24] * 9),
+        ("wsd:400", {"max_batch": 24}, [4] * 30 + [8] * 13 + [16] * 6 + [24] * 2 + [16] * 2),
+        ("one-cycle:400,4", {"batch_size": 10, "max_batch": 24}, [10, 10, 9, 9, 9, 8, 8, 7, 7, 7]),
         ("step:100", {"growth_cap": 1.5}, [4] * 25 + [6] + [8] * 12 + [12] + [16] * 6 + [24]),
     ],
 )
@@ -236,6 +208,32 @@ def test_a_plateau_of_the_test_loss_doubles_the_batch(
     assert by_samples[410] == 10
     assert by_samples[430] == by_samples[730] == 20
     assert by_samples[770] == 40
+
+
+def test_a_schedule_that_brings_a_learning_rate(data: Data) -> None:
+    """Warm-up, stable phase and decay, times the rule of a batch that grows, written out."""
+    config = replace(
+        CONFIG, optimizer="sgd", lr=0.05, test="none", eta=None, schedule="wsd:400",
+        batch_size=10, max_batch=20, samples=400, lr_rule="sqrt",
+    )  # fmt: skip
+    run = Trainer(config, data)
+    rates: list[float] = []
+    run.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"])
+    )
+    lines = train(run)
+    seen, expected = 0, []
+    for size in (line["batch/used"] for line in lines):
+        shape = min(1.0, (seen + 10) / 20, (400 - seen) / 80)
+        expected.append(0.05 * shape * (2**0.5 if size == 20 else 1.0))
+        seen += size
+    assert seen == 400
+    assert {line["batch/used"] for line in lines} == {10, 20}
+    # The hook is called after the one that applies the rule of the batch.
+    assert rates == pytest.approx(expected)
+    gains = [line["lr/gain"] for line in lines]
+    assert gains[:-1] == pytest.approx([rate / 0.05 for rate in rates[1:]])
+    assert gains[-1] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -267,6 +265,26 @@ def test_the_learning_rate_follows_the_batch(data: Data, rule: Any, gain: float)
     assert [lines[0]["lr/gain"], lines[-1]["lr/gain"]] == pytest.approx([1.0, gain])
 
 
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_sizes_of_the_inner_product_tests_have_error_bars(
+    data: Data, micro_batch: int | None
+) -> None:
+    """And training is the same with them as without, to rounding."""
+    config = replace(
+        CONFIG, test="augmented", theta=0.4, nu=0.8, eta=None, samples=600, micro_batch=micro_batch
+    )
+    run = Trainer(replace(config, error_bars=0.9), data)
+    lines = [line for line in train(run) if "batch/suggested_low" in line]
+    assert len(lines) > 5
+    for line in lines:
+        low, high = line["batch/suggested_low"], line["batch/suggested_high"]
+        assert low <= line["batch/suggested"] <= high
+    plain = Trainer(config, data)
+    train(plain)
+    for ours, theirs in zip(run.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_controller_options_reach_the_controller(data: Data) -> None:
     options = {"growth_cap": 1.5, "hysteresis": 1.25, "cooldown": 7, "test_interval": 2}
     run = Trainer(replace(CONFIG, smoothing=0.5, **options), data)
@@ -295,134 +313,3 @@ def test_summary_counts_right(data: Data) -> None:
     assert summary["test_accuracy"] == pytest.approx(accuracy, abs=1e-12)
     loss = F.cross_entropy(run.model(data.train.inputs), data.train.targets).item()
     assert summary["train_loss"] == pytest.approx(loss, rel=1e-5)
-
-
-def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    times = ("seconds", "statistics_seconds", "statistics_share")
-    return [{key: value for key, value in line.items() if key not in times} for line in lines]
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"model": "cnn", "micro_batch": 60, "samples": 1500},
-        {"optimizer": "adagrad-norm", "lr": 0.5, "test_interval": 3},
-        {"optimizer": "sgd", "momentum": 0.9, "lr": 0.01, "memory": 2**20},
-        {"optimizer": "adam", "test": "augmented", "theta": 0.4, "nu": 0.8, "eta": None},
-        {"test": "none", "eta": None, "batch_size": 20, "max_batch": 20, "samples": 400},
-        {"test": "none", "eta": None, "schedule": "step:300", "lr_rule": 0.75},
-        {"test": "none", "eta": None, "schedule": "plateau:1", "evaluate_every": 50},
-        {"test": "metric", "smoothing": 0.0, "cooldown": 2, "growth_cap": 1.5},
-        {
-            "test": "diversity",
-            "eta": None,
-            "delta": 0.02,
-            "epochs_between": 1,
-            "optimizer": "sgd",
-            "lr_rule": "linear",
-        },
-        {
-            "test": "adabatchgrad",
-            "eta": None,
-            "theta": 0.5,
-            "nu": 0.7,
-            "filter_steps": 3,
-            "optimizer": "delayed-adagrad-norm",
-            "lr": 1.0,
-        },
-        {"test": "cabs", "eta": None, "scale": 8.0, "optimizer": "sgd"},
-        {"test": "noise-scale", "eta": None, "scale": 1.0, "smoothing": 0.9, "hysteresis": 1.2},
-    ],
-    ids=lambda changes: ",".join(changes) or "plain",
-)
-@pytest.mark.parametrize("steps", [1, 9])
-def test_state_continues_bit_for_bit(data: Data, changes: dict[str, Any], steps: int) -> None:
-    config = replace(CONFIG, **changes)
-    whole, first = Trainer(config, data), Trainer(config, data)
-    lines = train(whole)
-    begun = train(first, steps)
-    state = first.state_dict()
-    resumed = Trainer(replace(config, seed=0), data)
-    resumed.load_state_dict(state)
-    assert without_times(begun + train(resumed)) == without_times(lines)
-    for expected, found in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
-        assert torch.equal(expected, found)
-
-
-def test_seconds_and_share_are_what_they_say(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-
-    def takes(seconds: float, owner: Any, name: str) -> None:
-        function = getattr(owner, name)
-
-        def slower(*arguments: Any, **keywords: Any) -> Any:
-            nonlocal now
-            now += seconds
-            return function(*arguments, **keywords)
-
-        monkeypatch.setattr(owner, name, slower)
-
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
-    run = Trainer(replace(CONFIG, max_batch=5, samples=24, evaluate_every=1), data)
-    takes(4, run, "_backward")
-    takes(1, run.source, "_record")
-    takes(2, run.optimizer, "step")
-    takes(1, run.controller, "update")
-    monkeypatch.setattr(PlainBackwardTimer, "_time", lambda *samples: 3.0)
-    takes(100, loop, "evaluation_metrics")
-    lines = train(run)
-    # A step with a test, and four at the cap without.
-    assert [line["batch/used"] for line in lines] == [4, 5, 5, 5, 5]
-    assert [line["seconds"] for line in lines] == [8, 14, 20, 26, 32]
-    # 5 for the gradient with statistics, less the 3 of a plain one, and 1 for the test.
-    assert {line["statistics_seconds"] for line in lines} == {3}
-    assert lines[-1]["statistics_share"] == 3 / 32
-
-
-def test_timing_runs_change_nothing(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run whose plain passes are timed at every step equals one where they never are."""
-    config = replace(CONFIG, model="cnn", samples=600)
-    monkeypatch.setattr(cost, "REPEAT_AFTER", 0)
-    timed = Trainer(config, data)
-    lines = train(timed)
-    monkeypatch.setattr(PlainBackwardTimer, "seconds", lambda *arguments: 0.0)
-    untimed = Trainer(config, data)
-    assert without_times(train(untimed)) == without_times(lines)
-    for one, other in zip(timed.model.parameters(), untimed.model.parameters(), strict=True):
-        assert torch.equal(one, other)
-
-
-def test_plain_pass_is_timed_when_new_and_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = slow = 0.0
-    sizes = []
-
-    class Model(torch.nn.Linear):
-        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            nonlocal now
-            now += 0.002 * len(inputs) + slow
-            sizes.append(len(inputs))
-            return super().forward(inputs)
-
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
-    model = Model(1, 2)
-    timer = PlainBackwardTimer(model, F.cross_entropy)
-    inputs, targets = torch.ones(20, 1), torch.zeros(20, dtype=torch.int64)
-    random_state = torch.get_rng_state()
-    for _ in range(2 * cost.REPEAT_AFTER):
-        assert timer.seconds(inputs[:2], targets[:2], 5) == pytest.approx(0.004)
-    assert sizes == [2, 2]
-    # Of 20 samples in micro-batches of 5 one is timed; 12 of them take the same estimate.
-    assert timer.seconds(inputs, targets, 5) == pytest.approx(0.04)
-    assert timer.seconds(inputs[:12], targets[:12], 5) == pytest.approx(0.024)
-    assert sizes == [2, 2, 5]
-    # One slow moment does not count.
-    monkeypatch.setattr(cost, "REPEAT_AFTER", 0)
-    slow = 1.0
-    for _ in range(3):
-        timer.seconds(inputs, targets, 3)
-        timer.seconds(inputs, targets, 4)
-        slow = 0.0
-    assert timer.seconds(inputs, targets, 3) == pytest.approx(0.04)
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert torch.equal(torch.get_rng_state(), random_state)

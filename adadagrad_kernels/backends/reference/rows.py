@@ -93,7 +93,9 @@ def embedding_moments(
     first[:, 1:] = indices[:, 1:] != indices[:, :-1]
     runs = (first.flatten().cumsum(0) - 1).clamp_(min=0)
     lengths = torch.zeros_like(runs).scatter_add_(0, runs, torch.ones_like(runs))
-    sums = torch.segment_reduce(rows.reshape(-1, features), "sum", lengths=lengths, initial=0)
+    sums = torch.segment_reduce(
+        rows.reshape(-1, features), "sum", lengths=lengths, initial=0, unsafe=True
+    )
     sums = sums[runs].view(rows.shape).masked_fill_(~first.unsqueeze(2), 0)
     sq_norms = sums.double().square().sum((1, 2))
     spread = products = None

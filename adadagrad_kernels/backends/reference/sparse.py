@@ -71,7 +71,7 @@ def _by_column(
     counted[1:] -= again.to(values.dtype)
     # In float64: a segment is summed in one chain.
     sums, counts = (
-        torch.segment_reduce(each.double(), "sum", lengths=lengths).to(values.dtype)
+        torch.segment_reduce(each.double(), "sum", lengths=lengths, unsafe=True).to(values.dtype)
         for each in (values[order], counted)
     )
     return columns, sums, counts

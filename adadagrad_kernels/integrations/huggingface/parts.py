@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Stream:
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
-        self.dataset = loader.dataset
+        self.dataset: Dataset[Any] = loader.dataset
         self._loader = loader
         self._batches: Iterator[Any] | None = None
 

@@ -92,7 +92,7 @@ class AdaptiveMixin(_Methods):
     ) -> None:
         require_source(statistics, controller)
         self.controller = controller
-        self.latest_total = 0
+        self.latest_total: int = 0
         self._source = statistics
         self._steps: MeasuredSteps | None = None
         self._contexts = contextlib.ExitStack()
@@ -114,16 +114,17 @@ class AdaptiveMixin(_Methods):
         # The sampler knows its place: nothing has to be loaded again to get there.
         self.args.ignore_data_skip = True
         epochs = math.ceil(self.args.num_train_epochs * len(self.train_dataset))
-        self.samples = require_int("samples", epochs if samples is None else samples, at_least=1)
+        asked = epochs if samples is None else samples
+        self.samples: int = require_int("samples", asked, at_least=1)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.batches = AdaptiveBatchSampler(
+        self.batches: AdaptiveBatchSampler = AdaptiveBatchSampler(
             self.train_dataset,
             controller,
             seed=seed,
             shuffle=arguments.shuffles(self.args),
             total_samples=self.samples,
         )
-        self.micro_batches = MicroBatchSampler(
+        self.micro_batches: MicroBatchSampler = MicroBatchSampler(
             self.batches,
             controller,
             self.args.per_device_train_batch_size,
@@ -203,7 +204,7 @@ class AdaptiveMixin(_Methods):
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         unit = self.controller.min_batch_size
         if isinstance(scheduler, SamplesLR):
-            self.lr_scheduler = SamplesScheduler.of(scheduler, self.controller)
+            self.lr_scheduler: Any = SamplesScheduler.of(scheduler, self.controller)
         elif arguments.counts_steps(scheduler):
             self.lr_scheduler = SamplesScheduler(scheduler, unit, self.controller)
         return self.lr_scheduler
@@ -270,7 +271,8 @@ class AdaptiveMixin(_Methods):
             items = None
             loss_scale.require_own_means(self, inputs)
         # The Trainer divides a mean by it, which is weighed here.
-        self.current_gradient_accumulation_steps = 1 if items is None else len(inputs.sizes)
+        passes = 1 if items is None else len(inputs.sizes)
+        self.current_gradient_accumulation_steps: int = passes
         self._steps.begin(inputs.total)
         losses = []
         for place, (part, size) in enumerate(zip(inputs.inputs, inputs.sizes, strict=True)):

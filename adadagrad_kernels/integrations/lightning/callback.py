@@ -90,7 +90,7 @@ class AdaptiveBatch(Callback):
         self.total_samples = total_samples
         if total_samples is not None:
             self.total_samples = require_int("total_samples", total_samples, at_least=1)
-        self.seed = require_int("seed", seed, at_least=0)
+        self.seed: int = require_int("seed", seed, at_least=0)
         require_source(statistics, controller)
         self._source, self._lr_rule, self._losses = statistics, lr_rule, losses
         self._lr_gain: BatchSizeLR | None = None

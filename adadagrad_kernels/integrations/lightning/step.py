@@ -29,9 +29,10 @@ class Step:
     """
 
     def __init__(self, trainer: Trainer, batch: Any, total: int) -> None:
-        self.batch, self.total = batch, total
-        self.share = len(range(trainer.global_rank, total, trainer.world_size))
-        self.left = [self.share]
+        self.batch: Any = batch
+        self.total: int = total
+        self.share: int = len(range(trainer.global_rank, total, trainer.world_size))
+        self.left: list[int] = [self.share]
         self.loss: Tensor | None = None
         self._trainer = trainer
 

@@ -10,5 +10,15 @@ from adadagrad_kernels.statistics.layers import (
     recurrent,
 )
 from adadagrad_kernels.statistics.layers.registry import register_layer
+from adadagrad_kernels.statistics.layers.selection import is_normalization
 
-__all__ = ["conv", "embedding", "embedding_bag", "linear", "norm", "recurrent", "register_layer"]
+__all__ = [
+    "conv",
+    "embedding",
+    "embedding_bag",
+    "is_normalization",
+    "linear",
+    "norm",
+    "recurrent",
+    "register_layer",
+]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack
 from types import MethodType
 from typing import Any
@@ -29,8 +29,10 @@ from adadagrad_kernels.statistics.layers.registry import (
     has_forward_of_its_own,
     registered,
 )
+from adadagrad_kernels.statistics.layers.selection import selected_layers
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
 from adadagrad_kernels.statistics.measuring.samples import OTHER_SOURCES
+from adadagrad_kernels.statistics.measuring.stage_passes import require_equal_sizes
 from adadagrad_kernels.statistics.measuring.verify import (
     in_backward,
     in_transform,
@@ -71,16 +73,26 @@ class Attachment:
         recorder: where the layers report.
         on_other: ``"vmap"`` or ``"raise"``, for modules of other kinds with parameters of their
             own.
+        only: says of a module whether it is measured; None for all.
 
     Raises:
         UnsupportedModelError: for such modules, where asked; for lazy and compiled modules.
+        ValueError: where ``only`` selects nothing that trains, or a part of what is tied.
     """
 
-    def __init__(self, recorder: Recorder, on_other: str) -> None:
-        _require_unmeasured(recorder.model)
-        self._recorder = recorder
-        self._layers = list(_layers(recorder.model, on_other))
-        recorder.call.watch.holders = {
+    def __init__(
+        self, recorder: Recorder, on_other: str, only: Callable[[nn.Module], bool] | None = None
+    ) -> None:
+        _require_unmeasured(recorder.step.model)
+        self._recorder, self._step = recorder, recorder.step
+        if only is None:
+            self._layers = list(_layers(self._step.model, on_other))
+        else:
+            chosen = {id(m) for m in self._step.model.modules() if only(m)}
+            units = _layers(self._step.model, on_other, chosen)
+            self._layers = selected_layers(units, chosen)
+            self._step.measure_only(p for layer in self._layers for p in layer.own.values())
+        self._step.call.watch.holders = {
             layer.name: {id(layer.own[name]) for name in layer.held}
             for layer in self._layers
             if layer.held
@@ -93,7 +105,7 @@ class Attachment:
 
     def attach(self) -> None:
         """Replace the forwards; if this fails, the model is as it was."""
-        _require_unmeasured(self._recorder.model)
+        _require_unmeasured(self._step.model)
         try:
             for layer in self._layers:
                 runner = _runner(layer.module) or call_module
@@ -102,7 +114,7 @@ class Attachment:
                 if runner is call_module and layer.module._forward_pre_hooks:
                     hook = layer.module.register_forward_pre_hook(note_buffers, prepend=True)
                     self._handles[f"{layer.name} before its hooks"] = hook
-            model = self._recorder.model
+            model = self._step.model
             # The model's own forward may be compiled; what surrounds it is not.
             begin, end = (_outside_of_graphs(f, inner=True) for f in (self._begin, self._end))
             returned = _outside_of_graphs(self._recorder.note_result, inner=True)
@@ -111,9 +123,17 @@ class Attachment:
                 call = _call_of_a_model(module, module.forward, begin, returned, end)
                 self._replace(module, _outside_of_graphs(call, inner=False))
             # Those of fully_shard are heard of in the forward pass, when something stands for them.
-            stand_ins = self._recorder.stand_ins
+            stand_ins = self._step.stand_ins
             if stand_ins is None or not stand_ins.parameters.modules:
-                self._heard = {n: p for n, p in model.named_parameters() if p.requires_grad}
+                known, named = self._step.known, model.named_parameters()
+                self._heard = {n: p for n, p in named if p.requires_grad and id(p) in known}
+            elif self._step.stage is not None:
+                # A schedule reduces them when all backward passes of the step are over.
+                for name, sharded in stand_ins.parameters.items():
+                    handle = sharded.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                        self._step.arrivals.note_reduced
+                    )
+                    self._handles[f"{name} reduced"] = handle
             for name, parameter in self._heard.items():
                 self._hear(name, parameter)
         except BaseException:
@@ -130,8 +150,8 @@ class Attachment:
                 module.__dict__["forward"] = ours.before
         while self._handles:
             self._handles.popitem()[1].remove()
-        if self._recorder.stand_ins is not None:
-            self._recorder.stand_ins.forget()
+        if self._step.stand_ins is not None:
+            self._step.stand_ins.forget()
 
     def _replace(self, module: nn.Module, forward: Forward) -> None:
         ours = _MeasuredForward(forward)
@@ -141,32 +161,33 @@ class Attachment:
 
     def _begin(self, module: nn.Module, forward: Forward, args: Any, kwargs: Any) -> bool:
         """Begin a call of the model; whether it is one, and ``_end`` must follow."""
-        recorder = self._recorder
-        measures = recorder.turns.measures and not in_transform() and not in_backward()
+        measures = self._step.gate.measures and not in_transform() and not in_backward()
         if self._inside or not measures:
             if not self._inside and torch.is_grad_enabled() and not in_backward():
-                recorder.fail_together()
+                self._recorder.fail_together()
             return False
         self._inside = True
         try:
-            if torch.is_grad_enabled() and trains(recorder.model):
+            if torch.is_grad_enabled() and trains(self._step.model):
                 self._hear_last()
                 if not self._is_measured(module, forward, args, kwargs):
-                    self._pause.enter_context(recorder.turns.paused())
+                    self._pause.enter_context(self._step.gate.paused())
         except BaseException:
             self._end()
             raise
         return True
 
     def _is_measured(self, module: nn.Module, forward: Forward, args: Any, kwargs: Any) -> bool:
+        if self._step.stage is not None:
+            require_equal_sizes()  # at once, since the step does not get to its end
         try:
             return self._recorder.begin_call(module, forward, args, kwargs)
         except Exception as error:
             self._recorder.keep(error)
             return False
         finally:
-            if self._recorder.together is not None and self._recorder.together.failed:
-                self._recorder.turns.fail()
+            if self._step.together is not None and self._step.together.failed:
+                self._step.gate.fail()
 
     def _end(self) -> None:
         self._inside = False
@@ -174,9 +195,9 @@ class Attachment:
 
     def _hear(self, name: str, parameter: nn.Parameter) -> None:
         def hear(grad: Tensor) -> None:
-            self._recorder.note_gradient(parameter, name, grad)
+            self._recorder.backward.note_gradient(parameter, name, grad)
             if not self._is_last(name, parameter):
-                self._recorder.note_hook(name)
+                self._recorder.backward.note_hook(name)
 
         self._handles[name] = parameter.register_hook(hear)  # type: ignore[no-untyped-call]
 
@@ -204,12 +225,12 @@ class Attachment:
                 self._handles[f"{name} at last"] = handle
 
     def _mark(self, versions: list[int], parameter: Tensor) -> None:
-        self._recorder.arrivals.mark(parameter)
+        self._step.arrivals.mark(parameter)
         versions[:] = [parameter._version]
 
     def _require_unmoved(self, name: str, versions: list[int], parameter: Tensor) -> None:
         """Refuse an optimizer in the backward pass, which has not reached the inputs yet."""
-        self._recorder.note_after_hooks(name, parameter)
+        self._recorder.backward.note_after_hooks(name, parameter)
         if versions != [parameter._version] and not self._recorder.shadow:
             raise ValueError(
                 f"a hook, such as an optimizer in the backward pass, has changed the parameter "
@@ -260,27 +281,28 @@ def _call_of_a_model(
 
 
 def _call_of_a_layer(recorder: Recorder, runner: Any, layer: Layer) -> Forward:
+    step = recorder.step
     # Attention and recurrent layers may have their samples in the second dimension, and the rows of
     # a bag are not samples.
     other = isinstance(layer.module, nn.MultiheadAttention | nn.RNNBase | nn.EmbeddingBag)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        watch = recorder.call.watch
+        watch = step.call.watch
         if watch.now is not None:
             with watch.layer(layer.name, None if other else (args, kwargs)):
                 return layer.forward(*args, **kwargs)
-        if recorder.stand_ins is not None:
+        if step.stand_ins is not None:
             if torch.is_grad_enabled():
-                recorder.stand_ins.see(layer.module, layer.own)
-            with recorder.stand_ins.tangents(layer.module, layer.own) as runs_along:
+                step.stand_ins.see(layer.module, layer.own)
+            with step.stand_ins.tangents(layer.module, layer.own) as runs_along:
                 if runs_along:
                     return layer.forward(*args, **kwargs)
-        if not recorder.turns.measures or in_transform():
+        if not recorder.measures or in_transform():
             return layer.forward(*args, **kwargs)
         try:
             return runner(recorder, layer, *args, **kwargs)
         except Exception as error:
-            if not recorder.pooled or in_backward():
+            if not step.pooled or in_backward():
                 raise  # in a backward pass a checkpoint stops what it runs again so
             # What the layer itself refuses is raised by it; the others do not run into that.
             result = layer.forward(*args, **kwargs)
@@ -295,8 +317,16 @@ def _runner(module: nn.Module) -> Runner | None:
     return attention if known else find_runner(module)
 
 
-def _layers(model: nn.Module, on_other: str) -> Iterator[Layer]:
-    """The modules with parameters of their own that require grad."""
+def _layers(
+    model: nn.Module, on_other: str, chosen: Container[int] | None = None
+) -> Iterator[Layer]:
+    """The modules with parameters of their own that require grad.
+
+    Args:
+        model: the module in training.
+        on_other: as for ``Attachment``.
+        chosen: identities of the modules that are measured, whose kinds matter; None for all.
+    """
     units = list(_units(model))
     runners = [_runner(module) for _, module, _ in units]
     measured_parameters = {
@@ -311,6 +341,9 @@ def _layers(model: nn.Module, on_other: str) -> Iterator[Layer]:
         named = module.named_parameters() if whole else _own_parameters(module)
         own = {key: parameter for key, parameter in named if parameter.requires_grad}
         if not own:
+            continue
+        if chosen is not None and id(module) not in chosen:
+            yield Layer(name, module, module.forward, own)
             continue
         _require_real(name, own)
         # A container may hold a parameter of one of its layers too, which alone uses it.

@@ -39,7 +39,7 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
         UnsupportedModelError: if it draws random numbers, which a sample alone cannot draw again,
             or has outputs without samples.
     """
-    held = set() if recorder.call.uses(layer.name) else layer.held
+    held = set() if recorder.step.call.uses(layer.name) else layer.held
     own = {n: value for n, value in layer.own.items() if value.requires_grad and n not in held}
     if not own:
         return layer.forward(*args, **kwargs)
@@ -50,13 +50,13 @@ def call_module(recorder: Recorder, layer: Layer, *args: Any, **kwargs: Any) -> 
         module=layer.module,
         own=own,
         arguments=contents,
-        plain=recorder.turns.paused,
+        plain=recorder.step.gate.paused,
         autocast=_autocast_of(next(iter(layer.own.values())).device.type),
     )
     if not recorder.count_call(use):
         return layer.forward(*args, **kwargs)
     given_tensors = contents.tensors
-    if recorder.call.writes(layer.name):
+    if recorder.step.call.writes(layer.name):
         given_tensors = [tensor.detach().clone() for tensor in given_tensors]
         use.writes = True
     before = RandomState(next(iter(own.values())).device)
@@ -123,12 +123,12 @@ def _find_samples(recorder: Recorder, use: ModuleUse, rows: int) -> None:
         UnsupportedModelError: for an output without samples of inputs with samples.
     """
     assert use.arguments is not None
-    turn = recorder.call.next_call_index(use.layer)
+    turn = recorder.step.call.next_call_index(use.layer)
     use.batch_size = recorder.samples_in(use, rows or 1)
     tensors = use.arguments.tensors
-    known = recorder.call.answer.batched_in(use.layer, turn, len(tensors))
+    known = recorder.step.call.answer.batched_in(use.layer, turn, len(tensors))
     use.batched = list(known or (t.dim() > 0 and len(t) == use.batch_size for t in tensors))
-    kind = recorder.call.rows(use.layer, turn)
+    kind = recorder.step.call.rows(use.layer, turn)
     if known is not None and not any(known) and kind is not Rows.SHARED:
         first = next((tensor for tensor in tensors if tensor.dim()), None)
         require_samples(use.layer, 0 if first is None else len(first), use.batch_size, None)

@@ -107,6 +107,7 @@ class EmbeddingUse(LayerUse):
             used.long().unsqueeze(0),
             rows,
             tuple(self.weight.value.shape),
+            device=rows.device,
             check_invariants=False,
             is_coalesced=True,
         )

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.statistics.layers.by_vmap import call_module
 from adadagrad_kernels.statistics.layers.embedding import EmbeddingUse
+from adadagrad_kernels.statistics.layers.ragged_bags import RaggedBagUse, in_one_row
 from adadagrad_kernels.statistics.layers.registry import (
     Layer,
     Runner,
@@ -21,7 +22,7 @@ from adadagrad_kernels.statistics.layers.registry import (
     runs_as,
 )
 from adadagrad_kernels.statistics.measuring.recorder import Recorder
-from adadagrad_kernels.statistics.measuring.uses import upcast
+from adadagrad_kernels.statistics.measuring.uses import LayerUse, upcast
 
 
 @finder
@@ -50,13 +51,19 @@ def _embedding_bag(
             f"{layer.name} takes the largest rows of bags of different lengths. Way out: bags of "
             "one length, [samples, positions], filled up with a padding_idx"
         )
-    use = BagUse(layer.name, weight=part_of(module.weight), sparse=module.sparse)
+    use: LayerUse
+    weight = part_of(module.weight)
+    # How many rows a sparse gradient has, autograd has to wait for in any case.
+    if offsets is None or module.sparse:
+        use = BagUse(layer.name, weight=weight, sparse=module.sparse)
+    else:
+        use = RaggedBagUse(layer.name, weight=weight)
     if not recorder.count_call(use):
         return layer.forward(input, offsets, per_sample_weights)
-    weight, _ = computed_with(recorder, module.weight, None)
+    computed, _ = computed_with(recorder, module.weight, None)
     output = F.embedding_bag(
         input,
-        weight,
+        computed,
         offsets,
         module.max_norm,
         module.norm_type,
@@ -68,16 +75,40 @@ def _embedding_bag(
         module.padding_idx,
     )
     with torch.no_grad():
-        saved = _in_rows(module, input, offsets, per_sample_weights)
-    return recorder.attach(use, output, list(saved))
+        if isinstance(use, RaggedBagUse):
+            assert offsets is not None
+            saved = _in_one_row(module, input, offsets, per_sample_weights)
+        else:
+            saved = _in_rows(module, input, offsets, per_sample_weights)
+    return recorder.attach(use, output, saved)
+
+
+def _in_one_row(
+    module: nn.EmbeddingBag, input: Tensor, offsets: Tensor, weights: Tensor | None
+) -> list[Tensor]:
+    """Starts of the bags; indices, their factors and their bags, ``[1, positions]``."""
+    starts, bags = in_one_row(offsets, len(input), include_last=module.include_last_offset)
+    factors = _factors(module, input, weights)
+    if module.mode == "mean":
+        sizes = factors.new_zeros(len(starts)).index_add_(0, bags, factors)
+        factors = factors / sizes.clamp_(min=1)[bags]
+    return [starts, input.unsqueeze(0), factors.unsqueeze(0), bags.unsqueeze(0)]
+
+
+def _factors(module: nn.EmbeddingBag, input: Tensor, weights: Tensor | None) -> Tensor:
+    """What each row is multiplied by; zero for the padding."""
+    kind = torch.float64 if module.weight.dtype == torch.float64 else torch.float32
+    factors = torch.ones_like(input, dtype=kind) if weights is None else upcast(weights)
+    if module.padding_idx is not None:
+        factors = factors * (input != module.padding_idx)
+    return factors
 
 
 def _in_rows(
     module: nn.EmbeddingBag, input: Tensor, offsets: Tensor | None, weights: Tensor | None
-) -> tuple[Tensor, Tensor]:
+) -> list[Tensor]:
     """Indices and their factors, ``[bags, positions]``; bags are filled up with factors of zero."""
-    kind = torch.float64 if module.weight.dtype == torch.float64 else torch.float32
-    factors = torch.ones_like(input, dtype=kind) if weights is None else upcast(weights)
+    factors = _factors(module, input, weights)
     if offsets is not None:
         ends = offsets.new_full((1,), len(input))
         bounds = offsets if module.include_last_offset else torch.cat([offsets, ends])
@@ -86,11 +117,9 @@ def _in_rows(
         inside = places < lengths.unsqueeze(1)
         where = (bounds[:-1].unsqueeze(1) + places).clamp_(max=max(len(input) - 1, 0))
         input, factors = input[where], factors[where] * inside
-    if module.padding_idx is not None:
-        factors = factors * (input != module.padding_idx)
     if module.mode == "mean":
         factors = factors / factors.sum(1, keepdim=True).clamp_(min=1)
-    return input, factors
+    return [input, factors]
 
 
 @dataclass(eq=False)
@@ -100,5 +129,5 @@ class BagUse(EmbeddingUse):
     @property
     def grad(self) -> Tensor:
         """The gradient of every row that was looked up, ``[bags, positions, features]``."""
-        rows = self.grads[0].unsqueeze(1)
-        return (upcast(rows) * self.saved[1].to(rows.device).unsqueeze(2)).to(rows.dtype)
+        rows = self.grads[0].unsqueeze(-2)
+        return (upcast(rows) * self.saved[1].to(rows.device).unsqueeze(-1)).to(rows.dtype)

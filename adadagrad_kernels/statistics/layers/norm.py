@@ -64,7 +64,7 @@ def _by_structure(module: nn.Module) -> Runner | None:
     except Exception:  # what cannot be asked so is of another kind
         return None
     for centred in (False, True):
-        normalised = _normalised(inputs, eps, centred)[0]
+        normalised = _normalised(inputs, eps, centred)
         expected = {"weight": normalised, "bias": torch.ones_like(inputs)}
         close = (torch.allclose(change, expected[n], 1e-3, 1e-3) for n, change in changes.items())
         if all(close):
@@ -110,14 +110,28 @@ def _holding(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
         held.update(before)
 
 
-def _normalised(inputs: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Inputs normalised over their last dimension, in the dtype of sums; rstd and mean."""
-    values = inputs if inputs.dtype == torch.float64 else inputs.float()
+def _normalised(inputs: Tensor, eps: float, centred: bool) -> Tensor:
+    """Inputs normalised over their last dimension, in the dtype of sums."""
+    rstd, mean = _statistics(inputs, eps, centred)
+    values = upcast(inputs) if mean is None else upcast(inputs) - mean.unsqueeze(-1)
+    return values * rstd.unsqueeze(-1)
+
+
+def _statistics(inputs: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor | None]:
+    """The last dimension's 1 / sqrt(mean square + eps), and its mean if that is taken off."""
+    values = upcast(inputs)
     mean = values.mean(-1) if centred else None
     if mean is not None:
         values = values - mean.unsqueeze(-1)
-    rstd = values.square().mean(-1).add(eps).rsqrt()
-    return values * rstd.unsqueeze(-1), rstd, mean
+    return _rstd(values, -1, eps), mean
+
+
+def _rstd(values: Tensor, axes: int | tuple[int, ...], eps: float) -> Tensor:
+    """In one pass: torch's norm of a vector makes no squares as large as the inputs."""
+    norms = torch.linalg.vector_norm(values, dim=axes)
+    elements = values.numel() // max(1, norms.numel())
+    rstd: Tensor = norms.square_().div_(elements).add_(eps).rsqrt_()
+    return rstd
 
 
 def _norm_by_structure(
@@ -133,7 +147,7 @@ def _norm_by_structure(
     with _holding(module, held):
         output = layer.forward(*args)
     with torch.no_grad():
-        _, rstd, mean = _normalised(args[0], eps, centred)
+        rstd, mean = _statistics(args[0], eps, centred)
     saved = [args[0], rstd] if mean is None else [args[0], rstd, mean]
     return recorder.attach(use, output, saved)
 
@@ -145,7 +159,7 @@ def _layer_norm(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
         output: Tensor = layer.forward(input)
         return output
     weight, bias = computed_with(recorder, module.weight, module.bias)
-    if torch.is_autocast_enabled(input.device.type):
+    if _statistics_apart(input, weight):
         output = F.layer_norm(input, module.normalized_shape, weight, bias, module.eps)
         with torch.no_grad():
             _, mean, rstd = torch.native_layer_norm(
@@ -158,6 +172,27 @@ def _layer_norm(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
     return recorder.attach(use, output, [input, rstd.detach(), mean.detach()])
 
 
+def _statistics_apart(input: Tensor, weight: Tensor | None) -> bool:
+    """Whether the native call would give another output than torch's function, or round statistics.
+
+    These have the dtype of the weight.
+    """
+    kind = input.device.type
+    if not torch.is_autocast_enabled(kind):
+        return False
+    narrow = (input if weight is None else weight).dtype not in (torch.float32, torch.float64)
+    return narrow or not _autocast_leaves_norms(kind)
+
+
+@functools.cache
+def _autocast_leaves_norms(kind: str) -> bool:
+    """Whether autocast hands on what LayerNorm and GroupNorm are given; on CUDA it widens that."""
+    small = torch.zeros(1, 2, 1, dtype=torch.bfloat16, device=kind)
+    with torch.no_grad(), torch.autocast(kind, dtype=torch.bfloat16):
+        outputs = F.layer_norm(small, (1,)), F.group_norm(small, 1)
+    return all(output.dtype == small.dtype for output in outputs)
+
+
 def _rms_norm(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
     module = layer.module
     use = _norm_use(layer, features=module.normalized_shape)
@@ -167,10 +202,9 @@ def _rms_norm(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
     weight, _ = computed_with(recorder, module.weight, None)
     output = F.rms_norm(input, module.normalized_shape, weight, module.eps)
     with torch.no_grad():
-        values = input if input.dtype == torch.float64 else input.float()
         eps = _rms_eps(input.dtype) if module.eps is None else module.eps
         axes = tuple(range(-len(module.normalized_shape), 0))
-        rstd = values.square().mean(axes).add(eps).rsqrt()
+        rstd = _rstd(upcast(input), axes, eps)
     return recorder.attach(use, output, [input, rstd])
 
 
@@ -191,7 +225,7 @@ def _group_norm(recorder: Recorder, layer: Layer, input: Tensor) -> Tensor:
     weight, bias = computed_with(recorder, module.weight, module.bias)
     samples, channels = input.shape[:2]
     sizes = (samples, channels, input.shape[2:].numel(), module.num_groups, module.eps)
-    if torch.is_autocast_enabled(input.device.type):
+    if _statistics_apart(input, weight):
         output = F.group_norm(input, module.num_groups, weight, bias, module.eps)
         with torch.no_grad():
             _, mean, rstd = torch.native_group_norm(_dense(input.float()), None, None, *sizes)

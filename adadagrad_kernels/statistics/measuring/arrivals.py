@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adadagrad_kernels.shards import local
+from adadagrad_kernels.shards import is_sharded, local
+from adadagrad_kernels.statistics.measuring.problems import Problems
 from adadagrad_kernels.statistics.measuring.verify import (
     NamedParameters,
     changed_gradient_message,
@@ -36,6 +37,7 @@ class Arrivals:
         self._after: dict[int, tuple[int, int]] = {}
         self._marked: dict[int, tuple[int, int]] = {}
         self._seen: dict[Any, Tensor] = {}
+        self._reduced: dict[int, dict[Any, Tensor]] = {}
         self._pass: int | None = None
 
     def forget(self) -> None:
@@ -46,8 +48,11 @@ class Arrivals:
         """Remember the gradient that a layer gave for a parameter."""
         self._returned[id(parameter)] = (gradient, _version(gradient))
 
-    def matches_expected(self, parameter: nn.Parameter, grad: Tensor) -> bool | None:
-        """Whether a gradient is the one that was expected; None where none was."""
+    def matches_expected(self, parameter: nn.Parameter, grad: Tensor) -> Tensor | bool | None:
+        """Whether a gradient is the one that was expected; None where none was.
+
+        Of a copy the answer stays on its device.
+        """
         returned = self._returned.pop(id(parameter), None)
         if returned is None:
             return None
@@ -58,7 +63,9 @@ class Arrivals:
             return True
         # A hook may give a copy, as what replaces NaN does.
         dense = not expected.is_sparse and not grad.is_sparse
-        return dense and expected.shape == grad.shape and torch.equal(expected, grad)
+        if not dense or expected.shape != grad.shape:
+            return False
+        return (expected.detach() == grad.detach()).all()
 
     def note_at_the_end(self, parameters: Iterable[nn.Parameter], *, reduced: bool) -> None:
         """Have ``.grad`` looked at when the backward pass that runs now is over.
@@ -95,13 +102,40 @@ class Arrivals:
         marked = self._marked.get(id(parameter))
         return marked is None or parameter.grad is None or marked == _mark(parameter.grad)
 
-    def require_unchanged(self, parameters: NamedParameters, *, kept: bool = False) -> None:
-        """Refuse gradients that were changed since the backward pass.
+    def note_reduced(self, parameter: Tensor) -> None:
+        """Note a gradient that was reduced after all backward passes, as in a pipeline's stage."""
+        if parameter.grad is not None:
+            self._reduced[id(parameter)] = _sampled_elements({id(parameter): parameter.grad})
+
+    def may_be_gone(self, parameters: NamedParameters, reached: Container[int]) -> bool:
+        """Whether gradients were dropped or written to since the backward pass.
+
+        As far as the host knows: writes through ``.data`` leave no trace there.
+        """
+        for _, parameter in parameters:
+            if id(parameter) not in reached:
+                continue
+            noted, grad = self._after.get(id(parameter)), parameter.grad
+            if grad is None or (noted is not None and noted != _mark(grad)):
+                return True
+        return False
+
+    def ask_unchanged(
+        self,
+        parameters: NamedParameters,
+        problems: Problems,
+        *,
+        kept: bool = False,
+        divided_by: int = 1,
+    ) -> None:
+        """Refuse gradients that were changed since the backward pass, ahead of other problems.
 
         Args:
             parameters: by name.
+            problems: of the step; what only the elements show is asked there.
             kept: refuse those that are gone too, which others notice where a gradient arrives
                 directly in ``.grad``.
+            divided_by: by what a schedule has divided all of them, once.
 
         Raises:
             ValueError: naming a parameter.
@@ -110,27 +144,38 @@ class Arrivals:
         names: dict[int, str] = {}
         for name, parameter in parameters:
             noted, grad = self._after.get(id(parameter)), parameter.grad
+            reduced = self._reduced.get(id(parameter))
+            if reduced is not None and grad is not None:
+                now = _sampled_elements({id(parameter): grad})
+                if not _same(_divided(reduced, divided_by), now):
+                    raise ValueError(changed_gradient_message(name))
             if kept and noted is not None and grad is None:
                 raise ValueError(dropped_gradient_message(f"'{name}'"))
             if noted is None or grad is None:
                 continue
-            if noted != _mark(grad):
+            place, version = noted
+            if (place, version + (divided_by != 1)) != _mark(grad):
                 raise ValueError(changed_gradient_message(name))
             grads[id(parameter)], names[id(parameter)] = grad, name
         # In the order in which they were seen.
         now = _sampled_elements({key: grads[key] for key in self._after if key in grads})
-        for kind, values in self._seen.items():
+        for kind, values in _divided(self._seen, divided_by).items():
             others = now.get(kind)
             if others is None or len(others) != len(values):
                 continue  # one is gone, which others notice
-            if not torch.equal(values, others):
-                keys = [key for key in self._after if key in grads and _kind(grads[key]) == kind]
-                place = int((values != others).any(1).nonzero()[0])
-                raise ValueError(changed_gradient_message(names[keys[place]]))
+            changed = [names[k] for k in self._after if k in grads and _kind(grads[k]) == kind]
+            flags = (values != others).any(1)
+            problems.ask_each(flags, partial(_changed, changed), first=True)
+
+
+def _changed(names: Sequence[str], place: int) -> Exception:
+    return ValueError(changed_gradient_message(names[place]))
 
 
 def _mark(grad: Tensor) -> tuple[int, int]:
-    return (id(grad), _version(local(grad)))
+    # What changes a DTensor as a whole leaves no version on the part of it.
+    whole = grad._version if is_sharded(grad) else 0
+    return (id(grad), whole + _version(local(grad)))
 
 
 def _version(tensor: Tensor) -> int:
@@ -155,3 +200,14 @@ def _sampled_elements(grads: Mapping[int, Tensor]) -> dict[Any, Tensor]:
             values, step = torch.nn.functional.pad(values.view(-1), (0, _FEW - count)), 1
         found[_kind(grad)].append(values.as_strided((_FEW,), (step,)))
     return {kind: torch.stack(few).view(torch.uint8) for kind, few in found.items()}
+
+
+def _divided(sampled: Mapping[Any, Tensor], by: int) -> Mapping[Any, Tensor]:
+    """The same elements after a division of all gradients, to the last bit."""
+    if by == 1:
+        return sampled
+    return {kind: v.view(kind[1]).div(by).view(torch.uint8) for kind, v in sampled.items()}
+
+
+def _same(one: Mapping[Any, Tensor], other: Mapping[Any, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in one.items())

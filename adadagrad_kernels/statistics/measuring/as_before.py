@@ -18,7 +18,7 @@ from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adadagrad_kernels.shards import is_sharded
-from adadagrad_kernels.statistics.measuring.kept import Keeper
+from adadagrad_kernels.statistics.measuring.saved_state import SavedState
 from adadagrad_kernels.statistics.randomness import RandomState
 
 _BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
@@ -45,14 +45,14 @@ def as_before(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     state = RandomState(device)
     # A module outside of the model, such as a teacher in a list, is kept like the others.
-    keeper = Keeper(copies=not parameters)
+    saved = SavedState(copies=not parameters)
     for module in model.modules():
-        keeper.add(module)
+        saved.add(module)
     for argument in arguments:
-        keeper.add(argument)
-    held = [p for module in keeper.modules for p in module._parameters.values()]
+        saved.add(argument)
+    held = [p for module in saved.modules for p in module._parameters.values()]
     watched = [p for p in held if p is not None and parameters]
-    values = _Values([*watched, *keeper.large])
+    values = _Values([*watched, *saved.large])
     quiet = [] if hooks else list(_quieted(model))
     try:
         with values if parameters else nullcontext():
@@ -64,7 +64,7 @@ def as_before(
         state.restore()
         with torch.no_grad():
             values.restore()
-            keeper.restore()
+            saved.restore()
 
 
 class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]

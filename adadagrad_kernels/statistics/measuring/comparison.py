@@ -24,7 +24,7 @@ from adadagrad_kernels.statistics.measuring.one_sample import (
 )
 from adadagrad_kernels.statistics.measuring.samples import OTHER_SOURCES
 from adadagrad_kernels.statistics.measuring.uses import Norms, Part
-from adadagrad_kernels.statistics.sums import gathered_on_cpu
+from adadagrad_kernels.statistics.sums import on_host
 
 #: Calls of a model in one micro-batch that are compared; a training step has no more.
 _MOST_CALLS = 8
@@ -143,7 +143,7 @@ def _differing(
         return None
     both = [each.squared[row].double() for each in norms]
     both += [_squared(each.parts, gradients) for each in norms]
-    values = gathered_on_cpu(both).sqrt().tolist()
+    values = [math.sqrt(value) for (value,) in on_host(both)]
     ours, theirs = values[: len(norms)], values[len(norms) :]
     totals = [math.hypot(*values) for values in (ours, theirs)]
     if not all(math.isfinite(total) for total in totals) or not any(totals):
@@ -176,5 +176,6 @@ def _matches_grad(every: Gradients, grads: Mapping[int, Tensor], *, coarse: bool
         difference = grad if other is None else grad - other.to_dense().view_as(grad)
         far.append(difference.double().square().sum())
         whole.append(grad.double().square().sum())
-    distance, size = (float(gathered_on_cpu(squares).sum().sqrt()) for squares in (far, whole))
+    told = [value for (value,) in on_host([*far, *whole])]
+    distance, size = (math.sqrt(sum(part)) for part in (told[: len(far)], told[len(far) :]))
     return distance <= (_COARSE if coarse else _FAR) * size

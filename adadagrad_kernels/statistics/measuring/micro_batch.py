@@ -42,10 +42,15 @@ class MicroBatch:
         autocast: whether a layer ran under autocast.
         cumulative: ``.grad`` after it, where another micro-batch follows.
         own: its gradient by the identity of parameters, where ``.grad`` is that of all ranks.
+        keeps: whether uses stay as they are once they were measured, for inner products with a
+            mean that is known later.
+        kept: those uses.
+        closed: whether nothing more is measured.
     """
 
     variance: bool
     inner_products: bool
+    keeps: bool = False
     samples: int | None = None
     calls: dict[Key, int] = field(default_factory=dict)
     comparison: Comparison = field(default_factory=Comparison)
@@ -63,6 +68,8 @@ class MicroBatch:
     autocast: bool = False
     cumulative: dict[int, Tensor] | None = None
     own: dict[int, Tensor] = field(default_factory=dict)
+    kept: list[Use] = field(default_factory=list)
+    closed: bool = False
 
     def count(self, use: Use) -> None:
         """Count a call.
@@ -86,6 +93,14 @@ class MicroBatch:
         """Let go of the graph and of what was run beside it."""
         self.shared.forget()
         self.comparison.forget()
+        self.kept = []
+
+    def leave(self, use: Use) -> None:
+        """Let go of a use that was measured."""
+        if self.keeps:
+            self.kept.append(use)
+        else:
+            use.release()
 
     def shares(self, use: Use) -> bool:
         """Whether another use has a part of this one."""
@@ -140,7 +155,7 @@ class MicroBatch:
             if found.dots_with_sum is not None:
                 self.dots_with_sum.append(_shared(found.dots_with_sum, group[0]))
             for use in group:
-                use.release()
+                self.leave(use)
 
 
 def _shared(squared: Tensor, use: Use) -> Tensor:

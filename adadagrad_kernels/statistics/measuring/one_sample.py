@@ -99,9 +99,9 @@ class OneSample:
             torch.is_autocast_enabled(device.type),
         )
         halves = (torch.float16, torch.bfloat16)
-        self.coarse = self._autocast[2] or any(p.dtype in halves for p in parameters)
+        self.coarse: bool = self._autocast[2] or any(p.dtype in halves for p in parameters)
         self._versions = _versions(question)
-        self.has_rowless_gradient = False
+        self.has_rowless_gradient: bool = False
         self._hooks = False
         self._given: list[Tensor | None] = []
         self._places: list[_Place | None] = []

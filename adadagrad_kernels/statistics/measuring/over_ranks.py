@@ -14,37 +14,61 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.ranks import Ranks
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
-from adadagrad_kernels.statistics.measuring.step import (
+from adadagrad_kernels.statistics.measuring.problems import Problems
+from adadagrad_kernels.statistics.measuring.record_of_step import (
     contribution_variance,
     no_variance,
     total_sq_norms,
 )
+from adadagrad_kernels.statistics.noise_estimate import SampleSpread, moments_of
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sums import squared_norm
 
 #: Allowed relative difference between ranks' norms of one gradient (different processors round
 #: differently).
 SAME = 1e-6
+#: Numbers of ``moments_of``.
+SPREAD = 5
 
 
 def own_numbers(
-    micro_batches: Sequence[MicroBatch], mean: Mapping[str, Tensor], products: Tensor | None
+    micro_batches: Sequence[MicroBatch],
+    mean: Mapping[str, Tensor],
+    products: Tensor | None,
+    problems: Problems,
 ) -> list[float]:
-    """What a rank tells the others: n_r, sum |h_i|^2, N, sum p_i^2 (-1 where not measured)."""
+    """What a rank tells the others: n_r, sum |h_i|^2, N, sum p_i^2 (-1 where not measured).
+
+    And how |h_i|^2 and p_i vary, zeros where they were not measured. The step's problems are read
+    with the numbers, and the first is raised.
+    """
+    numbers = [own_sq_norms(micro_batches), squared_norm(mean.values())]
+    if products is not None:
+        numbers.append(products.double().square().sum())
+        numbers.append(own_spread(micro_batches, products))
+    squares, (signal,), *along = problems.require_none(numbers)
     samples = sum(m.samples or 0 for m in micro_batches)
-    along = None if products is None else products.double().square().sum()
-    return [
-        float(samples),
-        own_sq_norms(micro_batches),
-        squared_norm(mean.values()).item(),
-        -1.0 if along is None else along.item(),
-    ]
+    (squared_products,), spread = along or ([-1.0], [0.0] * SPREAD)
+    return [float(samples), sum(squares), signal, squared_products, *spread]
 
 
-def own_sq_norms(micro_batches: Sequence[MicroBatch]) -> float:
-    """Sum |h_i|^2 over a rank's samples."""
+def sample_sq_norms(micro_batches: Sequence[MicroBatch]) -> Tensor:
+    """|h_i|^2 of a rank's samples, in the order of its micro-batches."""
+    found = [total_sq_norms(m.norms, m.samples or 0) for m in micro_batches]
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64, device="cpu")
+
+
+def own_spread(micro_batches: Sequence[MicroBatch], products: Tensor) -> Tensor:
+    """How |h_i|^2 and p_i vary over a rank's samples; zeros without any."""
+    if not len(products):
+        return torch.zeros(SPREAD, dtype=torch.float64, device="cpu")
+    return moments_of(sample_sq_norms(micro_batches), products)
+
+
+def own_sq_norms(micro_batches: Sequence[MicroBatch]) -> Tensor:
+    """Sum |h_i|^2 over the samples of each of a rank's micro-batches that has any."""
     squares = [total_sq_norms(m.norms, m.samples or 0).sum() for m in micro_batches if m.samples]
-    return float(sum(square.item() for square in squares))
+    return torch.stack(squares) if squares else torch.zeros(0, dtype=torch.float64, device="cpu")
 
 
 def require_each(products: Tensor, micro_batches: Sequence[MicroBatch]) -> None:
@@ -91,14 +115,14 @@ def require_reduced(sq_norms: Sequence[float]) -> float:
 
 
 def record_of_ranks(
-    rows: Sequence[Sequence[float]], ranks: Ranks, grad_scale: float, mean: dict[str, Tensor]
+    rows: Sequence[Sequence[float]], ranks: Ranks, scale: float, mean: dict[str, Tensor]
 ) -> GradientStatistics:
     """The record of all samples, the same on every rank to the last bit.
 
     Args:
         rows: the numbers of every rank, as ``own_numbers`` gives them.
         ranks: the ranks themselves.
-        grad_scale: factor by which the losses were multiplied.
+        scale: D, times the factor by which the losses were multiplied.
         mean: the gradient, the same on all ranks.
 
     Raises:
@@ -111,13 +135,16 @@ def record_of_ranks(
             "statistics()"
         )
     signal = require_reduced([row[2] for row in rows])
-    factor = samples / (ranks.divisor * grad_scale)
+    factor = samples / scale
     along = [row[3] for row in rows if row[0]]
+    measured = min(along) != -1.0
+    spread = SampleSpread.of_ranks(((row[0], *row[4:]) for row in rows), factor * factor)
     return GradientStatistics(
         batch_size=samples,
         mean_sq_norm=signal,
         sum_sq_norms=factor * factor * math.fsum(row[1] for row in rows),
-        sum_sq_inner_products=None if min(along) == -1.0 else math.fsum(along),
+        sum_sq_inner_products=math.fsum(along) if measured else None,
+        spread=spread if measured else None,
         mean_gradient=mean,
         agreement=ranks.agreement,
     )
@@ -127,7 +154,7 @@ def variance_of_ranks(
     micro_batches: Sequence[MicroBatch],
     parameters: Mapping[str, nn.Parameter],
     ranks: Ranks,
-    grad_scale: float,
+    scale: float,
     record: GradientStatistics,
 ) -> dict[str, Tensor]:
     """The variance of every coordinate, from one all_reduce of one number per coordinate.
@@ -136,7 +163,7 @@ def variance_of_ranks(
     (m - 1) Var_m + m (mean_m - mean)^2; their sum over micro-batches and ranks is the total.
     """
     mean = record.require_mean_gradient()
-    factor = record.batch_size / (ranks.divisor * grad_scale)
+    factor = record.batch_size / scale
     deviations = {}
     for name, parameter in parameters.items():
         total = no_variance(parameter)

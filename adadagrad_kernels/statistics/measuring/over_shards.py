@@ -19,10 +19,11 @@ from adadagrad_kernels.ranks import Ranks
 from adadagrad_kernels.shards import ShardedParameters, added_up, is_sharded, local, whole
 from adadagrad_kernels.statistics.measuring.directional import STEP
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
-from adadagrad_kernels.statistics.measuring.over_ranks import SAME, own_sq_norms
-from adadagrad_kernels.statistics.measuring.step import contribution_variance, no_variance
+from adadagrad_kernels.statistics.measuring.over_ranks import SAME, own_sq_norms, sample_sq_norms
+from adadagrad_kernels.statistics.measuring.problems import Problems
+from adadagrad_kernels.statistics.measuring.record_of_step import contribution_variance, no_variance
 from adadagrad_kernels.statistics.record import GradientStatistics
-from adadagrad_kernels.statistics.sums import squared_norm
+from adadagrad_kernels.statistics.sums import on_host, squared_norm
 
 #: Where losses are in float64, whose rounding allows a smaller step than ``STEP``.
 _WIDE_STEP = 1e-5
@@ -32,23 +33,36 @@ def own_numbers(
     micro_batches: Sequence[MicroBatch],
     mean: Mapping[str, Tensor],
     parameters: ShardedParameters,
+    problems: Problems,
     *,
     has_losses: bool,
 ) -> list[float]:
     """What a rank tells the others.
 
     Its parts of n, of sum |h_i|^2 and of N; whether it has losses; and the squared norm of what all
-    ranks with the same samples hold, in which they must agree.
+    ranks with the same samples hold, in which they must agree. The step's problems are read with
+    the numbers, and the first is raised.
     """
     samples = sum(m.samples or 0 for m in micro_batches)
     alike = [g for g in mean.values() if not is_sharded(g)]
+    parts = [squared_norm([local(t)]) for t in mean.values()]
+    told = problems.require_none([own_sq_norms(micro_batches), squared_norm(alike), *parts])
+    squares, (same,), *norms = told
     return [
         samples / parameters.same_samples,
-        own_sq_norms(micro_batches),
-        part_of_sq_norm(mean.values(), parameters),
+        sum(squares),
+        _part_of_sq_norm(norms, mean.values(), parameters),
         float(has_losses),
-        squared_norm(alike).item(),
+        same,
     ]
+
+
+def _part_of_sq_norm(
+    norms: Iterable[Sequence[float]], tensors: Iterable[Tensor], parameters: ShardedParameters
+) -> float:
+    """What this rank adds to the squared norm of sharded tensors, from the norms of its parts."""
+    copies = map(parameters.copies, tensors)
+    return math.fsum(norm / count for (norm,), count in zip(norms, copies, strict=True))
 
 
 def added_gradients(parameters: ShardedParameters, mean: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,11 +75,6 @@ def added_gradients(parameters: ShardedParameters, mean: Mapping[str, Tensor]) -
         placed: Any = parameters[name]
         found[name] = added_up(gradient, getattr(placed, "placements", ()))
     return found
-
-
-def part_of_sq_norm(tensors: Iterable[Tensor], parameters: ShardedParameters) -> float:
-    """What this rank adds to the squared norm of sharded tensors."""
-    return math.fsum(squared_norm([local(t)]).item() / parameters.copies(t) for t in tensors)
 
 
 def record_of_shards(
@@ -144,6 +153,13 @@ def variance_of_shards(
     return variance
 
 
+def gathered_gradients(
+    parameters: ShardedParameters, mean: Mapping[str, Tensor]
+) -> dict[int, Tensor]:
+    """All of each gradient, by the identity of parameters; all ranks are here."""
+    return {id(p): _gathered(parameters, p, mean[name]) for name, p in parameters.items()}
+
+
 def _gathered(parameters: ShardedParameters, parameter: Any, mean: Any) -> Tensor:
     """What this rank's layers see of a gradient: all that ``fully_shard`` has shared out."""
     from torch.distributed.tensor import Replicate
@@ -193,9 +209,13 @@ def require_one(micro_batches: Sequence[MicroBatch]) -> None:
         )
 
 
-def products_of_layers(micro_batch: MicroBatch, ranks: Ranks) -> Tensor:
-    """<h_i, sum_j h_j> over the layers' parts on all ranks, which have the same samples."""
-    return ranks.add_up(torch.stack(micro_batch.dots_with_sum).sum(0))
+def norms_and_products_of_layers(micro_batch: MicroBatch, ranks: Ranks) -> Tensor:
+    """|h_i|^2 and <h_i, sum_j h_j> over the layers' parts on all ranks, ``[2, samples]``.
+
+    The ranks have the same samples.
+    """
+    products = torch.stack(micro_batch.dots_with_sum).sum(0).double()
+    return ranks.add_up(torch.stack([sample_sq_norms([micro_batch]).to(products), products]))
 
 
 def difference_derivatives(
@@ -214,8 +234,8 @@ def difference_derivatives(
     """
     kept = {name: local(parameter).clone() for name, parameter in parameters.items()}
     sizes = [
-        part_of_sq_norm(tensors, parameters)
-        for tensors in (parameters.values(), direction.values())
+        _part_of_sq_norm(on_host([squared_norm([local(t)]) for t in each]), each, parameters)
+        for each in (list(parameters.values()), list(direction.values()))
     ]
     rows = ranks.gather(sizes, ranks.device)
     size, length = (math.sqrt(math.fsum(row[place] for row in rows)) for place in (0, 1))

@@ -105,14 +105,14 @@ def _by_contributions(uses: Sequence[Use], variance: bool, inner_products: bool)
         measured.sums[key] = torch.empty(part.value.numel(), dtype=dtype, device=first.device)
         if variance:
             squares[key] = torch.empty_like(measured.sums[key])
-    for rows, contributions in _chunks(uses, parts, samples):
+    for rows, contributions in chunks(uses, parts, samples):
         for key, chunk in contributions.items():
             state = (measured.sums[key], squares.get(key), norms[rows])
             accumulate_moments_(*state, chunk, samples=rows.start)
             measured.sq_norms[rows] += norms[rows]
     if inner_products:
         measured.dots_with_sum = torch.zeros_like(measured.sq_norms)
-        for rows, contributions in _chunks(uses, parts, samples):
+        for rows, contributions in chunks(uses, parts, samples):
             for key, chunk in contributions.items():
                 measured.dots_with_sum[rows] += row_dots(chunk, measured.sums[key])
     for key, part in parts.items():
@@ -123,7 +123,7 @@ def _by_contributions(uses: Sequence[Use], variance: bool, inner_products: bool)
     return measured
 
 
-def _chunks(
+def chunks(
     uses: Sequence[Use], parts: dict[Key, Part], samples: int
 ) -> Iterable[tuple[slice, dict[Key, Tensor]]]:
     """Contributions ``[samples, elements]`` of some samples at a time, those of all uses added."""

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adadagrad_kernels.statistics.measuring.meetings import (
+from adadagrad_kernels.statistics.measuring.sample_places import (
     Node,
     Place,
     is_doubtful,

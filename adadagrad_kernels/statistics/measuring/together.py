@@ -27,7 +27,7 @@ class Together:
     """
 
     def __init__(self, ranks: Ranks, parameters: ShardedParameters) -> None:
-        self.failed = False
+        self.failed: bool = False
         self._ranks = ranks
         self._parameters = parameters
         self._left: list[tuple[dict[str, Any], dict[str, Any]]] = []

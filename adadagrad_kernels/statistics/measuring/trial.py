@@ -66,7 +66,7 @@ class Watch:
 
     def __init__(self, holders: dict[str, set[int]] | None = None) -> None:
         self.now: Trial | None = None
-        self.holders = holders or {}
+        self.holders: dict[str, set[int]] = holders or {}
         self._running: list[str] = []
         self.count = 0
 

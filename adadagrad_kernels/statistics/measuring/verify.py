@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,10 @@ from torch import Tensor, nn
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.shards import is_sharded, local
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
+from adadagrad_kernels.statistics.measuring.problems import Problems
 from adadagrad_kernels.statistics.measuring.samples import OTHER_SOURCES, unknown_shares_message
 from adadagrad_kernels.statistics.measuring.shared_uses import COARSE_TOLERANCE, TOLERANCE
 from adadagrad_kernels.statistics.measuring.uses import Part
-from adadagrad_kernels.statistics.sums import gathered_on_cpu
 
 #: The smallest gradient that is compared, relative to all contributions of the samples.
 _FLOOR = 1e-3
@@ -23,20 +24,12 @@ _ZERO = torch.zeros((), dtype=torch.float64, device="cpu")
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 
-def require_clear(parameters: NamedParameters) -> None:
-    """Refuse a gradient of an earlier step.
-
-    Raises:
-        ValueError: naming its parameter.
-    """
+def ask_clear(parameters: NamedParameters, problems: Problems) -> None:
+    """Ask whether gradients of an earlier step are left, which is a ValueError naming the first."""
     grads = {n: p.grad for n, p in parameters if p.requires_grad and p.grad is not None}
-    left = _nonzero_flags(list(grads.values()))
-    for name, is_left in zip(grads, left, strict=True):
-        if is_left:
-            raise ValueError(
-                f"a gradient of an earlier step is left in .grad of '{name}' and would count as "
-                "this step's; call optimizer.zero_grad() before the first backward pass of a step"
-            )
+    names = list(grads)
+    for places, flags in _by_device(_nonzero_flags(grads.values())):
+        problems.ask_each(flags, partial(_left_over, [names[place] for place in places]))
 
 
 def require_known(parameters: NamedParameters, known: Container[int]) -> None:
@@ -59,24 +52,36 @@ def require_known(parameters: NamedParameters, known: Container[int]) -> None:
             )
 
 
-def require_kept(
-    parameters: NamedParameters, reached: Collection[int], sq_norms: list[Tensor]
+def ask_kept(
+    parameters: NamedParameters,
+    reached: Collection[int],
+    sq_norms: list[Tensor],
+    problems: Problems,
 ) -> None:
-    """Refuse another micro-batch if the gradient of those before it is gone.
+    """Ask, as another micro-batch begins, whether the gradient of those before it is still there.
+
+    All of it being zero while samples contributed something is a ValueError.
 
     Args:
         parameters: of the module in training.
         reached: identities of the parameters that have got a gradient.
         sq_norms: of the samples that have contributed to it.
-
-    Raises:
-        ValueError: if all of it is zero, but the samples contributed something.
+        problems: of the step.
     """
     grads = [p.grad for _, p in parameters if id(p) in reached and p.grad is not None]
     if not grads and any(is_sharded(p) for _, p in parameters):
         return  # they are not reduced yet, and nobody else holds them
-    if not any(_nonzero_flags(grads)) and any(_nonzero_flags(sq_norms)):
-        raise ValueError(dropped_gradient_message("the parameters"))
+    if not sq_norms:
+        return
+    where = sq_norms[0].device
+    contributed, left = (
+        torch.stack([flag.to(where) for flag in _nonzero_flags(tensors)]).any()
+        if tensors
+        else torch.zeros((), dtype=torch.bool, device=where)
+        for tensors in (sq_norms, grads)
+    )
+    error = ValueError(dropped_gradient_message("the parameters"))
+    problems.ask_each(contributed & ~left, lambda _: error)
 
 
 def require_present(parameters: NamedParameters, reached: Container[int]) -> None:
@@ -88,9 +93,10 @@ def require_present(parameters: NamedParameters, reached: Container[int]) -> Non
     for name, parameter in parameters:
         if id(parameter) in reached and parameter.requires_grad and parameter.grad is None:
             raise ValueError(
-                f"the gradient of '{name}' is not in .grad: it was taken by autograd.grad, or set "
-                "to None after the backward pass. Ways out: call loss.backward(), and statistics() "
-                "right after it, before zero_grad()"
+                f"the gradient of '{name}' is not in .grad: it was taken by autograd.grad, set to "
+                "None after the backward pass, or cut there (DeepSpeed's ZeRO stage 2). Ways out: "
+                "call loss.backward(), and statistics() right after it, before zero_grad(); with "
+                "DeepSpeed ZeRO stage 0 or 1"
             )
 
 
@@ -156,25 +162,21 @@ def second_backward_message(layer: str) -> str:
     )
 
 
-def _nonzero_flags(tensors: Sequence[Tensor]) -> list[bool]:
-    """Whether each has an element that is not zero; waits for a device once."""
+def _nonzero_flags(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Whether each has an element that is not zero, where it is."""
     parts = map(local, tensors)
-    flags = [(t.coalesce().values() if t.is_sparse else t).any() for t in parts]
-    found: list[bool] = gathered_on_cpu(flags).tolist()
-    return found
+    return [(t.coalesce().values() if t.is_sparse else t).any() for t in parts]
 
 
-def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> list[Exception]:
-    """Errors for gradients that do not come from the measured layers, or not from them alone.
+def ask_foreign(micro_batch: MicroBatch, parameters: NamedParameters, problems: Problems) -> None:
+    """Ask whether gradients come from the measured layers, and from them alone.
 
     If autograd computed a gradient, the samples' contributions must add up to it.
     """
-    problems: list[Exception] = []
     compared: list[tuple[str, Tensor]] = []
     floor = _ZERO
     if micro_batch.arrived and micro_batch.norms:
         # Below the rounding of all that the samples contributed nothing can be told.
-        # Stays where the norms are: the host would wait once for every layer.
         where = micro_batch.norms[0].squared.device
         squares = torch.stack([each.squared.sum().to(where) for each in micro_batch.norms])
         floor = _FLOOR * squares.sum().sqrt()
@@ -187,7 +189,7 @@ def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> l
             continue
         keys = [key for key in micro_batch.parts if key[0] == id(parameter)]
         if not keys:
-            problems.append(
+            problems.add(
                 UnsupportedModelError(
                     f"the parameter '{name}' got a gradient outside of the layers that are "
                     "measured: it is used outside of its module's forward, or an output of the "
@@ -208,16 +210,36 @@ def foreign_gradients(micro_batch: MicroBatch, parameters: NamedParameters) -> l
             )
             least = torch.maximum(scale, floor.to(scale.device))
             compared.append((name, error > allowed * least))
-    differs = gathered_on_cpu([far for _, far in compared]).tolist()
     incomplete = micro_batch.shared.incomplete
-    flags = gathered_on_cpu([flag for _, flag in incomplete]).tolist()
-    problems += [
-        UnsupportedModelError(unknown_shares_message(layer))
-        for (layer, _), is_incomplete in zip(incomplete, flags, strict=True)
-        if is_incomplete
-    ]
-    names = [name for (name, _), far in zip(compared, differs, strict=True) if far]
-    return [*problems, *(ValueError(foreign_gradient_message(name)) for name in names)]
+    for places, flags in _by_device([flag for _, flag in incomplete]):
+        layers = [incomplete[place][0] for place in places]
+        problems.ask_each(flags, partial(_unknown_shares, layers))
+    for places, flags in _by_device([far for _, far in compared]):
+        names = [compared[place][0] for place in places]
+        problems.ask_each(flags, partial(_foreign, names))
+
+
+def _left_over(names: Sequence[str], place: int) -> Exception:
+    return ValueError(
+        f"a gradient of an earlier step is left in .grad of '{names[place]}' and would count as "
+        "this step's; call optimizer.zero_grad() before the first backward pass of a step"
+    )
+
+
+def _unknown_shares(layers: Sequence[str], place: int) -> Exception:
+    return UnsupportedModelError(unknown_shares_message(layers[place]))
+
+
+def _foreign(names: Sequence[str], place: int) -> Exception:
+    return ValueError(foreign_gradient_message(names[place]))
+
+
+def _by_device(flags: Sequence[Tensor]) -> Iterator[tuple[list[int], Tensor]]:
+    """The flags of each device in one tensor, with the place of each."""
+    devices = dict.fromkeys(flag.device for flag in flags)
+    for device in devices:
+        places = [place for place, flag in enumerate(flags) if flag.device == device]
+        yield places, torch.stack([flags[place] for place in places])
 
 
 def require_grad_mode(

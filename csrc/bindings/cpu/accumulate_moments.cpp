@@ -29,7 +29,7 @@ void accumulate_moments(Address chunk, int type, const std::array<std::int64_t, 
   run(args, &cpu::accumulate_moments_workspace, &cpu::accumulate_moments);
 }
 
-const Binding binding([](pybind11::module_& m) {
+const Binding accumulate_moments_binding([](pybind11::module_& m) {
   m.def("accumulate_moments", &accumulate_moments);
 });
 

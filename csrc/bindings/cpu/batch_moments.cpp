@@ -66,7 +66,7 @@ void batch_adagrad_step(Address param, Address state_sum, Address grads, int typ
       state_sum, {lr, eps, weight_decay, 1.0, maximize}, threads);
 }
 
-const Binding binding([](pybind11::module_& m) {
+const Binding batch_moments_binding([](pybind11::module_& m) {
   m.def("batch_moments", &batch_moments);
   m.def("batch_adagrad_step", &batch_adagrad_step);
 });

@@ -54,7 +54,9 @@ void conv_moments(Address inputs, Address grad_outputs, int type,
   run(args, &cpu::conv_moments_workspace, &cpu::conv_moments);
 }
 
-const Binding binding([](pybind11::module_& m) { m.def("conv_moments", &conv_moments); });
+const Binding conv_moments_binding([](pybind11::module_& m) {
+  m.def("conv_moments", &conv_moments);
+});
 
 }  // namespace
 }  // namespace adak::bindings

@@ -35,7 +35,9 @@ void embedding_moments(Address indices, Address grad_outputs, int type, std::int
   run(args, &cpu::embedding_moments_workspace, &cpu::embedding_moments);
 }
 
-const Binding binding([](pybind11::module_& m) { m.def("embedding_moments", &embedding_moments); });
+const Binding embedding_moments_binding([](pybind11::module_& m) {
+  m.def("embedding_moments", &embedding_moments);
+});
 
 }  // namespace
 }  // namespace adak::bindings

@@ -43,7 +43,7 @@ void norm_layer_moments(Address inputs, Address grad_outputs, int type, std::int
   run(args, &cpu::norm_layer_moments_workspace, &cpu::norm_layer_moments);
 }
 
-const Binding binding([](pybind11::module_& m) {
+const Binding norm_layer_moments_binding([](pybind11::module_& m) {
   m.def("norm_layer_moments", &norm_layer_moments);
 });
 

@@ -51,7 +51,7 @@ std::optional<double> sparse_mean_csr_step(Address row_starts, Address columns, 
   return sq_norm;
 }
 
-const Binding binding([](pybind11::module_& m) {
+const Binding sparse_mean_step_binding([](pybind11::module_& m) {
   m.def("sparse_mean_dense_step", &sparse_mean_dense_step);
   m.def("sparse_mean_csr_step", &sparse_mean_csr_step);
 });

@@ -14,7 +14,7 @@ double stream_read(Address data, std::int64_t bytes, int threads) {
   return cpu::stream_read(pointer(data), bytes, threads);
 }
 
-const Binding binding([](pybind11::module_& m) {
+const Binding stream_read_binding([](pybind11::module_& m) {
   m.def("stream_read", &stream_read, pybind11::call_guard<pybind11::gil_scoped_release>());
 });
 

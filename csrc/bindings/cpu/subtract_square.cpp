@@ -16,7 +16,7 @@ void subtract_square(Address grad, Address squares, int type, std::int64_t size,
       {{pointer(grad), pointer(squares), size, scale}, element_type(type), threads});
 }
 
-const Binding binding([](pybind11::module_& m) {
+const Binding subtract_square_binding([](pybind11::module_& m) {
   m.def("subtract_square", &subtract_square, pybind11::call_guard<pybind11::gil_scoped_release>());
 });
 

@@ -34,7 +34,7 @@ double adagrad_norm_step(const Update& update, double lr, double eps, double wei
       [&](const cpu::UpdateArgs& args) { return cpu::adagrad_norm_step(args, update.shared); });
 }
 
-const Binding binding([](pybind11::module_& m) {
+const Binding updates_binding([](pybind11::module_& m) {
   m.def("adagrad_step", &adagrad_step);
   m.def("adagrad_norm_step", &adagrad_norm_step);
 });

@@ -21,7 +21,7 @@ void accumulate_moments(Address chunk, int type, const std::array<std::int64_t, 
       stream_of(place), allocate_of(place));
 }
 
-const Binding binding([](pybind11::module_& m) {
+const Binding accumulate_moments_binding([](pybind11::module_& m) {
   m.def("accumulate_moments", &accumulate_moments);
 });
 

@@ -32,7 +32,7 @@ void batch_adagrad_step(Address param, Address state_sum, Address grads, int typ
       stream_of(place), allocate_of(place));
 }
 
-const Binding binding([](pybind11::module_& m) {
+const Binding batch_moments_binding([](pybind11::module_& m) {
   m.def("batch_moments", &batch_moments);
   m.def("batch_adagrad_step", &batch_adagrad_step);
 });

@@ -44,7 +44,7 @@ void adagrad_norm_step(const Update& update, const Scalars& scalars,
                           stream_of(place), allocate_of(place));
 }
 
-const Binding binding([](pybind11::module_& m) {
+const Binding updates_binding([](pybind11::module_& m) {
   m.def("adagrad_step", &adagrad_step);
   m.def("adagrad_norm_step", &adagrad_norm_step);
 });

@@ -1,5 +1,5 @@
-// cp.async. A copy is performed only where its thread waits for it, so that a missing wait shows:
-// the shared memory is still what it was.
+// cp.async. A copy is performed only where its thread waits for it, the latest that a device may:
+// until then the shared memory holds NaNs, and counts as memory that nothing wrote.
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -18,6 +18,7 @@ void start(Warp& warp, const Instruction& instruction, std::uint32_t mask) {
   const std::uint64_t* source = warp.operand<std::uint64_t>(instruction, 1);
   const std::uint32_t* source_bytes =
       instruction.operand_count > 2 ? warp.operand<std::uint32_t>(instruction, 2) : nullptr;
+  std::uint64_t targets[kLanes] = {};
   for (std::uint32_t lane = 0; lane < kLanes; ++lane) {
     if (((mask >> lane) & 1u) == 0) continue;
     auto& groups = warp.copies[lane];
@@ -28,10 +29,12 @@ void start(Warp& warp, const Instruction& instruction, std::uint32_t mask) {
     const std::uint32_t wanted = source_bytes != nullptr
                                      ? std::min(source_bytes[lane], instruction.target)
                                      : instruction.target;
-    groups.back().push_back({base + static_cast<std::uint64_t>(std::int64_t{target_offset}),
+    targets[lane] = base + static_cast<std::uint64_t>(std::int64_t{target_offset});
+    groups.back().push_back({targets[lane],
                              source[lane] + static_cast<std::uint64_t>(std::int64_t{source_offset}),
                              instruction.target, wanted, &instruction});
   }
+  warp.machine->begin_writes(warp, instruction, mask, targets, instruction.target);
 }
 
 void commit(Warp& warp, const Instruction&, std::uint32_t mask) {
@@ -123,6 +126,16 @@ void finish(Warp& warp, std::uint32_t mask, std::size_t remaining) {
       perform(warp, same, copies);
     }
   }
+  // Where another copy is on its way to the same place, nobody knows what is there.
+  for (std::uint32_t lane = 0; lane < kLanes; ++lane)
+    for (const auto& group : warp.copies[lane])
+      for (const AsynchronousCopy& later : group)
+        for (const AsynchronousCopy& done : due[lane])
+          if (later.target < done.target + done.bytes && done.target < later.target + later.bytes) {
+            std::uint64_t targets[kLanes] = {};
+            targets[lane] = later.target;
+            warp.machine->begin_writes(warp, *later.instruction, 1u << lane, targets, later.bytes);
+          }
 }
 
 void wait_group(Warp& warp, const Instruction& instruction, std::uint32_t mask) {

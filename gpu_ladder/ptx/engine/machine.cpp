@@ -173,6 +173,24 @@ std::uint32_t Machine::resolve(Warp& warp, const Instruction& instruction, std::
        .blind = request.blind});
 }
 
+void Machine::begin_writes(Warp& warp, const Instruction& instruction, std::uint32_t mask,
+                           const std::uint64_t* targets, std::uint32_t bytes) {
+  for (std::uint32_t lane = 0; lane < kLanes; ++lane) {
+    if (((mask >> lane) & 1u) == 0) continue;
+    std::uint8_t* const target = shared_ + targets[lane];
+    const bool allowed =
+        checks_ ? model_.begin_write({.thread = warp.index * kLanes + lane,
+                                      .space = Space::shared,
+                                      .write = true,
+                                      .atomic = false,
+                                      .bytes = bytes,
+                                      .address = reinterpret_cast<std::uint64_t>(target),
+                                      .site = site(instruction, 1)})
+                : targets[lane] + bytes <= shared_size();
+    if (allowed) std::memset(target, 0xff, bytes);
+  }
+}
+
 namespace {
 
 std::uint64_t special_value(SpecialRegister which, const Launch& launch, std::uint32_t warp,

@@ -109,6 +109,10 @@ class Machine {
   // In which order the lanes of one atomic instruction take effect.
   std::array<std::uint8_t, kLanes> lane_order();
 
+  // Writes to shared memory that are done later: what stands there is lost until then.
+  void begin_writes(Warp& warp, const Instruction& instruction, std::uint32_t mask,
+                    const std::uint64_t* targets, std::uint32_t bytes);
+
  private:
   void prepare();
   void fill_constants(bool only_block, const std::uint32_t (&block)[3]);

@@ -1,156 +1,104 @@
-"""Each fault is caught by the rungs that are there for it, as gpu_ladder/README.md says."""
+"""Each fault is found by the rungs that are there for it, as docs/internals/gpu_faults.md says."""
 
 from __future__ import annotations
 
 import functools
-import json
-import os
+import importlib.util
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import matrix_page
 import pytest
-from matrix_faults import FAULTS, Fault
+from matrix_cuda import ROOT
+from matrix_faults import KERNELS, RUNGS
+from matrix_page import RIGHT, Key, Said
+from matrix_rungs import outcomes
 
-from gpu_ladder import emulated
-from gpu_ladder.static import cuda_gate, toolchain
+from gpu_ladder.static import toolchain
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
-RUNGS = ("source", "source, checked", "sanitizers", "PTX", "machine code")
-RIGHT = "nothing"
-#: Of these every rung catches one, in different ways; the others are planted by night.
-BY_DAY = (
-    RIGHT,
-    "no barrier before partial sums are merged",
-    "the end of a row is stored as a whole vector",
-    "a shuffle that half of the lanes skip",
-    "partial sums added by atomics",
-)
-
-FLAGS = {
-    "plain": ["-O1"],
-    "checked": [
-        *("-O1", "-fno-tree-sra", "-fsanitize=thread"),
-        "--param=tsan-instrument-func-entry-exit=0",
-    ],
-    "sanitized": [
-        *("-O1", "-fsanitize=address,undefined"),
-        *("-fno-sanitize=vptr", "-fno-sanitize-recover=all"),
-    ],
-}
-COMMON = ["-std=c++20", "-g", "-fPIC", "-ffp-contract=off", "-fno-gnu-unique", "-w"]
+documented = functools.cache(matrix_page.read)
+#: By day each kernel has its first fault, on the rung that must find it (of Triton, PTX, which runs
+#: in this process). The machine code of one kernel has another.
+FIRST = [
+    (kernel.kind, kernel.name, kernel.faults[0].name, (str(kernel.faults[0].rung),))
+    if kernel.kind == "cuda"
+    else (kernel.kind, kernel.name, kernel.faults[0].name, ("PTX",))
+    for kernel in KERNELS
+]
+BY_DAY: list[tuple[str, str, str, tuple[str, ...]]] = [
+    *FIRST,
+    ("cuda", "moments_kernel", "partial sums added by atomics", ("machine code",)),
+]
 
 
-def _library(sources: Path, flavour: str) -> Path:
-    """The subject on the host model, with the kernels of ``sources``."""
-    folder = emulated.build(flavour, f"gpu_ladder_runtime_{flavour}").parent
-    runtime = folder / "CMakeFiles" / f"gpu_ladder_runtime_{flavour}.dir"
-    compiler = os.environ.get("CXX", "g++")
-    kernel, library = sources / f"{flavour}.o", sources / f"{flavour}.so"
-    includes = [sources, ROOT / "gpu_ladder/runtime", ROOT / "gpu_ladder/runtime/include"]
-    subject = ["-x", "c++", "-c", str(HERE / "subject.cu"), "-o", str(kernel)]
-    subprocess.run(
-        [compiler, *COMMON, *FLAGS[flavour], *(f"-I{path}" for path in includes), *subject],
-        check=True,
-    )
-    sanitizers = FLAGS["sanitized"] if flavour == "sanitized" else []
-    # The runtime first: of inline functions in both, the copy that is not instrumented.
-    objects = [*map(str, sorted(runtime.rglob("*.o"))), str(kernel)]
-    link = ["-shared", "-Wl,-Bsymbolic", *sanitizers, *objects, "-ldl", "-o", str(library)]
-    subprocess.run([compiler, *link], check=True)
-    return library
-
-
-def _python(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(HERE / "run_subject.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload, no-any-return]
-
-
-def _found(*arguments: object) -> set[str]:
-    done = _python(*arguments)
-    assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout))
-
-
-def _sanitizers(library: Path) -> set[str]:
-    done = _python(library, env=emulated.sanitizer_environment())
-    pattern = r"AddressSanitizer: ([\w-]+)|runtime error: .*(misaligned)"
-    report = re.search(pattern, done.stderr)
-    if report is None:
-        assert done.returncode == 0, done.stderr
-        return set(json.loads(done.stdout))
-    return {report[1] or report[2]}
-
-
-def _machine_code(sources: Path) -> set[str]:
-    kernels = cuda_gate.gate([HERE / "subject.cu"], [sources], [90])
-    kernel = next(kernel for kernel in kernels if kernel.name.startswith("moments_kernel"))
-    found = set()
-    if kernel.resources.stack_bytes:
-        found.add("spills")
-    if kernel.ptx.float_atomics:
-        found.add("float atomics")
-    # Four rows together, four one by one where some are missing, and two tensors to update.
-    if kernel.instructions.global_loads.get(16, 0) < 10:
-        found.add("narrow loads")
-    return found
-
-
-def _outcomes(fault: Fault | None, folder: Path) -> dict[str, set[str]]:
-    sources = folder / "csrc"
-    shutil.copytree(ROOT / "csrc", sources)
-    if fault is not None:
-        fault.plant(sources)
-    libraries = {flavour: _library(sources, flavour) for flavour in FLAGS}
-    ptx = cuda_gate.compile_source(HERE / "subject.cu", 90, [sources]).ptx
-    return {
-        "source": _found(libraries["plain"]),
-        "source, checked": _found(libraries["checked"]),
-        "sanitizers": _sanitizers(libraries["sanitized"]),
-        "PTX": _found(libraries["plain"], ptx),
-        "machine code": _machine_code(sources),
-    }
-
-
-@functools.cache
-def _documented() -> dict[str, dict[str, set[str]]]:
-    """The table in the ladder's README: what each rung says of each fault."""
-    rows = {}
-    for line in (ROOT / "gpu_ladder/README.md").read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("|") and len(cells) == len(RUNGS) + 1:
-            said = [set(cell.split(", ")) - {"", "–"} for cell in cells[1:]]
-            rows[cells[0]] = dict(zip(RUNGS, said, strict=True))
-    return rows
-
-
-PLANTED: dict[str, Fault | None] = {RIGHT: None, **{fault.name: fault for fault in FAULTS}}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [n if n in BY_DAY else pytest.param(n, marks=pytest.mark.nightly) for n in PLANTED],
-)
-def test_as_documented(name: str, tmp_path: Path) -> None:
+def _as_documented(key: Key, folder: Path, *rungs: str) -> None:
     if (reason := toolchain.missing()) is not None:
         pytest.skip(f"no compiler for GPUs: {reason}")
-    assert _outcomes(PLANTED[name], tmp_path) == _documented()[name]
+    if key[0] == "triton" and importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed; pip install triton")
+    wanted = documented()[key]
+    found: Said = outcomes(key, folder, *rungs)
+    chance = _by_chance(wanted)
+    for rung, said in found.items():
+        assert said - chance == wanted[rung] - chance, f"{rung}: {said}"
 
 
-def test_every_rung_catches_a_fault_by_day() -> None:
-    documented = _documented()
-    for rung in RUNGS:
-        assert any(documented[name][rung] for name in BY_DAY), f"{rung} catches nothing"
+def _by_chance(row: Said) -> set[str]:
+    """The words that depend on what lies behind an end, and on what stood in unwritten memory."""
+    kinds = set().union(*row.values())
+    words = {"numbers", "crash"} if kinds & {"out_of_bounds", "uninitialised"} else set()
+    return words | ({"race", "uninitialised", "misaligned"} if "out_of_bounds" in kinds else set())
 
 
-def test_every_fault_is_caught_and_nothing_else() -> None:
-    documented = _documented()
-    assert set(documented) >= {RIGHT, *(fault.name for fault in FAULTS)}
-    assert not any(documented[RIGHT].values())
-    for fault in FAULTS:
-        assert any(documented[fault.name].values()), f"no rung catches {fault.name}"
-    for rung in RUNGS:
-        assert any(documented[fault.name][rung] for fault in FAULTS), f"{rung} catches nothing"
+@pytest.mark.parametrize(("kind", "kernel", "fault", "rungs"), BY_DAY)
+def test_by_day(kind: str, kernel: str, fault: str, rungs: tuple[str, ...], tmp_path: Path) -> None:
+    _as_documented((kind, kernel, fault), tmp_path, *rungs)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("kind", "kernel", "fault"), documented())
+def test_every_rung(kind: str, kernel: str, fault: str, tmp_path: Path) -> None:
+    _as_documented((kind, kernel, fault), tmp_path)
+
+
+def test_every_fault_was_run() -> None:
+    assert list(documented()) == matrix_page.all_keys(), "matrix_rungs.py --missing runs the others"
+
+
+def test_the_page_is_what_is_written() -> None:
+    assert matrix_page.rendered(documented()) == matrix_page.PAGE.read_text(encoding="utf-8")
+
+
+def test_every_fault_is_found_by_its_rung_and_nothing_else() -> None:
+    for kernel in KERNELS:
+        names = (RIGHT, *(fault.name for fault in kernel.faults))
+        keys = [(kernel.kind, kernel.name, name) for name in names]
+        rows = {key[2]: documented()[key] for key in keys}
+        assert not any(rows[RIGHT].values()), f"what is wrong with {kernel.name}?"
+        for fault in kernel.faults:
+            assert (fault.rung is None) == bool(fault.why)
+            if fault.rung is None:
+                assert not any(rows[fault.name].values()), f"{fault.name} is found"
+            else:
+                assert rows[fault.name][fault.rung], f"{fault.rung} must find {fault.name}"
+
+
+def test_every_rung_finds_a_fault() -> None:
+    for kind, rungs in RUNGS.items():
+        for rung in rungs:
+            assert any(said[rung] for key, said in documented().items() if key[0] == kind)
+
+
+def test_every_kernel_has_faults() -> None:
+    """Of all that are launched, by their definitions in the sources."""
+    cuda = "".join(path.read_text() for path in (ROOT / "csrc/cuda").glob("*.cu*"))
+    launched = set(re.findall(r"__global__[^;{]*?(\w+_kernel)\(", cuda))
+    folder = ROOT / "adadagrad_kernels/backends/triton/kernels"
+    triton = "".join(path.read_text() for path in folder.glob("*.py"))
+    compiled = set(re.findall(r"^def (\w+_kernel)\(", triton, re.MULTILINE))
+    assert {"moments_kernel", "row_step_kernel"} <= launched
+    assert {"whole_kernel", "zeros_step_kernel"} <= compiled
+    names = {kind: {k.name for k in KERNELS if k.kind == kind} for kind in RUNGS}
+    assert names["cuda"] == {*launched, "moments_kernel with a step"}
+    assert names["triton"] == compiled
+    assert all(len(kernel.faults) >= 5 for kernel in KERNELS)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 from model_driver import Model
 
-from gpu_ladder.emulated import Emulated, build, load
+from gpu_ladder.emulated import Emulated, load
+from gpu_ladder.host_build import build
 
 
 def fresh(flavour: str) -> Iterator[Emulated]:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from ladder_arrays import aligned, call, filled
 
-from gpu_ladder.emulated import ERRORS, Emulated, build
+from gpu_ladder.emulated import ERRORS, Emulated
+from gpu_ladder.host_build import build
 
 
 def launch(emulated: Emulated, blocks: int = 1, threads: int = 32, shared: int = 512) -> str:

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from gpu_ladder.emulated import ROOT, build, load, sanitizer_environment
+from gpu_ladder.emulated import load, sanitizer_environment
+from gpu_ladder.host_build import build
+from gpu_ladder.places import PACKAGE
 
 SCRIPT = """
 import sys
@@ -26,11 +28,11 @@ print("reached the end")
 
 def run(body: str) -> subprocess.CompletedProcess[str]:
     build("sanitized", "ladder_kernels")
-    script = SCRIPT.format(tests=str(ROOT / "tests" / "runtime"), body=body)
+    script = SCRIPT.format(tests=str(PACKAGE / "tests" / "runtime"), body=body)
     return subprocess.run(
         [sys.executable, "-c", script],
         env=sanitizer_environment(),
-        cwd=ROOT.parent,
+        cwd=PACKAGE.parent,
         capture_output=True,
         text=True,
         check=False,

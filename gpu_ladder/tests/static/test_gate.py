@@ -172,7 +172,14 @@ def test_who_wants_the_same_at_once_waits_for_it(
     """Two workers of a test run take as long as one, and no more cores."""
     calls = []
 
-    def slowly(tools: object, source: Path, architecture: int, include: object, made: Path) -> None:
+    def slowly(
+        tools: object,
+        source: Path,
+        architecture: int,
+        include: object,
+        made: Path,
+        flags: object,
+    ) -> None:
         calls.append(architecture)
         time.sleep(0.2)
         made.mkdir()

@@ -42,7 +42,7 @@ def test_refuses_what_is_no_kernel(wrong: dict[str, int]) -> None:
 def test_as_cudas_own_header_over_a_grid(tmp_path: Path) -> None:
     header = toolchain.occupancy_header()
     if header is None:
-        pytest.skip(f"no cuda_occupancy.h; pip install -r {toolchain.REQUIREMENTS}")
+        pytest.skip(f"no cuda_occupancy.h; {toolchain.PIP_INSTALL}")
     program = tmp_path / "occupancy"
     warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
     subprocess.run(

@@ -12,6 +12,7 @@ import pytest
 
 from gpu_ladder.static import cuda_gate, report, toolchain, triton_gate
 from gpu_ladder.static.checks import Budget
+from gpu_ladder.static.excerpt import architectures_of, excerpt
 from gpu_ladder.static.facts import Instructions, Kernel, PtxFacts, Resources
 from gpu_ladder.static.page import markdown, page
 
@@ -66,6 +67,32 @@ def test_one_number_where_architectures_agree_and_all_where_not() -> None:
     assert accesses == [
         "6/8 x 16, 2 x 4", "3 x 16", "none", "none", "none", "none/4", "as written",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("wanted", [(90,), (80, 120), (120, 90, 80)])
+def test_an_excerpt_is_the_page_of_some_architectures(wanted: tuple[int, ...]) -> None:
+    every = (80, 90, 120)
+    codes = [
+        dataclasses.replace(CODE, global_loads=loads, matrix=matrix)
+        for loads, matrix in (({16: 8, 4: 2}, 4), ({16: 6}, 0), ({16: 6, 4: 2}, 4))
+    ]
+    sizes = [Resources(registers=n, stack_bytes=0, static_shared_bytes=n * 8) for n in (32, 48, 32)]
+    kernels = [
+        _on(architecture, instructions=code, resources=size)
+        for architecture, code, size in zip(every, codes, sizes, strict=True)
+    ]
+    traffic = [
+        {"kernel": "sum_kernel", "case": "64 x 1,000", "architecture": "sm_90", "least_bytes": 4000,
+         "moved_bytes": 4100, "sectors_per_request_loads": 16.0,
+         "sectors_per_request_stores": 15.5},
+    ]  # fmt: skip
+    whole = page(kernels, BUDGETS, VERSIONS, {}, traffic)
+    some = page([k for k in kernels if k.architecture in wanted], BUDGETS, VERSIONS, {}, traffic)
+    assert architectures_of(whole) == every
+    assert excerpt(whole, wanted) == excerpt(some, wanted)
+    changed = whole.replace("32/48/32", "33/48/32")
+    assert changed != whole
+    assert (excerpt(changed, wanted) == excerpt(some, wanted)) == (80 not in wanted)
 
 
 def test_the_order_of_kernels_does_not_matter() -> None:
@@ -178,7 +205,10 @@ def test_the_command_writes_and_checks_a_page(
     text = file.read_text()
     assert str(tmp_path) not in text
     assert report.main([*command, "--check"]) == 0
+    assert report.main([*command, "--check", "--architectures", "90"]) == 0
+    assert "2 kernels keep their budgets on sm_90\n" in capsys.readouterr().out
     file.write_text(text.replace("| none", "| some"))
+    assert report.main([*command, "--check", "--architectures", "90"]) == 1
     capsys.readouterr()
     assert report.main([*command, "--check"]) == 1
     assert "+| `sound_kernel" in capsys.readouterr().err

@@ -13,9 +13,14 @@ from gpu_ladder.static.toolchain import ToolMissingError
 
 @pytest.fixture(autouse=True)
 def _found_anew() -> Iterator[None]:
-    toolchain.require.cache_clear()
+    _forget()
     yield
+    _forget()
+
+
+def _forget() -> None:
     toolchain.require.cache_clear()
+    toolchain.require_compiler.cache_clear()
 
 
 @pytest.fixture
@@ -74,7 +79,7 @@ def test_all_tools_on_path(bare: Path) -> None:
     assert tools.include == (bare / "toolkit/include").resolve()
     assert tools.nvcc_flags == (f"-L{(bare / 'toolkit/lib').resolve()}",)
     (bare / "toolkit/lib64").mkdir()
-    toolchain.require.cache_clear()
+    _forget()
     assert toolchain.require().nvcc_flags == (), "a whole toolkit finds its own libraries"
 
 
@@ -107,5 +112,5 @@ def test_packages_come_before_path(bare: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(toolchain, "cuda_wheels", lambda: [wheel])
     assert toolchain.require().nvcc == nvcc
     monkeypatch.setenv("NVCC", str(other))
-    toolchain.require.cache_clear()
+    _forget()
     assert toolchain.require().nvcc == other, "what the environment names comes first"

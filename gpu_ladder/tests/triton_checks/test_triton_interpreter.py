@@ -14,16 +14,22 @@ import pytest
 
 CASES = Path(__file__).parent / "interpreted"
 FILES = sorted(path.name for path in CASES.glob("case_*.py"))
-#: By day: one kernel of each kind, sums over rows and an update. The others run as PTX by day.
+#: By day: one kernel of each kind, sums over rows and an update, without the loads and stores that
+#: convert and the cases of thousands of programs. The others run as PTX by day, and these too.
 BY_DAY = ["case_adagrad_step.py", "case_batch_moments.py"]
+QUICK = ("-k", "not float16 and not extreme and not wide_rows and not denormals")
 
 pytest.importorskip("triton", reason="Triton is not installed; pip install triton")
 
 
-def _run(file: str) -> str:
+def _all_of_them(config: pytest.Config) -> bool:
+    return bool(config.getoption("--gpu-cases", "some") == "all")
+
+
+def _run(file: str, *selected: str) -> str:
     """Run a file's cases; their failure is ours, with all they say."""
     # Not on the sources of this folder, which have no compiled kernels: -P.
-    options = ["-q", "-p", "no:cacheprovider", "-o", "python_files=case_*.py"]
+    options = ["-q", "-p", "no:cacheprovider", "-o", "python_files=case_*.py", *selected]
     command = [sys.executable, "-P", "-m", "pytest", str(CASES / file), *options]
     child = subprocess.run(
         command,
@@ -38,12 +44,12 @@ def _run(file: str) -> str:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "file" in metafunc.fixturenames:
-        all_of_them = metafunc.config.getoption("--gpu-cases", "some") == "all"
-        metafunc.parametrize("file", FILES if all_of_them else BY_DAY)
+        metafunc.parametrize("file", FILES if _all_of_them(metafunc.config) else BY_DAY)
 
 
-def test_cases(file: str) -> None:
-    assert " passed" in _run(file)
+def test_cases(file: str, request: pytest.FixtureRequest) -> None:
+    selected = () if _all_of_them(request.config) else QUICK
+    assert " passed" in _run(file, *selected)
 
 
 def test_every_op_has_cases() -> None:

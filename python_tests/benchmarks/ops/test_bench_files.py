@@ -17,7 +17,7 @@ needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu
 
 
 @needs_kernels
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_timed_benchmarks_run_with_what_torch_compiles(tmp_path: Path) -> None:
     """As `make bench` runs them: torch's compiler warns of torch's own parts, which is no error."""
     command = [sys.executable, "-m", "pytest", str(FOLDER), "-q"]

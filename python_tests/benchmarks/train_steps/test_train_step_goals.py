@@ -84,7 +84,8 @@ def test_memory_leaves_out_what_the_rows_name() -> None:
 def test_memory_of_a_step_under_autocast() -> None:
     case = replace(resnet18(3, blocks=1, width=4), autocast=True)
     for row in rows_of(goals.step_memory(case)):
-        assert 0.9 < row["measured"] < 3
+        # Without bfloat16 of its own a processor's plain step takes more, for wide copies.
+        assert 0.7 < row["measured"] < 3
 
 
 def test_long_steps_have_few_rounds() -> None:

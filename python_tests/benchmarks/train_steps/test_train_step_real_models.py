@@ -42,7 +42,9 @@ def test_the_models_are_those_that_are_named(name: str) -> None:
     assert not any(getattr(module, "p", 0) for module in model.modules()), "no random numbers"
 
 
-@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "autocast", [pytest.param(False, marks=pytest.mark.nightly), True], ids=["fp32", "bf16"]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_steps_are_right(name: str, autocast: bool) -> None:
     case = replace(SMALL[name](), autocast=autocast)

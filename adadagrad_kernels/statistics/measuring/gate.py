@@ -10,7 +10,7 @@ import torch
 from adadagrad_kernels.statistics.measuring.verify import in_backward
 
 
-class Turns:
+class Gate:
     """The question whether to measure, asked once for each step.
 
     Attributes:

@@ -44,7 +44,7 @@ class _Kind(NamedTuple):
     put: Callable[[Any, Any], None]
 
 
-class Keeper:
+class SavedState:
     """Values with what they contained.
 
     Args:

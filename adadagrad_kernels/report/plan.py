@@ -1,0 +1,156 @@
+"""How long runs would take to one loss on other hardware, with other numbers of workers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from adadagrad_kernels.errors import DataFormatError
+from adadagrad_kernels.report.curves import is_untested, number
+from adadagrad_kernels.report.hardware import Hardware
+from adadagrad_kernels.report.runs import Run
+
+#: The losses that a target may be of, the first that all runs have.
+LOSSES = ("train_loss", "test_loss")
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a way to train takes to the target with some workers.
+
+    Attributes:
+        name: of the way to train.
+        adaptive: whether its batch follows a test.
+        workers: how many.
+        seconds: to the target, the mean over its seeds.
+        steps: the same.
+        samples: the same.
+        measured: seconds that its own runs took to the target; None but for one worker.
+    """
+
+    name: str
+    adaptive: bool
+    workers: int
+    seconds: float
+    steps: float
+    samples: float
+    measured: float | None
+
+    @property
+    def device_hours(self) -> float:
+        """Of all workers together."""
+        return self.workers * self.seconds / 3600.0
+
+
+def loss_of(groups: Mapping[str, Sequence[Run]]) -> str:
+    """The loss that all runs were evaluated on.
+
+    Raises:
+        DataFormatError: where there is none.
+    """
+    for name in LOSSES:
+        if all(any(number(line, name) is not None for line in r.lines) for r in _all(groups)):
+            return name
+    raise DataFormatError(
+        f"the runs have none of {', '.join(LOSSES)} in common; give metrics of train or demo, "
+        "which evaluate along the way"
+    )
+
+
+def common_loss(groups: Mapping[str, Sequence[Run]], name: str) -> float:
+    """The lowest loss that every run reaches."""
+    return max(
+        min(value for line in run.lines if (value := number(line, name)) is not None)
+        for run in _all(groups)
+    )
+
+
+def forecasts(
+    groups: Mapping[str, Sequence[Run]],
+    hardware: Hardware,
+    workers: Sequence[int],
+    name: str,
+    target: float,
+) -> list[Forecast]:
+    """Every way to train with every number of workers.
+
+    A run takes the same steps as it took, each as long as the hardware says for its batch. Steps
+    with statistics take longer by the share that the run measured.
+
+    Raises:
+        DataFormatError: for a run that does not reach the target, or lacks its steps.
+    """
+    return [
+        _forecast(way, runs, hardware, count, name, target)
+        for way, runs in groups.items()
+        for count in workers
+    ]
+
+
+def _forecast(
+    way: str, runs: Sequence[Run], hardware: Hardware, workers: int, name: str, target: float
+) -> Forecast:
+    seconds, steps, samples, known = [], [], [], []
+    for run in runs:
+        # Steps and batch between two lines, up to the target.
+        stretches = _stretches(run, name, target)
+        share = 0.0 if is_untested(run) else _share(run)
+        plain = sum(n * hardware.step(batch, workers) for n, batch in stretches)
+        seconds.append(plain / (1.0 - share))
+        steps.append(sum(n for n, _ in stretches))
+        samples.append(sum(n * batch for n, batch in stretches))
+        own = number(run.lines[_end(run, name, target)], "seconds")
+        known += [] if own is None else [own]
+    return Forecast(
+        name=way,
+        adaptive=not all(map(is_untested, runs)),
+        workers=workers,
+        seconds=fmean(seconds),
+        steps=fmean(steps),
+        samples=fmean(samples),
+        measured=fmean(known) if known and workers == 1 else None,
+    )
+
+
+def _all(groups: Mapping[str, Sequence[Run]]) -> list[Run]:
+    return [run for runs in groups.values() for run in runs]
+
+
+def _end(run: Run, name: str, target: float) -> int:
+    """The place of the line at which a run first has the target.
+
+    Raises:
+        DataFormatError: where it never has.
+    """
+    losses = [(k, v) for k, line in enumerate(run.lines) if (v := number(line, name)) is not None]
+    for place, value in losses:
+        if value <= target:
+            return place
+    best = min((value for _, value in losses), default=math.nan)
+    raise DataFormatError(
+        f"{run.source}: its {name} does not reach the target {target:g}, the lowest is {best:g}: "
+        "give a higher --target, or a longer run"
+    )
+
+
+def _stretches(run: Run, name: str, target: float) -> list[tuple[float, float]]:
+    steps = samples = 0.0
+    found = []
+    for line in run.lines[: _end(run, name, target) + 1]:
+        at, seen = number(line, "steps"), number(line, "samples_seen")
+        if at is None or seen is None:
+            raise DataFormatError(
+                f"{run.source}: a line lacks steps: give metrics of train or demo"
+            )
+        if at > steps:
+            found.append((at - steps, (seen - samples) / (at - steps)))
+        steps, samples = at, seen
+    return found
+
+
+def _share(run: Run) -> float:
+    shares = [number(line, "statistics_share") for line in run.lines]
+    known = [share for share in shares if share is not None]
+    return min(0.95, max(0.0, known[-1])) if known else 0.0

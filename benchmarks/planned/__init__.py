@@ -1,0 +1,1 @@
+"""What ``adadagrad-kernels plan`` forecasts beside what runs then take."""

@@ -1,0 +1,193 @@
+"""How near forecasts come: ``python benchmarks plan --help``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from adadagrad_kernels.cli.table import format_table
+from adadagrad_kernels.report.hardware import Hardware, read_hardware
+from adadagrad_kernels.report.plan import Forecast, common_loss, forecasts, loss_of
+from adadagrad_kernels.report.runs import Run, collect, group
+from adadagrad_kernels.training.quantities import count
+from benchmarks.measuring import processor
+from benchmarks.measuring.interleaved import Spread, spread
+from benchmarks.planned.processes import Processes
+from benchmarks.planned.tasks import LONG, SHORT
+from benchmarks.planned.ways import SIZES, WAYS
+
+DESCRIPTION = """\
+Sets the forecasts of `adadagrad-kernels plan` beside the seconds that runs then take, on one
+process and on two (gloo, DistributedDataParallel), each with one thread.
+
+The CNN trains on scikit-learn's digits in four ways, once, in one process. Then come rounds. In
+each the hardware is probed for one process and for two, and every run is made again to the target
+with one and with two. A ratio is formed within a round: what slows the machine down for a while
+slows both of its sides. Reported are the medians, and the quartiles in brackets. The machine
+should do nothing else.
+"""
+#: By how much a forecast may miss.
+WITHIN = 0.10
+
+
+class Parties(NamedTuple):
+    """One process; two that are probed at the same time and are no group; two ranks of one."""
+
+    one: Processes
+    pair: Processes
+    ranks: Processes
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the runs, forecast them, time them, print the table."""
+    options = _parser().parse_args(arguments)
+    found = Parties(Processes(1), Processes(2), Processes(2, group=True))
+    groups = _runs(found.one, options.samples, options.out)
+    loss = loss_of(groups)
+    target = common_loss(groups, loss)
+    rounds = [_round(found, groups, loss, target, options) for _ in range(options.rounds)]
+    rows = [_row([round_[place] for round_ in rounds]) for place in range(len(rounds[0]))]
+    report = {
+        "machine": processor.name(),
+        "loss": loss,
+        "target": target,
+        "samples": options.samples,
+        "rows": rows,
+        "rounds": rounds,
+    }
+    path = options.out / "planned.json"
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"to a {loss} of {target:.4g}, {options.rounds} rounds:\n")
+    print(_table(rows))
+    near = sum(row["near"] for row in rows)
+    print(f"\n{near} of {len(rows)} forecasts within {WITHIN:.0%}; written: {path}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks plan",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--rounds", type=_rounds, default=9, metavar="N", help="default: %(default)s; 2 at least")
+    add("--samples", type=count, default=60_000, metavar="N",
+        help="of each run (default: %(default)s)")  # fmt: skip
+    add("--sizes", type=_sizes, default=SIZES, metavar="B,B,...",
+        help=f"batches of the probe, rising (default: {','.join(map(str, SIZES))})")  # fmt: skip
+    add("--out", type=Path, default=Path("runs/planned"), metavar="DIR",
+        help="metrics of the runs, the last hardware tables, planned.json (default: %(default)s)"
+    )  # fmt: skip
+    return parser
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(count(part) for part in text.split(","))
+
+
+def _rounds(text: str) -> int:
+    rounds = count(text)
+    if rounds < 2:
+        raise argparse.ArgumentTypeError("quartiles need 2 rounds or more")
+    return rounds
+
+
+def _runs(one: Processes, samples: int, folder: Path) -> dict[str, list[Run]]:
+    """Every way's run, written and read as those of ``train`` are."""
+    paths = []
+    for way in WAYS:
+        path = folder / way.replace(" ", "-") / "metrics.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (lines,) = one.do("run", way=way, samples=samples)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        paths.append(f"{way}={path}")
+    return group(collect(paths))
+
+
+def _round(
+    parties: Parties,
+    groups: dict[str, list[Run]],
+    loss: str,
+    target: float,
+    options: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """Forecasts by this round's probes, and the seconds of this round's runs."""
+    hardware = _probed(parties, options)
+    found = []
+    for way in WAYS:
+        for workers, processes, task in ((1, parties.one, "alone"), (2, parties.ranks, "together")):
+            told: Forecast
+            (told,) = forecasts({way: groups[way]}, hardware[workers], [workers], loss, target)
+            steps = round(told.steps)
+            real = processes.do(task, way=way, samples=options.samples, steps=steps)
+            found.append(
+                {
+                    "way": way,
+                    "workers": workers,
+                    "steps": steps,
+                    "samples_forecast": told.samples,
+                    "samples": real[0][1],
+                    "forecast": told.seconds,
+                    "real": max(seconds for seconds, _ in real),
+                }
+            )
+    return found
+
+
+def _probed(parties: Parties, options: argparse.Namespace) -> dict[int, Hardware]:
+    """The tables of one process, and of two: a step of one is slowed down by the other's."""
+    settings = {"way": "batch 32", "samples": options.samples, "sizes": options.sizes}
+    (alone,) = parties.one.do("probe", **settings)
+    ranks = parties.pair.do("probe", **settings)
+    rows = zip(*(rank["steps"] for rank in ranks), strict=True)
+    short, long = (max(parties.ranks.do("reduction", size=size)) for size in (SHORT, LONG))
+    # Of two workers: two messages, and every byte once.
+    both = {
+        "steps": [max(row, key=lambda of_rank: of_rank["seconds"]) for row in rows],
+        "latency": short / 2,
+        "bandwidth": LONG / max(long - short, 1e-9),
+        "gradient_bytes": alone["gradient_bytes"],
+    }
+    tables = {}
+    for workers, table in ((1, alone), (2, both)):
+        path = options.out / f"hardware-{workers}.json"
+        path.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+        tables[workers] = read_hardware(path)
+    return tables
+
+
+def _row(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """A way with a number of workers over all rounds."""
+    ratio: Spread = spread([each["forecast"] / each["real"] for each in rounds])
+    return {
+        "way": rounds[0]["way"],
+        "workers": rounds[0]["workers"],
+        "steps": rounds[0]["steps"],
+        "forecast": spread([each["forecast"] for each in rounds]).median,
+        "real": spread([each["real"] for each in rounds]).median,
+        "ratio": list(ratio),
+        "near": abs(ratio.median - 1.0) <= WITHIN,
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    header = ["", "processes", "steps", "forecast, s", "real, s", "forecast / real"]
+    return format_table(
+        header,
+        [
+            [
+                row["way"],
+                str(row["workers"]),
+                f"{row['steps']:,}",
+                f"{row['forecast']:.3g}",
+                f"{row['real']:.3g}",
+                "{:.2f} [{:.2f}, {:.2f}]".format(*row["ratio"]),
+            ]
+            for row in rows
+        ],
+    )

@@ -1,0 +1,126 @@
+"""Forecasts against sums written out, tables out of order, runs that do not reach the target."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adadagrad_kernels.cli import main
+from adadagrad_kernels.errors import DataFormatError
+from adadagrad_kernels.report.hardware import Hardware, read_hardware
+from adadagrad_kernels.report.plan import common_loss, forecasts, loss_of
+from adadagrad_kernels.report.runs import Run
+
+TABLE = {
+    "steps": [{"batch": 8, "seconds": 0.002}, {"batch": 16, "seconds": 0.003},
+              {"batch": 64, "seconds": 0.011}],
+    "latency": 0.0001, "bandwidth": 1e9, "gradient_bytes": 4e6,
+}  # fmt: skip
+
+
+def lines(batch: int, losses: list[float], **others: Any) -> list[dict[str, Any]]:
+    """Ten steps of one size between two evaluations."""
+    return [
+        {"samples_seen": 10 * batch * k, "steps": 10 * k, "train_loss": loss, "seconds": 0.1 * k,
+         "batch/used": batch, **others}
+        for k, loss in enumerate(losses, start=1)
+    ]  # fmt: skip
+
+
+def run_of(name: str, *rows: dict[str, Any]) -> Run:
+    run = Run(name)
+    for row in rows:
+        run.add(row)
+    return run
+
+
+def test_a_step_is_a_share_and_an_all_reduce(tmp_path: Path) -> None:
+    path = tmp_path / "hardware.json"
+    path.write_text(json.dumps(TABLE))
+    hardware = read_hardware(path)
+    assert hardware.step(4) == 0.002
+    assert hardware.step(12) == pytest.approx(0.0025)
+    assert hardware.step(40) == pytest.approx(0.007)
+    assert hardware.step(112) == pytest.approx(0.019), "beyond the table, on the last line"
+    reduce = 2 * 2 * 0.0001 + 2 * 0.75 * 4e6 / 1e9
+    assert hardware.step(64, 4) == pytest.approx(0.003 + reduce)
+    assert hardware.step(62, 4) == pytest.approx(0.003 + reduce), "the largest share counts"
+    alone = {key: TABLE[key] for key in ("steps",)}
+    path.write_text(json.dumps(alone))
+    assert read_hardware(path).step(64, 4) == 0.003
+
+
+def test_forecasts_are_sums_over_the_runs_own_steps() -> None:
+    fixed = run_of("fixed", *lines(16, [1.0, 0.5, 0.3]))
+    growing = run_of(
+        "growing",
+        *lines(8, [0.9], **{"batch/suggested": 20.0, "statistics_share": 0.2}),
+        {"samples_seen": 720, "steps": 20, "train_loss": 0.4, "seconds": 0.3, "batch/used": 64,
+         "batch/suggested": 90.0, "statistics_share": 0.25},
+    )  # fmt: skip
+    groups = {"fixed": [fixed], "growing": [growing]}
+    hardware = Hardware((8, 16, 64), (0.002, 0.003, 0.011), latency=0.0001)
+    name = loss_of(groups)
+    assert name == "train_loss"
+    assert common_loss(groups, name) == 0.4
+    one, four, other, _ = forecasts(groups, hardware, [1, 4], name, 0.5)
+    assert (one.steps, one.samples, one.measured) == (20, 320, 0.2)
+    assert one.seconds == pytest.approx(20 * 0.003)
+    assert four.seconds == pytest.approx(20 * (0.002 + 4 * 0.0001))
+    assert four.measured is None
+    assert four.device_hours == pytest.approx(4 * four.seconds / 3600)
+    assert other.seconds == pytest.approx((10 * 0.002 + 10 * 0.011) / 0.75)
+    assert (one.adaptive, other.adaptive) == (False, True)
+    with pytest.raises(DataFormatError, match=r"does not reach the target 0.35, the lowest is 0.4"):
+        forecasts(groups, hardware, [1], name, 0.35)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": TABLE["steps"][::-1]}, "batch 16 comes after 64: put the rows in rising order"),
+        ({"steps": TABLE["steps"][:1]}, "has 1 rows of steps; accepted are 2 or more"),
+        (
+            {"steps": [{"batch": 8, "seconds": 1.0}, {"batch": 16, "seconds": 0.5}]},
+            "a step of 16 samples takes 0.5 s, less than the 1 s of one of 8: measure again",
+        ),
+        ({"steps": [{"batch": 8}]}, "no table of hardware .KeyError: 'seconds'.; make one with"),
+        ({"bandwidth": 0}, "bandwidth is 0, accepted is a number above 0"),
+        ({"steps": [{"batch": 8, "seconds": -1.0}]}, "seconds is -1.0, accepted is a number"),
+    ],
+)
+def test_tables_that_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    path = tmp_path / "hardware.json"
+    path.write_text(json.dumps({**TABLE, **change}))
+    with pytest.raises(DataFormatError, match=message):
+        read_hardware(path)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, batch, suggested in (("fixed", 8, {}), ("adaptive", 16, {"batch/suggested": 9.0})):
+        (tmp_path / name).mkdir()
+        text = "".join(json.dumps(line) + "\n" for line in lines(batch, [1.0, 0.5], **suggested))
+        (tmp_path / name / "metrics.jsonl").write_text(text)
+    table = tmp_path / "hardware.json"
+    table.write_text(json.dumps(TABLE))
+    command = [
+        "plan",
+        str(tmp_path / "fixed"),
+        str(tmp_path / "adaptive"),
+        "--hardware",
+        str(table),
+    ]
+    assert main([*command, "--workers", "1,2"]) == 0
+    text = capsys.readouterr().out
+    assert "to a train_loss of 0.5:" in text
+    assert "1 worker: adapting does not pay, +50% of the seconds of the best without" in text
+    assert "2 workers: adapting neither pays nor costs, +0% of the seconds" in text
+    assert text.count("simulated") == 2
+    assert main([*command, "--workers", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["workers"] for row in found["forecasts"]] == [2, 2]
+    assert main([*command, "--target", "0.4"]) == 1
+    assert "give a higher --target, or a longer run" in capsys.readouterr().err
