@@ -16,6 +16,12 @@ from adadagrad_kernels.stages import Stages, device_of
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+if dist.is_available():
+    # Its defaults keep for good the group that is there when it is first imported, which
+    # DistributedDataParallel does. That group's threads then outlive destroy_process_group, and one
+    # that lets go of a tensor as the interpreter ends aborts the process.
+    import torch.distributed.nn.functional
+
 #: Bytes of an error's message that go to the other ranks.
 _MESSAGE_BYTES = 4096
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def load(path: Path, parts: dict[str, Any], sampler: adk.AdaptiveBatchSampler) -
 
 
 def main() -> None:
-    """Train on the digits, from the checkpoint in FOLDER if there is one."""
+    """Train on the digits, between the meeting of the ranks and their parting."""
     parser = argparse.ArgumentParser(description="a growing batch on several processes")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--samples", type=int, default=20_000, help="default: 20000")
@@ -66,6 +67,14 @@ def main() -> None:
 
     # A rank that hangs is an error on the others after this time.
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    train(arguments, path)
+    # Whatever still holds the wrapper holds gloo's threads, which may abort a process at its end.
+    gc.collect()
+    dist.destroy_process_group()
+
+
+def train(arguments: argparse.Namespace, path: Path) -> None:
+    """Train, from the checkpoint at ``path`` if there is one."""
     torch.manual_seed(0)
     digits = load_digits()
     dataset = TensorDataset(torch.tensor(digits.data / 16).float(), torch.tensor(digits.target))
@@ -98,7 +107,6 @@ def main() -> None:
     save(path, parts, sampler, controller.samples_seen)
     if dist.get_rank() == 0:
         print(f"{controller.samples_seen} samples in {controller.steps} steps")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

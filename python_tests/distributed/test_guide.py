@@ -43,9 +43,18 @@ def _run(program: Path, ranks: int, programs: Programs | None = None) -> list[st
     return sorted(re.findall(r"rank \d: .*?(?=rank|$)", done.stdout, re.MULTILINE))
 
 
+# One of gloo's threads that outlives its group aborts the process now and then, on a busy machine.
+_NO_THREAD_OF_GLOO = """
+from pathlib import Path
+tasks = Path("/proc/self/task").glob("*/comm")
+assert not (left := [name for task in tasks if "gloo" in (name := task.read_text())]), left
+"""
+
+
 def _programs() -> list[str]:
     """That of ranks with shares of a batch, and that of stages."""
-    return re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    return [program + _NO_THREAD_OF_GLOO for program in found]
 
 
 @pytest.mark.parametrize("place", [0, 1], ids=["shares", "stages"])
@@ -68,7 +77,7 @@ def test_rounds_of_local_steps_grow_their_batch_alike(programs: Programs, tmp_pa
     (rounds,) = re.findall(r"^```py\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     wrapped = "DistributedDataParallel(torch.nn.Sequential(*layers))"
     before, last_lines = code.partition("controller =")[0], code.partition("print(")[2]
-    last_lines = re.sub(r"^del .*\n", "", last_lines, flags=re.MULTILINE)  # no wrapper here
+    last_lines = last_lines.replace("recorder, summed", "source, statistics, averager")
     assert wrapped in before
     program = tmp_path / "rounds.py"
     bare = before.replace(wrapped, "torch.nn.Sequential(*layers)")
