@@ -1,4 +1,4 @@
-"""A Lightning Trainer whose batch grows: python examples/lightning_module.py.
+"""GPT-2 by Lightning's Trainer, its batch growing: python examples/lightning_module.py.
 
 The module is as one would write it for a fixed batch. New are the callback, the loader that comes
 from it, and a schedule that counts samples. On several processes nothing changes but
@@ -13,54 +13,66 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, TensorDataset
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import adadagrad_kernels as adk
 from adadagrad_kernels import integrations
 from adadagrad_kernels.integrations.lightning import AdaptiveBatch
 
-BUDGET = 20_000  # samples
+BUDGET = 4_000  # samples
+LETTERS, LENGTH = 26, 16
+
+# Walks through the alphabet, such as "cfilo...": two letters of a line tell all others.
+draw = torch.Generator().manual_seed(0)
+start = torch.randint(LETTERS, (650, 1), generator=draw)
+stride = torch.randint(1, 6, (650, 1), generator=draw)
+lines = (start + torch.arange(LENGTH) * stride) % LETTERS
 
 
-class Digits(LightningModule):
-    """A small classifier with dropout."""
+class Writer(LightningModule):
+    """GPT-2, which writes such lines."""
 
     def __init__(self, adaptive: AdaptiveBatch) -> None:
         super().__init__()
-        layers = nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 10)
-        self.net = nn.Sequential(*layers)
-        self.loss = nn.CrossEntropyLoss()
+        config = GPT2Config(
+            vocab_size=LETTERS,
+            n_positions=LENGTH,
+            n_embd=64,
+            n_layer=2,
+            n_head=2,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+        self.gpt2 = GPT2LMHeadModel(config)
         self.adaptive = adaptive
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """The mean loss of the samples."""
-        inputs, targets = batch
-        loss: Tensor = self.loss(self.net(inputs), targets)
+        """The mean loss of the lines."""
+        (letters,) = batch
+        loss: Tensor = self.gpt2(letters, labels=letters).loss
         return loss
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        """The share of samples that are told right."""
-        inputs, targets = batch
-        self.log("accuracy", (self.net(inputs).argmax(1) == targets).float().mean())
+        """The loss of lines that it has not seen."""
+        self.log("unseen_loss", self.training_step(batch, batch_idx))
 
     def configure_optimizers(self) -> Any:
         """A schedule over the budget, in units of 100 samples."""
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
-        cycle = OneCycleLR(optimizer, max_lr=0.3, total_steps=BUDGET // 100)
+        optimizer = torch.optim.AdamW(self.parameters())
+        cycle = OneCycleLR(optimizer, max_lr=5e-3, total_steps=BUDGET // 100)
         return [optimizer], [self.adaptive.lr_scheduler(cycle, samples_per_step=100)]
 
 
 def main() -> None:
     """Train for the budget, and tell what came of it."""
-    digits = load_digits()
-    inputs, targets = torch.tensor(digits.data / 16).float(), torch.tensor(digits.target)
-    train_set = TensorDataset(inputs[:1400], targets[:1400])
-    test_loader = DataLoader(TensorDataset(inputs[1400:], targets[1400:]), batch_size=397)
-
-    controller = adk.BatchController(adk.NormTest(eta=1.0), batch_size=16, max_batch_size=512)
+    train_set = TensorDataset(lines[:-50])
+    unseen_loader = DataLoader(TensorDataset(lines[-50:]), batch_size=50)
+    controller = adk.BatchController(
+        adk.NormTest(eta=0.8), batch_size=8, max_batch_size=256, growth_cap=1.1
+    )
     adaptive = AdaptiveBatch(controller, total_samples=BUDGET)
     trainer = Trainer(
         callbacks=[adaptive],
@@ -74,12 +86,12 @@ def main() -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    module, loader = Digits(adaptive), adaptive.dataloader(train_set)
+    module, loader = Writer(adaptive), adaptive.dataloader(train_set)
     assert not integrations.doctor(trainer, module, loader)
-    trainer.fit(module, loader, test_loader)
+    trainer.fit(module, loader, unseen_loader)
     print(
-        f"{trainer.global_step} steps, {controller.samples_seen} samples, batch of 16 to "
-        f"{controller.batch_size}, accuracy {float(trainer.callback_metrics['accuracy']):.1%}"
+        f"{trainer.global_step} steps, {controller.samples_seen} samples, batch of 8 to "
+        f"{controller.batch_size}, unseen loss {float(trainer.callback_metrics['unseen_loss']):.2f}"
     )
 
 

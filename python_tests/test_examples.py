@@ -115,18 +115,19 @@ def test_accelerate_loop(output: Output) -> None:
 
 
 def test_fabric_loop(output: Output) -> None:
-    steps, first, last, accuracy = _of_a_trainer(output, "fabric_loop.py", "lightning.fabric")
-    assert first == 16 < last <= 512
-    assert steps < 10_000 / 16
-    assert accuracy > 0.5, "untrained it is 0.1"
+    pytest.importorskip("transformers", reason="the example trains GPT-2")
+    steps, first, last, loss = _of_a_trainer(output, "fabric_loop.py", "lightning.fabric")
+    assert first == 8 < last <= 256
+    assert steps < 4000 / 8
+    assert loss < 2.0, "untrained it is log(26) = 3.3"
 
 
 def test_lightning_module(output: Output) -> None:
-    pytest.importorskip("sklearn", reason="the example trains on scikit-learn's digits")
-    pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
-    (line,) = output("lightning_module.py").splitlines()
-    steps, samples, first, last, accuracy = map(float, re.findall(r"[\d.]*\d", line))
-    assert samples == 20_000
-    assert first == 16 < last <= 512
-    assert steps < samples / 16 / 4
-    assert accuracy > 85
+    pytest.importorskip("transformers", reason="the example trains GPT-2")
+    steps, samples, first, last, loss = _of_a_trainer(
+        output, "lightning_module.py", "lightning.pytorch"
+    )
+    assert samples == 4000
+    assert first == 8 < last <= 256
+    assert steps < samples / 8 / 2
+    assert loss < 2.0, "untrained it is log(26) = 3.3"
