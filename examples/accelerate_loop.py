@@ -52,6 +52,7 @@ steps = adaptive_steps(
     micro_batch_size=64,
     samples=BUDGET,
     scheduler=adk.SamplesLR(linear, samples_per_step=16),
+    optimizer=optimizer,
 )
 accelerator.register_for_checkpointing(steps)  # for save_state() and load_state()
 

@@ -49,9 +49,10 @@ def adaptive_steps(
         micro_batch_size: the most samples of a rank in one forward pass.
         options: ``samples=`` to train on in all (None: an iteration is an epoch), ``seed=``,
             ``shuffle=``, ``statistics=`` (``"layers"`` or ``"micro_batches"``), ``scheduler=``, a
-            ``SamplesLR`` that is moved on after each step, ``losses=``, from a micro-batch to the
-            losses of its samples by the module without its wrapper, for criteria that read inner
-            products; and those of ``DataLoader``, such as ``num_workers=`` and ``collate_fn=``.
+            ``SamplesLR`` that is moved on after each step, ``optimizer=``, with which a run of
+            another optimizer is not resumed, ``losses=``, from a micro-batch to the losses of its
+            samples by the module without its wrapper, for criteria that read inner products; and
+            those of ``DataLoader``, such as ``num_workers=`` and ``collate_fn=``.
 
     Raises:
         ValueError: for an accelerator that accumulates, or shards models.

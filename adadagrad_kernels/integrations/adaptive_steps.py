@@ -14,6 +14,11 @@ from torch.utils.data import DataLoader
 
 from adadagrad_kernels.batching import AdaptiveBatchSampler, BatchController, SamplesLR
 from adadagrad_kernels.batching.controller_state import load_all
+from adadagrad_kernels.integrations.identity import (
+    model_identity,
+    optimizer_identity,
+    require_same,
+)
 from adadagrad_kernels.integrations.measured_steps import (
     SOURCES,
     MeasuredSteps,
@@ -21,6 +26,7 @@ from adadagrad_kernels.integrations.measured_steps import (
 from adadagrad_kernels.integrations.micro_batch_sampler import MicroBatchSampler
 from adadagrad_kernels.ranks import Ranks
 from adadagrad_kernels.settings import require_keys
+from adadagrad_kernels.wrappers import unwrapped
 
 #: From the micro-batches of a step, in order, to the losses of their samples, ``[samples]``.
 Losses = Callable[[Any], Tensor]
@@ -153,6 +159,7 @@ class AdaptiveSteps:
         shuffle: bool = True,
         statistics: str = "layers",
         scheduler: SamplesLR | None = None,
+        optimizer: Any = None,
         losses: Losses | None = None,
         **loader: Any,
     ) -> None:
@@ -170,6 +177,7 @@ class AdaptiveSteps:
         self.controller: BatchController = controller
         self.scheduler: SamplesLR | None = scheduler
         self.losses: Losses | None = losses
+        self._optimizer = optimizer
         model, ranks = framework.measured
         self._measured = MeasuredSteps(model, controller, statistics, ranks)
         self.batches: AdaptiveBatchSampler = AdaptiveBatchSampler(
@@ -208,21 +216,26 @@ class AdaptiveSteps:
                     )
 
     def state_dict(self) -> dict[str, Any]:
-        """The controller, the place in the data, and the scheduler."""
+        """The controller, the place in the data, the scheduler, and whose they are."""
         return {
             "controller": self.controller.state_dict(),
             "sampler": self.batches.state_dict(self.controller.samples_seen),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            **self._identities(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a ``state_dict``: iterate anew.
 
         Raises:
-            ValueError: for a state of another criterion, data set or scheduler; nothing has
-                changed then.
+            ValueError: for a state of another model, optimizer, criterion, data set or scheduler;
+                nothing here has changed then.
         """
-        require_keys("adaptive_steps", state, ("controller", "sampler", "scheduler"))
+        keys = "controller", "sampler", "scheduler", "model", "optimizer"
+        require_keys("adaptive_steps", state, keys)
+        for what, given in self._identities().items():
+            if None not in (given, state[what]):
+                require_same(what, state[what], given)
         parts: list[tuple[Any, Any]] = [
             (self.controller, state["controller"]),
             (self.batches, state["sampler"]),
@@ -244,6 +257,10 @@ class AdaptiveSteps:
     def steps_left(self) -> int:
         """Steps to the end of the iteration at the present batch size."""
         return self.micro_batches.steps_left()
+
+    def _identities(self) -> dict[str, Any]:
+        model, _ = unwrapped(self.framework.measured[0])
+        return {"model": model_identity(model), "optimizer": optimizer_identity(self._optimizer)}
 
     def _follow(self) -> None:
         """Move the learning rate on by the samples of the latest step, which has ended."""

@@ -85,7 +85,7 @@ class Accelerated:
         self.inside = build(dropout)
         optimizer = torch.optim.SGD(self.inside.parameters(), lr=0.5)
         self.model, self.optimizer = self.accelerator.prepare(self.inside, optimizer)
-        options = {"scheduler": scheduled(optimizer), **options}
+        options = {"scheduler": scheduled(optimizer), "optimizer": self.optimizer, **options}
         self.steps = adaptive_steps(
             self.accelerator,
             self.model,
@@ -129,7 +129,7 @@ class Fabricated:
         self.inside = build(dropout)
         optimizer = torch.optim.SGD(self.inside.parameters(), lr=0.5)
         self.model, self.optimizer = self.fabric.setup(self.inside, optimizer)
-        options = {"scheduler": scheduled(optimizer), **options}
+        options = {"scheduler": scheduled(optimizer), "optimizer": self.optimizer, **options}
         self.steps = adaptive_steps(
             self.fabric,
             self.model,
@@ -273,6 +273,15 @@ def refused(loop: Loop) -> dict[str, str]:
     def another_scheduler() -> None:
         loop(scheduler=None).steps.load_state_dict(loop().steps.state_dict())
 
+    def another_optimizer() -> None:
+        another = torch.optim.Adam(build().parameters())
+        loop(optimizer=another).steps.load_state_dict(loop().steps.state_dict())
+
+    def another_model() -> None:
+        state = loop().steps.state_dict()
+        other = {**state["model"], "class": "Bert"}
+        loop().steps.load_state_dict({**state, "model": other})
+
     cases = (
         without_backward,
         leaves_a_step,
@@ -281,6 +290,8 @@ def refused(loop: Loop) -> dict[str, str]:
         steps_counted,
         another_criterion,
         another_scheduler,
+        another_optimizer,
+        another_model,
     )
     return {case.__name__: _said(case) for case in cases}
 

@@ -151,6 +151,8 @@ REFUSED = {
     "steps_counted": "pass SamplesLR(scheduler, samples_per_step)",
     "another_criterion": "criterion='NormTest(eta=0.4)'",
     "another_scheduler": "the saved run had a scheduler=",
+    "another_optimizer": "of another optimizer: class SGD, groups [4], not class Adam, groups [4]",
+    "another_model": "the checkpoint is of another model: class Bert",
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
 
 import lightning_runs
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_runs import BUDGET, SAMPLES, Blobs, Classifier, controller, drawn, even, fit
 from support.ranks import values
@@ -106,6 +107,16 @@ def test_a_checkpoint_of_something_else_is_refused() -> None:
     callback = AdaptiveBatch(controller())
     with pytest.raises(ValueError, match="not a state of AdaptiveBatch: it lacks controller"):
         callback.load_state_dict({})
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(folder=tmp_path, save_at=5)
+    adam = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "SGD", lambda params, lr, **_: adam(params, lr))
+    with pytest.raises(ValueError, match=r"optimizer: class SGD, groups .*, not class Adam"):
+        fit(resume=tmp_path / "at-step=5.ckpt")
 
 
 def test_a_checkpoint_of_more_ranks_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:

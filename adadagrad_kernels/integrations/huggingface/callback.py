@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState, ProgressCallback
 
@@ -53,36 +51,6 @@ class AdaptiveBatchCallback(TrainerCallback, ExportableState):
         state.epoch = trainer.controller.samples_seen / len(trainer.train_dataset)
 
 
-def model_identity(model: nn.Module) -> dict[str, Any]:
-    """What tells a model from another one: class, number of parameters, digest of their shapes."""
-    named = [(name, list(p.shape), str(p.dtype)) for name, p in model.named_parameters()]
-    digest = hashlib.sha256(repr(named).encode()).hexdigest()[:16]
-    parameters = sum(p.numel() for p in model.parameters())
-    return {"class": type(model).__name__, "parameters": parameters, "shapes": digest}
-
-
-def optimizer_identity(optimizer: Any) -> dict[str, Any] | None:
-    """What tells an optimizer from another one: class and number of parameters in each group."""
-    optimizer = getattr(optimizer, "optimizer", optimizer)  # without Accelerate's wrapper
-    if optimizer is None:
-        return None
-    groups = [len(group["params"]) for group in optimizer.param_groups]
-    return {"class": type(optimizer).__name__, "groups": groups}
-
-
-def require_same(what: str, saved: Any, given: Any, checkpoint: str) -> None:
-    """Refuse to resume with another model or optimizer.
-
-    Raises:
-        ValueError: with both.
-    """
-    if saved != given:
-        raise ValueError(
-            f"the checkpoint {checkpoint} is of another {what}: {_said(saved)}, not "
-            f"{_said(given)}; resume with the {what} of the saved run"
-        )
-
-
 def saved_state(stateful_callbacks: Mapping[str, Any], checkpoint: str) -> dict[str, Any]:
     """What a checkpoint keeps of the growing batch.
 
@@ -98,9 +66,3 @@ def saved_state(stateful_callbacks: Mapping[str, Any], checkpoint: str) -> dict[
     state: dict[str, Any] = found["attributes"]
     require_keys("AdaptiveTrainer", state, ("controller", "sampler", "model", "optimizer"))
     return state
-
-
-def _said(identity: Mapping[str, Any] | None) -> str:
-    if identity is None:
-        return "none"
-    return ", ".join(f"{name} {value}" for name, value in identity.items())

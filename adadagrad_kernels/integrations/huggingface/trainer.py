@@ -18,6 +18,11 @@ from torch.utils.data import DataLoader
 from adadagrad_kernels import optional, ranks
 from adadagrad_kernels.batching import AdaptiveBatchSampler, BatchController, SamplesLR
 from adadagrad_kernels.batching.controller_state import load_all
+from adadagrad_kernels.integrations.identity import (
+    model_identity,
+    optimizer_identity,
+    require_same,
+)
 from adadagrad_kernels.integrations.measured_steps import (
     SOURCES,
     MeasuredSteps,
@@ -37,9 +42,6 @@ from transformers.trainer_utils import get_last_checkpoint  # noqa: E402
 from adadagrad_kernels.integrations.huggingface import arguments, loss_scale  # noqa: E402
 from adadagrad_kernels.integrations.huggingface.callback import (  # noqa: E402
     AdaptiveBatchCallback,
-    model_identity,
-    optimizer_identity,
-    require_same,
     saved_state,
 )
 from adadagrad_kernels.integrations.huggingface.parts import Parts, Stream, rows  # noqa: E402

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from adadagrad_kernels import ranks
 from adadagrad_kernels.batching import AdaptiveBatchSampler, BatchController, BatchSizeLR
 from adadagrad_kernels.batching.learning_rate_rules import LearningRateRule
+from adadagrad_kernels.integrations.identity import optimizer_identity, require_same
 from adadagrad_kernels.integrations.lightning import checks
 from adadagrad_kernels.integrations.lightning.progress import show_total
 from adadagrad_kernels.integrations.lightning.step import Step
@@ -64,7 +65,8 @@ class AdaptiveBatch(Callback):
 
     Raises:
         ValueError: in ``fit``, where the Trainer accumulates gradients, shards parameters, trains
-            on another loader or with several optimizers; naming the way out.
+            on another loader, with several optimizers or with another one than the resumed run;
+            naming the way out.
 
     Example:
         >>> import adadagrad_kernels as adk
@@ -104,6 +106,8 @@ class AdaptiveBatch(Callback):
         self._place: Mapping[str, Any] | None = None
         self._lr_state: Mapping[str, Any] | None = None
         self._resumed = False
+        self._optimizer: dict[str, Any] | None = None
+        self._saved_optimizer: dict[str, Any] | None = None
 
     # What the user calls.
 
@@ -179,6 +183,7 @@ class AdaptiveBatch(Callback):
         """Measure from here on."""
         checks.require_loader(trainer.train_dataloader, self._loader)
         checks.require_one_optimizer(trainer)
+        self._require_saved_optimizer(trainer)
         checks.warn_of_step_schedulers(trainer)
         if self._lr_rule is not None:
             self._lr_gain = BatchSizeLR(
@@ -268,10 +273,12 @@ class AdaptiveBatch(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Measure no more."""
+        """Measure no more; say so where another optimizer's state has failed to load."""
         self._backward.__exit__(type(exception), exception, exception.__traceback__)
         self._contexts.close()
         self._step = None
+        if trainer.optimizers:
+            self._require_saved_optimizer(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The controller, the place in the data, and every rank's random numbers.
@@ -291,13 +298,16 @@ class AdaptiveBatch(Callback):
             "sampler": place,
             "lr_gain": None if self._lr_gain is None else self._lr_gain.state_dict(),
             "random": everyone,
+            "optimizer": self._optimizer,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint; ``fit`` puts back what it needs before the first step."""
-        require_keys("AdaptiveBatch", state_dict, ("controller", "sampler", "lr_gain", "random"))
+        keys = "controller", "sampler", "lr_gain", "random", "optimizer"
+        require_keys("AdaptiveBatch", state_dict, keys)
         self.controller.load_state_dict(state_dict["controller"])
         self._place, self._lr_state = state_dict["sampler"], state_dict["lr_gain"]
+        self._saved_optimizer = state_dict["optimizer"]
         everyone = state_dict["random"]
         self._random, self._resumed = None, True
         if len(everyone) == ranks.world_size():
@@ -311,6 +321,11 @@ class AdaptiveBatch(Callback):
             )
 
     # Inside.
+
+    def _require_saved_optimizer(self, trainer: Trainer) -> None:
+        self._optimizer = optimizer_identity(trainer.optimizers[0])
+        if self._saved_optimizer is not None:
+            require_same("optimizer", self._saved_optimizer, self._optimizer)
 
     def _begin(self, sampler: AdaptiveBatchSampler) -> int:
         """Put a sampler behind the samples that were trained on."""
