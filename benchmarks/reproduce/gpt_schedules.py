@@ -34,9 +34,9 @@ NAME = "gpt_schedules"
 LOSS = "test_loss"
 #: Settings of each optimizer, and the learning rate in the middle of its grid for a batch of 32.
 OPTIMIZERS: dict[str, tuple[dict[str, Any], float]] = {
-    "AdamW": ({"kind": "adamw", "betas": [0.9, 0.95], "weight_decay": 0.1}, 3e-3),
-    "Muon": ({"kind": "muon", "betas": [0.9, 0.95], "weight_decay": 0.1}, 3e-3),
-    "AdaGrad": ({"kind": "adagrad"}, 3e-2),
+    "AdamW": ({"kind": "adamw", "betas": [0.9, 0.95], "weight_decay": 0.1}, 1e-2),
+    "Muon": ({"kind": "muon", "betas": [0.9, 0.95], "weight_decay": 0.1}, 2e-2),
+    "AdaGrad": ({"kind": "adagrad"}, 5e-2),
 }
 #: The test in the metric of each, with its name.
 METRICS: dict[str, tuple[str, dict[str, Any]]] = {
