@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 #: Step of the difference, relative to the parameters' norm: a compromise between the rounding of
 #: float32 losses and their curvature.
@@ -27,9 +28,9 @@ def forward_derivatives(
         direction: a tensor for each parameter that changes, by name.
 
     Raises:
-        RuntimeError: from torch, where a layer has no forward-mode derivative.
+        RuntimeError: where a layer has no forward-mode derivative.
     """
-    with warnings.catch_warnings(), forward_ad.dual_level():
+    with warnings.catch_warnings(), forward_mode(direction):
         warnings.simplefilter("ignore", DeprecationWarning)
         tangents = {
             name: (parameter, direction[name].to(parameter.dtype))
@@ -49,6 +50,32 @@ def forward_derivatives(
             "return the losses of the samples, [samples]"
         )
     return derivatives.detach().double()
+
+
+@contextmanager
+def forward_mode(direction: Mapping[str, Tensor]) -> Iterator[None]:
+    """A level of dual numbers. On a CPU attention is computed by products, which have derivatives.
+
+    Fused attention has none. On a CPU it drops nothing out, so that products give what it gives;
+    on a GPU they would drop out other elements than the step.
+
+    Args:
+        direction: for its device.
+
+    Raises:
+        RuntimeError: where a layer has no forward-mode derivative, with the way out.
+    """
+    on_cpu = all(tensor.device.type == "cpu" for tensor in direction.values())
+    products = sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext()
+    try:
+        with products, forward_ad.dual_level():
+            yield
+    except NotImplementedError as error:
+        raise RuntimeError(
+            f"inner products by forward mode: torch has no such derivative ({error}). Way out: "
+            "statistics(losses, exact=False), a central difference; or, for attention without "
+            "dropout, torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around the training"
+        ) from error
 
 
 def difference_derivatives(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from adadagrad_kernels.shards import ShardedParameters
+from adadagrad_kernels.statistics.measuring.directional import forward_mode
 
 #: The sharded parameter for each that stands in for one, by the identity of the latter.
 _owners: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
@@ -129,12 +130,12 @@ def derivatives(
 
     Raises:
         ValueError: for losses that do not depend on the parameters.
-        RuntimeError: from torch, where a layer has no forward-mode derivative.
+        RuntimeError: where a layer has no forward-mode derivative.
     """
     try:
         # Without grad mode, which does not concern forward mode: fully_shard adds no nodes to a
         # graph then, and waits for no backward pass.
-        with torch.no_grad(), forward_ad.dual_level(), stand_ins.along(direction):
+        with torch.no_grad(), forward_mode(direction), stand_ins.along(direction):
             values = losses()
             unpack: Any = forward_ad.unpack_dual
             found: Tensor | None = unpack(values).tangent

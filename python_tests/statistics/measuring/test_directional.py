@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -49,6 +51,53 @@ def test_several_micro_batches(sizes: tuple[int, ...], exact: bool) -> None:
     assert record.inner_products is not None
     assert all(map(torch.equal, before, model.parameters()))
     assert all(isinstance(p, nn.Parameter) for p in model._parameters.values())
+
+
+def test_attention_that_torch_fuses() -> None:
+    torch.manual_seed(3)
+    model = nn.MultiheadAttention(4, 2, batch_first=True).double()
+    x = torch.randn(B, 3, 4, dtype=torch.float64)
+
+    def losses(rows: slice = slice(0, B)) -> Tensor:
+        part = x[rows]
+        return model(part, part, part, need_weights=False)[0].square().sum((1, 2))
+
+    expected = Shares(model, lambda i: losses(slice(i, i + 1)).sum() / B, B)
+    with layer_statistics(model) as recorder:
+        for rows in (slice(0, 2), slice(2, B)):
+            (losses(rows).sum() / B).backward()
+        record = recorder.statistics(losses)
+    expected.check(model, record, 1e-9)
+    assert torch.backends.cuda.flash_sdp_enabled(), "as it was"
+
+
+def test_layers_without_forward_mode_are_told_what_to_do() -> None:
+    model, x = nn.Linear(3, 2), torch.randn(4, 3)
+
+    def losses() -> Tensor:
+        return _NoForwardMode.apply(model(x)).sum(1)  # type: ignore[no-untyped-call, no-any-return]
+
+    with layer_statistics(model) as recorder:
+        losses().mean().backward()
+        with pytest.raises(RuntimeError, match=r"no such derivative .*exact=False"):
+            recorder.statistics(losses)
+        model.zero_grad()
+        losses().mean().backward()
+        record = recorder.statistics(losses, exact=False)
+    assert record.inner_products is not None
+    gradient = torch.cat([x, torch.ones(4, 1)], 1)  # of the weight and of the bias
+    expected = 2.0 * gradient @ gradient.mean(0)
+    torch.testing.assert_close(record.inner_products.float(), expected, rtol=1e-2, atol=1e-3)
+
+
+class _NoForwardMode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
 
 
 def test_attention_that_has_no_forward_mode() -> None:
