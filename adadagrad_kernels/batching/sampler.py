@@ -72,8 +72,9 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
             above the whole iteration counts as the whole iteration.
         total_samples: the sample budget over all epochs and ranks, or None.
         rank: of this process; None asks torch.distributed, or means 0 if that is not running.
-        world_size: number of ranks; None asks torch.distributed, or means 1. If both are None, the
-            ranks compare their datasets and settings here, so every rank must make the sampler.
+        world_size: number of ranks; None asks torch.distributed, or means 1. Where it is the number
+            of its processes, they compare their datasets, sizes and settings here, so each of them
+            must make the sampler.
         min_samples: fewest samples of a rank in a batch; with 2, BatchNorm and variances never see
             a tail of one.
 
@@ -84,8 +85,8 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
 
     Raises:
         ValueError: for an empty dataset or an argument out of range; for ranks with different
-            datasets or settings; where it was made before torch.distributed was set up, or
-            another sampler would share its batches out again.
+            datasets, sizes or settings, or the same share; where it was made before
+            torch.distributed was set up, or another sampler would share its batches out again.
 
     Example:
         >>> sampler = AdaptiveBatchSampler(10, lambda: 4, shuffle=False)
@@ -106,30 +107,37 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
         world_size: int | None = None,
         min_samples: int = 1,
     ) -> None:
-        self.size: int = _length(dataset_or_size)
-        self.seed: int = require_int("seed", seed, at_least=0)
-        if self.seed >= 2**64:
-            raise ValueError(f"seed must be below 2**64, got {seed}")
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self._follows_torch = rank is None and world_size is None
-        self.world_size: int = require_int(
-            "world_size", ranks.world_size() if world_size is None else world_size, at_least=1
-        )
-        self.rank: int = require_int("rank", ranks.own_rank() if rank is None else rank, at_least=0)
-        if self.rank >= self.world_size:
-            raise ValueError(f"rank must be below world_size {self.world_size}, got {self.rank}")
-        self._fewest = self.world_size * require_int("min_samples", min_samples, at_least=1)
-        self.total_samples = total_samples
-        if total_samples is not None:
-            self.total_samples = require_int("total_samples", total_samples, at_least=self._fewest)
-        elif self.size < self._fewest:
-            raise ValueError(
-                f"a dataset of {self.size} samples cannot give {self.world_size} ranks "
-                f"{min_samples} each: take fewer ranks, or total_samples to cross epochs"
+        with sharing.same_settings(world_size) as settings:
+            self.size: int = _length(dataset_or_size)
+            self.seed: int = require_int("seed", seed, at_least=0)
+            if self.seed >= 2**64:
+                raise ValueError(f"seed must be below 2**64, got {seed}")
+            self.shuffle = shuffle
+            self.drop_last = drop_last
+            self._follows_torch = rank is None and world_size is None
+            self.world_size: int = require_int(
+                "world_size", ranks.world_size() if world_size is None else world_size, at_least=1
             )
-        if self._follows_torch and self.world_size > 1:
-            sharing.require_same_settings(
+            self.rank: int = require_int(
+                "rank", ranks.own_rank() if rank is None else rank, at_least=0
+            )
+            if self.rank >= self.world_size:
+                raise ValueError(
+                    f"rank must be below world_size {self.world_size}, got {self.rank}"
+                )
+            self._fewest = self.world_size * require_int("min_samples", min_samples, at_least=1)
+            self.total_samples = total_samples
+            if total_samples is not None:
+                self.total_samples = require_int(
+                    "total_samples", total_samples, at_least=self._fewest
+                )
+            elif self.size < self._fewest:
+                raise ValueError(
+                    f"a dataset of {self.size} samples cannot give {self.world_size} ranks "
+                    f"{min_samples} each: take fewer ranks, or total_samples to cross epochs"
+                )
+            settings.update(
+                rank=self.rank,
                 samples=self.size,
                 seed=self.seed,
                 shuffle=shuffle,
@@ -137,6 +145,7 @@ class AdaptiveBatchSampler(Sampler[list[int]]):
                 total_samples=self.total_samples or 0,
                 min_samples=min_samples,
             )
+            settings.update(sharing.settings_of_source(batch_size))
         self._counts = sharing.WholeCounts(batch_size, self.rank, self.world_size)
         self._requested: Callable[[], object] = (
             batch_size if callable(batch_size) else functools.partial(_size_of, batch_size)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import zlib
+from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 from adadagrad_kernels import ranks
 
@@ -12,24 +15,80 @@ if TYPE_CHECKING:
 
 #: The module whose samplers share whole batches out over processes.
 _ACCELERATE = "accelerate.data_loader"
+#: Of a controller: what its next sizes follow from, beside its criterion and what it measures.
+_OF_A_CONTROLLER = (
+    *("batch_size", "max_batch_size", "round_to", "test_interval", "growth_cap", "allow_shrink"),
+    *("hysteresis", "cooldown", "samples_seen", "steps"),
+)
+#: What the ranks compare of their samplers.
+_COMPARED = (
+    *("rank", "samples", "seed", "shuffle", "drop_last", "total_samples", "min_samples"),
+    *_OF_A_CONTROLLER,
+    "criterion",
+)
 
 
-def require_same_settings(**settings: float) -> None:
-    """Refuse ranks with different datasets or settings; every rank must call this.
+@contextlib.contextmanager
+def same_settings(world_size: int | None) -> Iterator[dict[str, float | str]]:
+    """Refuse ranks with different datasets, sizes or settings; every rank must enter this.
+
+    The body puts its settings into the dictionary. An error of the body on one rank is raised on
+    all, so that none waits for a rank that has no sampler.
+
+    Args:
+        world_size: number of ranks that share each batch, where it was given: only the processes of
+            a whole world compare.
 
     Raises:
-        ValueError: if a setting differs; names it and gives its value on every rank.
+        ValueError: if a setting differs, naming it, or if two ranks draw the same share.
     """
+    settings: dict[str, float | str] = dict.fromkeys(_COMPARED, 0.0)
+    if ranks.world_size() == 1 or world_size not in (None, ranks.world_size()):
+        yield settings
+        return
+    error: Exception | None = None
+    try:
+        yield settings
+    except Exception as problem:
+        error = problem
     everyone = ranks.Ranks()
-    rows = everyone.gather(list(settings.values()), everyone.device)
-    for name, values in zip(settings, zip(*rows, strict=True), strict=True):
+    rows = everyone.gather([_number(settings[key]) for key in _COMPARED], everyone.device, error)
+    shares, *columns = zip(*rows, strict=True)
+    if len(set(shares)) < len(rows):
+        raise ValueError(
+            f"the ranks draw the same samples: rank is {_listed(shares)}. Way out: leave rank= and "
+            "world_size= out, or pass every process's own"
+        )
+    for name, values in zip(_COMPARED[1:], columns, strict=True):
         if len(set(values)) > 1:
+            own = settings[name]
+            said = f"{own or 'none'} on this one" if isinstance(own, str) else _listed(values)
             raise ValueError(
-                f"the ranks have different samplers: {name} is "
-                f"{', '.join(f'{value:g}' for value in values)} on rank 0 to {len(rows) - 1}. Way "
-                "out: pass the same dataset and settings on every rank; each rank draws its own "
-                "share of every batch"
+                f"the ranks have different samplers: {name} is {said}. Way out: pass the same "
+                "dataset and settings on every rank; each rank draws its own share of every batch"
             )
+
+
+def settings_of_source(source: object) -> dict[str, float | str]:
+    """Of what says the sizes: a controller or a number; a function has none."""
+    if callable(source):
+        return {"criterion": ""}
+    if isinstance(source, SupportsIndex):
+        return {"criterion": "", "batch_size": float(source.__index__())}
+    found: dict[str, float | str] = {
+        name: float(getattr(source, name, None) or 0.0) for name in _OF_A_CONTROLLER
+    }
+    # By the text that a resumed run must have again; one with an address is no process's but one's.
+    saved = str(source.state_dict()["criterion"] or "") if hasattr(source, "state_dict") else ""
+    return {**found, "criterion": "" if " at 0x" in saved else saved}
+
+
+def _number(setting: float | str) -> float:
+    return float(zlib.crc32(setting.encode()) if isinstance(setting, str) else setting)
+
+
+def _listed(values: Sequence[float]) -> str:
+    return f"{', '.join(f'{value:g}' for value in values)} on rank 0 to {len(values) - 1}"
 
 
 def require_same_world(world_size: int) -> None:

@@ -75,7 +75,8 @@ class EmbeddingMean:
             )
         if per not in _PER:
             raise ValueError(f"per is {per!r}; accepted are {', '.join(_PER)}")
-        self._ranks = resolved(ranks, None, "EmbeddingMean", "ranks=Ranks(), which counts over all")
+        self._asked_ranks = ranks
+        self._ranks = self._resolved()
         self.per = per
         self._embedding = embedding
         self._called = False  # since the last step, where gradients are recorded
@@ -109,9 +110,12 @@ class EmbeddingMean:
 
         Raises:
             ValueError: where lookups of one backward pass have different numbers of samples, and
-                where rows were looked up, but no backward pass brought the gradient. It is as it
-                was then, and nothing is forgotten.
+                where rows were looked up, but no backward pass brought the gradient; where it was
+                made before torch.distributed was set up, and would count the lookups of one rank
+                alone. It is as it was then, and nothing is forgotten.
         """
+        if self._ranks is None:
+            self._resolved()
         grad = self._embedding.weight.grad
         if grad is not None and (self._batches or self._called or self._ranks is not None):
             samples, rows, counts = self._counted_over_ranks()
@@ -121,6 +125,11 @@ class EmbeddingMean:
             else:
                 grad[rows] = (grad[rows] * factors[:, None]).to(grad.dtype)
         self.forget()
+
+    def _resolved(self) -> Ranks | None:
+        """Whose lookups count, among the processes that run now."""
+        way_out = "ranks=Ranks(), which counts over all"
+        return resolved(self._asked_ranks, None, "EmbeddingMean", way_out)
 
     def _counted_over_ranks(self) -> tuple[int, Tensor, Tensor]:
         """Like ``_counted``; over several ranks, an error on one is raised on all."""

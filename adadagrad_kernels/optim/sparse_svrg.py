@@ -60,13 +60,8 @@ class SparseSvrg:
         *,
         ranks: str = "auto",
     ) -> None:
-        resolved(
-            ranks,
-            None,
-            "SparseSvrg",
-            "gather the rows of all ranks, so that each steps along the same, and say "
-            "ranks='local'",
-        )
+        self._ranks = ranks
+        self._require_one_process()
         if mean_gradient.shape != param.shape or probabilities.shape != (param.numel(),):
             raise ValueError(
                 f"mean_gradient has shape {tuple(mean_gradient.shape)} and probabilities "
@@ -114,8 +109,10 @@ class SparseSvrg:
             :math:`\lVert d \rVert^2` (0-dimensional, float64).
 
         Raises:
-            ValueError: where the entries of the two differ, and as ``sparse_mean_step_``.
+            ValueError: where the entries of the two differ, and as ``sparse_mean_step_``; where it
+                was made before torch.distributed was set up, without ``ranks="local"``.
         """
+        self._require_one_process()
         crow, col, values = gradients
         other_crow, other_col, other_values = snapshot_gradients
         same = crow is other_crow and col is other_col
@@ -134,4 +131,13 @@ class SparseSvrg:
             probabilities=self.probabilities if ridge else None,
             offset=self.offset,
             state_sum=state_sum,
+        )
+
+    def _require_one_process(self) -> None:
+        resolved(
+            self._ranks,
+            None,
+            "SparseSvrg",
+            "gather the rows of all ranks, so that each steps along the same, and say "
+            "ranks='local'",
         )

@@ -105,6 +105,32 @@ def a_sampler_with_other_data_on_every_rank() -> Any:
     adk.AdaptiveBatchSampler(100 + dist.get_rank(), 8)
 
 
+def a_sampler_that_is_told_its_rank_with_other_data() -> Any:
+    share = {"rank": dist.get_rank(), "world_size": dist.get_world_size()}
+    adk.AdaptiveBatchSampler(100 + dist.get_rank(), 8, **share)
+
+
+def samplers_of_one_share() -> Any:
+    adk.AdaptiveBatchSampler(100, 8, rank=0, world_size=dist.get_world_size())
+
+
+def a_sampler_without_data_on_the_last_rank() -> Any:
+    """Which alone is told so by its own arguments."""
+    is_last = dist.get_rank() == dist.get_world_size() - 1
+    adk.AdaptiveBatchSampler([] if is_last else range(100), 8)
+
+
+def fixed_sizes_that_differ() -> Any:
+    size = 8 if dist.get_rank() == 0 else 16
+    adk.AdaptiveBatchSampler(100, adk.BatchController(None, batch_size=size, max_batch_size=16))
+
+
+def schedules_that_differ() -> Any:
+    """In what they say later; nothing of it would be measured."""
+    schedule = adk.MilestoneSchedule({0: 8, 100 + dist.get_rank(): 16})
+    adk.AdaptiveBatchSampler(100, adk.BatchController(schedule, max_batch_size=16))
+
+
 def a_batch_smaller_than_the_world() -> Any:
     adk.AdaptiveBatchSampler(100, dist.get_world_size() - 1)
 
@@ -267,6 +293,11 @@ CASES = (
     samples_of_one_rank_counted_with_the_pooled_record,
     samples_of_one_rank_counted_by_step,
     a_sampler_with_other_data_on_every_rank,
+    a_sampler_that_is_told_its_rank_with_other_data,
+    samplers_of_one_share,
+    a_sampler_without_data_on_the_last_rank,
+    fixed_sizes_that_differ,
+    schedules_that_differ,
     a_batch_smaller_than_the_world,
     a_rank_beyond_the_world,
     a_resume_into_another_optimizer,

@@ -32,6 +32,29 @@ def test_layer_statistics_refuses_to_be_entered(monkeypatch: pytest.MonkeyPatch)
         assert local.statistics().batch_size == 3
 
 
+def test_optimizers_refuse_to_step_along_one_ranks_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [torch.nn.Embedding(3, 1, _weight=torch.zeros(3, 1)) for _ in range(2)]
+    auto, local = (
+        adk.EmbeddingMean(layer, ranks=choice)
+        for layer, choice in zip(layers, ("auto", "local"), strict=True)
+    )
+    for layer in layers:
+        layer(torch.tensor([[0, 1], [0, 2]])).mean().backward()
+    row = adk.ops.CsrRows(torch.tensor([0, 1]), torch.tensor([0]), torch.tensor([3.0]))
+    weight, ones = torch.zeros(2), torch.ones(2)
+    svrg = adk.SparseSvrg(weight, ones, ones)
+    monkeypatch.setattr(wrappers, "world_size", lambda: 2)
+    before = layers[0].weight.grad.clone()
+    with pytest.raises(ValueError, match=r"runs with 2 ranks.*ranks=Ranks\(\), which counts over"):
+        auto.rescale_()
+    assert torch.equal(layers[0].weight.grad, before)
+    local.rescale_()
+    assert not torch.equal(layers[1].weight.grad, before)
+    with pytest.raises(ValueError, match=r"runs with 2 ranks.*gather the rows of all ranks"):
+        svrg.step_(weight, row, row, lr=0.1)
+    assert not weight.any()
+
+
 def test_ranks_need_torch_distributed() -> None:
     with pytest.raises(RuntimeError, match="init_process_group"):
         Ranks()
