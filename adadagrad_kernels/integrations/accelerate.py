@@ -10,6 +10,7 @@ from torch import nn
 from adadagrad_kernels import optional
 from adadagrad_kernels.batching import BatchController
 from adadagrad_kernels.integrations.adaptive_steps import AdaptiveStep, AdaptiveSteps, Framework
+from adadagrad_kernels.integrations.processes import require_all_processes, require_wrapper
 
 optional.require("accelerate", "adaptive_steps", extra="accelerate")
 
@@ -48,14 +49,17 @@ def adaptive_steps(
         controller: decides on the sizes.
         micro_batch_size: the most samples of a rank in one forward pass.
         options: ``samples=`` to train on in all (None: an iteration is an epoch), ``seed=``,
-            ``shuffle=``, ``statistics=`` (``"layers"`` or ``"micro_batches"``), ``scheduler=``, a
+            ``shuffle=``, ``statistics=`` (``"layers"`` or ``"micro_batches"``), ``on_nonfinite=``
+            (``"raise"``: gradients that are not finite are an error on all ranks, but under the
+            scaler of float16; ``"record"``: the size stays), ``scheduler=``, a
             ``SamplesLR`` that is moved on after each step, ``optimizer=``, with which a run of
             another optimizer is not resumed, ``losses=``, from a micro-batch to the losses of its
             samples by the module without its wrapper, for criteria that read inner products; and
             those of ``DataLoader``, such as ``num_workers=`` and ``collate_fn=``.
 
     Raises:
-        ValueError: for an accelerator that accumulates, or shards models.
+        ValueError: for an accelerator that accumulates, or shards models; in several processes for
+            a model that was not prepared.
 
     Example:
         >>> import torch
@@ -87,12 +91,16 @@ def adaptive_steps(
             "measured. Way out: DDP (plain torchrun or accelerate launch --multi_gpu), if the "
             "model fits"
         )
+    launch = "start it with torchrun or accelerate launch; on machines without a GPU with cpu=True"
+    require_all_processes("the accelerator", accelerator.num_processes, launch)
+    require_wrapper(model, "pass what accelerator.prepare(model) returned")
     scaler = accelerator.scaler
     framework = Framework(
         backward=accelerator.backward,
         no_sync=partial(accelerator.no_sync, model),
         to_device=partial(send_to_device, device=accelerator.device),
         grad_scale=lambda: 1.0 if scaler is None else float(scaler.get_scale()),
+        skips=scaler is not None,
         measured=(model, "auto"),
     )
     return AdaptiveSteps(

@@ -41,6 +41,7 @@ class Framework:
         no_sync: a context in which ranks do not wait for each other.
         to_device: moves a micro-batch to where the model is.
         grad_scale: by which it multiplies losses, at present.
+        skips: whether it leaves out steps whose gradients are not finite, as in float16.
         measured: the model whose layers are measured, and who reduces its gradients.
     """
 
@@ -48,6 +49,7 @@ class Framework:
     no_sync: Callable[[], contextlib.AbstractContextManager[Any]]
     to_device: Callable[[Any], Any]
     grad_scale: Callable[[], float]
+    skips: bool
     measured: tuple[nn.Module, str | Ranks]
 
 
@@ -158,6 +160,7 @@ class AdaptiveSteps:
         seed: int = 0,
         shuffle: bool = True,
         statistics: str = "layers",
+        on_nonfinite: str = "raise",
         scheduler: SamplesLR | None = None,
         optimizer: Any = None,
         losses: Losses | None = None,
@@ -179,7 +182,9 @@ class AdaptiveSteps:
         self.losses: Losses | None = losses
         self._optimizer = optimizer
         model, ranks = framework.measured
-        self._measured = MeasuredSteps(model, controller, statistics, ranks)
+        self._measured = MeasuredSteps(
+            model, controller, statistics, ranks, on_nonfinite=on_nonfinite, skips=framework.skips
+        )
         self.batches: AdaptiveBatchSampler = AdaptiveBatchSampler(
             dataset, controller, seed=seed, shuffle=shuffle, total_samples=samples
         )

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from adadagrad_kernels import optional, ranks
 from adadagrad_kernels.batching import BatchController
 from adadagrad_kernels.integrations.adaptive_steps import AdaptiveStep, AdaptiveSteps, Framework
+from adadagrad_kernels.integrations.processes import require_all_processes
 from adadagrad_kernels.integrations.random_states import random_states, set_random_states
 from adadagrad_kernels.ranks import Ranks
 from adadagrad_kernels.settings import require_keys
@@ -79,14 +80,17 @@ def adaptive_steps(
         controller: decides on the sizes.
         micro_batch_size: the most samples of a rank in one forward pass.
         options: ``samples=`` to train on in all (None: an iteration is an epoch), ``seed=``,
-            ``shuffle=``, ``statistics=`` (``"layers"`` or ``"micro_batches"``), ``scheduler=``, a
+            ``shuffle=``, ``statistics=`` (``"layers"`` or ``"micro_batches"``), ``on_nonfinite=``
+            (``"raise"``: gradients that are not finite are an error on all ranks, but under the
+            scaler of float16; ``"record"``: the size stays), ``scheduler=``, a
             ``SamplesLR`` that is moved on after each step, ``optimizer=``, with which a run of
             another optimizer is not resumed, ``losses=``, from a micro-batch to the losses of its
             samples by the module without its wrapper, for criteria that read inner products; and
             those of ``DataLoader``, such as ``num_workers=`` and ``collate_fn=``.
 
     Raises:
-        ValueError: for a strategy that shards models, and for a model that was not set up.
+        ValueError: for a strategy that shards models, for a model that was not set up, and for a
+            Fabric that does not know of the other processes.
 
     Example:
         >>> import torch
@@ -117,12 +121,15 @@ def adaptive_steps(
             f"the model, a {type(model).__name__}, was not set up; pass what fabric.setup(model, "
             "optimizer) returned"
         )
+    launch = "Fabric(strategy='ddp', devices=...), and fabric.launch()"
+    require_all_processes("Fabric", fabric.world_size, launch)
     scaler = getattr(strategy.precision, "scaler", None)
     framework = Framework(
         backward=fabric.backward,
         no_sync=partial(fabric.no_backward_sync, model),
         to_device=fabric.to_device,
         grad_scale=lambda: 1.0 if scaler is None else float(scaler.get_scale()),
+        skips=scaler is not None,
         # The module inside: Fabric's own wrapper is not one whose gradients are reduced by itself.
         measured=(model.module, "auto" if ranks.world_size() == 1 else Ranks()),
     )

@@ -29,6 +29,9 @@ class MeasuredSteps:
         source: ``"layers"`` for ``layer_statistics``, ``"micro_batches"`` for
             ``MicroBatchGradients``.
         ranks: as for these.
+        on_nonfinite: ``"raise"``, on all ranks, or ``"record"``: the controller keeps the size.
+        skips: whether the trainer leaves out steps whose gradients are not finite, as one with the
+            scaler of float16 does; these are no errors.
 
     Raises:
         ValueError: for another source, and criteria that it does not measure.
@@ -40,12 +43,18 @@ class MeasuredSteps:
         controller: BatchController,
         source: str,
         ranks: str | Ranks = "auto",
+        *,
+        on_nonfinite: str = "raise",
+        skips: bool = False,
     ) -> None:
         require_source(source, controller)
+        require_on_nonfinite(on_nonfinite)
+        on_nonfinite = "record" if skips else on_nonfinite
         self.controller = controller
         self._total = 0
         self._layers: layer_statistics | None = None
         self._parts: MicroBatchGradients | None = None
+        self._raises = on_nonfinite == "raise"
         if not controller.reads_statistics:
             return
         if source == "layers":
@@ -55,7 +64,7 @@ class MeasuredSteps:
                 inner_products=getattr(criterion, "needs_inner_products", False),
                 variance=getattr(criterion, "needs_variance", False),
                 when=self._wants_test,
-                on_nonfinite="record",
+                on_nonfinite=on_nonfinite,
                 ranks=ranks,
             )
         else:
@@ -117,6 +126,12 @@ class MeasuredSteps:
             statistics = self._layers.statistics(losses, exact=False, grad_scale=grad_scale)
         elif self._parts is not None and self._wants_test():
             statistics = self._parts.result(grad_scale=grad_scale)
+            if self._raises and not statistics.is_finite:
+                raise ValueError(
+                    "the gradients of the micro-batches of a step, of this rank or of another, are "
+                    "not finite; nothing was stepped along them. Ways out: lower the learning "
+                    "rate; look at the batch; on_nonfinite='record' goes on with the same size"
+                )
         if statistics is not None and statistics.batch_size != self._total:
             raise ValueError(
                 f"the layers have seen {statistics.batch_size} samples where {self._total} were "
@@ -129,6 +144,16 @@ class MeasuredSteps:
 
     def _wants_test(self) -> bool:
         return self.controller.wants_test(self._total or None)
+
+
+def require_on_nonfinite(choice: str) -> None:
+    """Refuse another word than ``layer_statistics`` takes.
+
+    Raises:
+        ValueError: with those that are accepted.
+    """
+    if choice not in ("raise", "record"):
+        raise ValueError(f"on_nonfinite must be one of 'raise', 'record', got {choice!r}")
 
 
 def require_source(source: str, controller: BatchController) -> None:

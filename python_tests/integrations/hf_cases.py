@@ -155,6 +155,20 @@ def without_first_labels() -> dict[str, Any]:
     return run(gpt2(), FirstUnlabelled(), args, samples=20)
 
 
+def not_a_number() -> tuple[str, int, Tensor]:
+    """From the last rank, in the second step."""
+    model, decides = bert(), controller()
+
+    def spoil(_: Any, __: Any, outputs: Tensor) -> Tensor:
+        is_last = dist.get_rank() == dist.get_world_size() - 1
+        return outputs * torch.nan if is_last and decides.steps == 1 else outputs
+
+    model.classifier.register_forward_hook(spoil)
+    data, args = Text(classes=True), arguments(folder())
+    said = _said(run, model, data, args, controller=decides, samples=60)
+    return said, decides.steps, weights(model)
+
+
 def in_bfloat16() -> dict[str, Any]:
     """Autocast; the weights stay what they are."""
     args = arguments(folder(), bf16=True)
@@ -353,6 +367,7 @@ CASES = [
     samples,
     in_micro_batches,
     of(2, again),
+    of(2, not_a_number),
     *map(
         functools.partial(of, 1),
         (

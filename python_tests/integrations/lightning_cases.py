@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning_runs
+import torch
 import torch.distributed as dist
-from lightning_runs import fit
+from lightning_runs import Classifier, fit
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 import adadagrad_kernels as adk
@@ -72,6 +74,35 @@ def a_loader_of_torch() -> Any:
     lightning_runs.trainer(callback).fit(module, loader)
 
 
+class _Spoilt(Classifier):
+    """Not finite on the last rank, in the fourth step."""
+
+    def loss(self, batch: Any) -> Tensor:
+        is_last = dist.get_rank() == dist.get_world_size() - 1
+        value = super().loss(batch)
+        return value * torch.nan if is_last and self.adaptive.controller.steps == 3 else value
+
+
+def _spoilt(micro: int, **options: Any) -> Any:
+    callback = AdaptiveBatch(lightning_runs.controller(), total_samples=60, **options)
+    module = _Spoilt(callback, micro=micro)
+    said = "no error"
+    try:
+        lightning_runs.trainer(callback).fit(module, callback.dataloader(lightning_runs.Blobs()))
+    except ValueError as error:
+        said = str(error)
+    finite = all(bool(p.isfinite().all()) for p in module.parameters())
+    return said, callback.controller.steps, callback.controller.nonfinite_steps, finite
+
+
+def not_a_number() -> Any:
+    return [_spoilt(0), _spoilt(4), _spoilt(4, statistics="micro_batches")]
+
+
+def not_a_number_that_is_recorded() -> Any:
+    return _spoilt(0, on_nonfinite="record")
+
+
 CASES = [
     automatic,
     in_parts,
@@ -79,4 +110,6 @@ CASES = [
     resumed,
     other_settings_on_one_rank,
     a_loader_of_torch,
+    not_a_number,
+    not_a_number_that_is_recorded,
 ]

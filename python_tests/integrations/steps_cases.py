@@ -6,6 +6,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,7 +76,9 @@ def weights(model: nn.Module) -> Tensor:
 class Accelerated:
     """A loop of Accelerate, and its checkpoints."""
 
-    def __init__(self, dropout: float = 0.0, criterion: Any = None, **options: Any) -> None:
+    def __init__(
+        self, dropout: float = 0.0, criterion: Any = None, *, wrapped: bool = True, **options: Any
+    ) -> None:
         from accelerate import Accelerator, DistributedDataParallelKwargs
 
         from adadagrad_kernels.integrations.accelerate import adaptive_steps
@@ -85,12 +88,13 @@ class Accelerated:
         self.inside = build(dropout)
         optimizer = torch.optim.SGD(self.inside.parameters(), lr=0.5)
         self.model, self.optimizer = self.accelerator.prepare(self.inside, optimizer)
+        self.model = self.model if wrapped else self.inside
         options = {"scheduler": scheduled(optimizer), "optimizer": self.optimizer, **options}
         self.steps = adaptive_steps(
             self.accelerator,
             self.model,
             data(),
-            controller(criterion),
+            options.pop("decides", None) or controller(criterion),
             micro_batch_size=options.pop("micro_batch_size", MICRO),
             samples=SAMPLES,
             seed=5,
@@ -114,17 +118,20 @@ class Accelerated:
 class Fabricated:
     """A loop of Fabric, and its checkpoints."""
 
-    def __init__(self, dropout: float = 0.0, criterion: Any = None, **options: Any) -> None:
+    def __init__(
+        self, dropout: float = 0.0, criterion: Any = None, *, wrapped: bool = True, **options: Any
+    ) -> None:
         from lightning.fabric import Fabric
         from lightning.fabric.plugins.environments import TorchElasticEnvironment
 
         from adadagrad_kernels.integrations.fabric import adaptive_steps
 
         size, plugins, strategy = world(), [], "auto"
-        if size > 1:
+        if size > 1 and wrapped:
             plugins = [TorchElasticEnvironment()]
             strategy = "ddp_find_unused_parameters_true" if buckets_stay() else "ddp"
-        self.fabric = Fabric(accelerator="cpu", devices=size, strategy=strategy, plugins=plugins)
+        devices = size if wrapped else 1
+        self.fabric = Fabric(accelerator="cpu", devices=devices, strategy=strategy, plugins=plugins)
         self.fabric.launch()
         self.inside = build(dropout)
         optimizer = torch.optim.SGD(self.inside.parameters(), lr=0.5)
@@ -134,7 +141,7 @@ class Fabricated:
             self.fabric,
             self.model,
             data(),
-            controller(criterion),
+            options.pop("decides", None) or controller(criterion),
             micro_batch_size=options.pop("micro_batch_size", MICRO),
             samples=SAMPLES,
             seed=5,
@@ -224,6 +231,36 @@ def inner_products(loop: Loop) -> dict[str, Any]:
 
     built.append(loop(criterion=adk.InnerProductTest(theta=0.35), losses=losses))
     return run(built[0])
+
+
+def not_a_number(loop: Loop) -> Any:
+    """From the last rank, in the third step: an error, or a record by which the size stays."""
+    world()
+
+    def spoilt(**options: Any) -> Any:
+        one = loop(**options)
+
+        def spoil(_: nn.Module, __: Any, outputs: Tensor) -> Tensor:
+            is_last = dist.get_rank() == dist.get_world_size() - 1
+            return outputs * torch.nan if is_last and one.steps.controller.steps == 2 else outputs
+
+        one.inside.register_forward_hook(spoil)
+        return one
+
+    found = []
+    for source in ("layers", "micro_batches"):
+        one = spoilt(statistics=source)
+        said = _said(partial(run, one))
+        found.append((said, one.steps.controller.steps, weights(one.inside)))
+    one = spoilt(on_nonfinite="record")
+    one.clip = lambda: None  # which Fabric refuses
+    return found, run(one)["sizes"], one.steps.controller.nonfinite_steps
+
+
+def each_by_itself(loop: Loop) -> str:
+    """A size that nothing measures, and a model that each process would train by itself."""
+    decides = adk.BatchController(None, batch_size=8, max_batch_size=8)
+    return _said(lambda: loop(wrapped=False, decides=decides)) if world() > 1 else ""
 
 
 def refused(loop: Loop) -> dict[str, str]:
@@ -331,5 +368,8 @@ CASES = [
     _case(name, what, loop)
     for name, loop in _LOOPS.items()
     if importlib.util.find_spec(_INSTALLED[name])
-    for what in (trains, resumes, in_micro_batches, inner_products, single_samples, refused)
+    for what in (
+        *(trains, resumes, in_micro_batches, inner_products, single_samples),
+        *(not_a_number, each_by_itself, refused),
+    )
 ]

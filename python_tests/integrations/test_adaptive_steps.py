@@ -143,6 +143,36 @@ def test_ranks_with_single_samples_are_told_what_to_do(of: Of) -> None:
         assert world == 1 or f"BatchController(round_to={world})" in said
 
 
+def test_a_gradient_that_is_not_finite_is_an_error_on_every_rank(of: Of) -> None:
+    """Before anything is stepped along it; or it is recorded, and the size stays."""
+    everyone = of("not_a_number")
+    for rank, (errors, sizes, counted) in enumerate(everyone):
+        (of_layers, *_), (of_parts, *_) = errors
+        assert "layer '3' (Linear) has per-sample gradients that are not finite" in of_layers
+        named = of_layers.startswith(f"ValueError: rank {len(everyone) - 1}: ")
+        assert named == (rank != len(everyone) - 1)
+        assert "gradients of the micro-batches of a step" in of_parts
+        for _, steps, parameters in errors:
+            assert steps == 2
+            assert parameters.isfinite().all()
+        assert sum(sizes) == SAMPLES
+        assert len({*sizes[2:-1]}) == 1
+        assert counted == len(sizes) - 2
+
+
+@pytest.mark.parametrize(
+    ("library", "words"),
+    [("accelerate", "pass what accelerator.prepare(model)"), ("fabric", "Fabric trains with 1")],
+)
+def test_a_model_that_nothing_reduces_is_refused(
+    library: str, words: str, world: dict[int, Cases]
+) -> None:
+    pytest.importorskip(INSTALLED[library], reason=f"{INSTALLED[library]} is not installed")
+    for said in values(world[2][f"{library}_each_by_itself"]):
+        assert said.startswith("ValueError")
+        assert words in said
+
+
 REFUSED = {
     "without_backward": "micro-batch 1 of 2 had no backward pass",
     "leaves_a_step": "a step ended before its micro-batches did",

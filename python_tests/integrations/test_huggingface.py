@@ -201,6 +201,15 @@ def test_inner_products_follow_from_the_samples_alone(alone: Cases) -> None:
     torch.testing.assert_close(run["weights"], weights(model), rtol=1e-9, atol=1e-10)
 
 
+def test_a_gradient_that_is_not_finite_is_an_error_on_every_rank(together: Cases) -> None:
+    """Before anything is stepped along it."""
+    for rank, (said, steps, parameters) in enumerate(values(together["not_a_number"])):
+        assert "layer 'classifier' (Linear) has per-sample gradients that are not finite" in said
+        assert said.startswith("ValueError: rank 1: ") == (rank == 0)
+        assert steps == 1
+        assert parameters.isfinite().all()
+
+
 def test_bfloat16_is_measured(alone: Cases) -> None:
     (run,) = values(alone["in_bfloat16"])
     assert run["weights"].dtype == torch.float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 pytest.importorskip("transformers", reason="transformers is not installed")
 pytest.importorskip("accelerate", reason="accelerate is not installed")
 
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 from trainer_models import Text, bert
 from transformers import TrainingArguments
 
@@ -27,11 +30,24 @@ def arguments(folder: Path, **changed: Any) -> TrainingArguments:
     return args
 
 
-def made(args: TrainingArguments) -> AdaptiveTrainer:
+def made(args: TrainingArguments, model: Any = None) -> AdaptiveTrainer:
     controller = adk.BatchController(adk.NormTest(eta=0.5), batch_size=8, max_batch_size=64)
     return AdaptiveTrainer(
-        bert(), args, train_dataset=Text(classes=True), controller=controller, samples=60
+        model or bert(), args, train_dataset=Text(classes=True), controller=controller, samples=60
     )
+
+
+def test_a_model_in_a_wrapper_is_refused(tmp_path: Path) -> None:
+    """On several ranks the Trainer would not find the columns that it takes."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(bert())
+        with pytest.raises(ValueError, match=r"by itself\. Way out: pass the model"):
+            made(arguments(tmp_path), wrapped)
+        del wrapped
+        gc.collect()
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,23 @@ def test_the_scale_of_a_loss_in_float16_is_taken_out() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
     scaled = _first_norm(plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
     assert scaled == pytest.approx(_first_norm(), rel=0.02)
+
+
+def test_a_step_that_the_scaler_leaves_out_is_no_error() -> None:
+    class Overflows(Classifier):
+        def loss(self, batch: Any) -> torch.Tensor:
+            scale = math.inf if self.adaptive.controller.steps == 3 else 1.0
+            return super().loss(batch) * scale
+
+    callback = AdaptiveBatch(controller(), total_samples=60)
+    module = Overflows(callback)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    plugins = [MixedPrecision("16-mixed", "cpu", scaler)]
+    made = lightning_runs.trainer(callback, plugins=plugins)
+    made.fit(module, callback.dataloader(Blobs()))
+    assert callback.controller.nonfinite_steps == 1
+    assert callback.controller.samples_seen == 60
+    assert all(p.isfinite().all() for p in module.parameters())
 
 
 def test_a_model_with_batch_norm_by_its_parts() -> None:

@@ -14,9 +14,10 @@ pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
 import lightning_runs
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning_runs import BUDGET, SAMPLES, Blobs, Classifier, controller
-from support.ranks import Told
+from support.ranks import Told, values
 
 import adadagrad_kernels as adk
+from adadagrad_kernels import ranks
 from adadagrad_kernels.integrations.lightning import AdaptiveBatch
 from adadagrad_kernels.integrations.lightning.checks import MEASURED
 
@@ -120,6 +121,37 @@ def test_options_that_the_sampler_stands_for_are_refused() -> None:
     callback = AdaptiveBatch(controller())
     with pytest.raises(ValueError, match="batch_size= has no meaning here, the controller says"):
         callback.dataloader(Blobs(), batch_size=4)
+
+
+def test_a_gradient_that_is_not_finite_is_an_error_on_every_rank(
+    told: dict[str, list[Told]],
+) -> None:
+    """Before anything is stepped along it; or it is recorded, and the size stays."""
+    for rank, (whole, in_parts, of_parts) in enumerate(values(told["not_a_number"])):
+        for said, steps, _, finite in (whole, in_parts, of_parts):
+            assert steps == 3
+            assert finite
+            assert "not finite" in said
+        for said, *_ in (whole, in_parts):
+            assert "layer 'net.3' (Linear) has per-sample gradients" in said
+            assert said.startswith("rank 1: ") == (rank == 0)
+        assert "gradients of the micro-batches" in of_parts[0]
+    for said, steps, not_finite, finite in values(told["not_a_number_that_is_recorded"]):
+        assert said == "no error"
+        assert not_finite == steps - 3 > 0
+        assert not finite
+
+
+def test_a_trainer_that_does_not_know_of_the_others_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where nothing is measured."""
+    callback = AdaptiveBatch(adk.BatchController(None, batch_size=6, max_batch_size=6))
+    module = Classifier(callback)
+    made = lightning_runs.trainer(callback)
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
+    with pytest.raises(ValueError, match=r"runs with 2 processes.*trains with 1.*strategy='ddp'"):
+        callback.on_train_start(made, module)
 
 
 def test_ranks_with_other_settings_are_refused(told: dict[str, list[Told]]) -> None:

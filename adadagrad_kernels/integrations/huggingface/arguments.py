@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from adadagrad_kernels.batching import BatchController
@@ -89,6 +90,19 @@ _ONLY_DDP = (
     "gradients are measured in one process, and in several that hold whole models (DDP); leave it "
     "out, if the model fits"
 )
+
+
+def require_bare(model: Any) -> None:
+    """Refuse a model in a wrapper of its own, whose arguments the Trainer does not see.
+
+    Raises:
+        ValueError: with the way out.
+    """
+    if isinstance(model, DistributedDataParallel):
+        raise ValueError(
+            "the model is in DistributedDataParallel, which the Trainer puts around it by itself. "
+            "Way out: pass the model"
+        )
 
 
 def require_scheduler(scheduler: Any) -> None:

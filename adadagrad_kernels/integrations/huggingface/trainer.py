@@ -26,9 +26,11 @@ from adadagrad_kernels.integrations.identity import (
 from adadagrad_kernels.integrations.measured_steps import (
     SOURCES,
     MeasuredSteps,
+    require_on_nonfinite,
     require_source,
 )
 from adadagrad_kernels.integrations.micro_batch_sampler import MicroBatchSampler
+from adadagrad_kernels.integrations.processes import require_all_processes
 from adadagrad_kernels.integrations.samples_scheduler import SamplesScheduler
 from adadagrad_kernels.settings import require_int
 
@@ -72,6 +74,9 @@ class AdaptiveMixin(_Methods):
         samples: to train on in all, over all ranks; None: ``num_train_epochs`` passes.
         statistics: ``"layers"``, exact by ``layer_statistics``; ``"micro_batches"``, estimated by
             ``MicroBatchGradients`` from the micro-batches, at least four, for any model.
+        on_nonfinite: gradients that are not finite are an error on all ranks, ``"raise"``, but
+            under the scaler of float16, which leaves such a step out; with ``"record"`` the size
+            stays, and the Trainer goes on.
         callbacks: as for the Trainer.
 
     Attributes:
@@ -89,13 +94,15 @@ class AdaptiveMixin(_Methods):
         controller: BatchController,
         samples: int | None = None,
         statistics: str = "layers",
+        on_nonfinite: str = "raise",
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
         require_source(statistics, controller)
+        require_on_nonfinite(on_nonfinite)
         self.controller = controller
         self.latest_total: int = 0
-        self._source = statistics
+        self._source, self._on_nonfinite = statistics, on_nonfinite
         self._steps: MeasuredSteps | None = None
         self._contexts = contextlib.ExitStack()
         self._weight: float | None = None
@@ -105,6 +112,7 @@ class AdaptiveMixin(_Methods):
         # Ahead of the user's, which then see the epoch and the plan as they are.
         ours = AdaptiveBatchCallback(self)
         super().__init__(*args, callbacks=[ours, *(callbacks or [])], **kwargs)
+        arguments.require_bare(self.model)
         arguments.require_arguments(self.args)
         arguments.require_scheduler(self.lr_scheduler)
         arguments.require_saved(controller, self.args)
@@ -175,12 +183,8 @@ class AdaptiveMixin(_Methods):
 
     def begin_measuring(self) -> None:
         """Measure the steps that follow, until ``train`` ends."""
-        if self.accelerator.num_processes != ranks.world_size():
-            raise ValueError(
-                f"torch.distributed runs with {ranks.world_size()} processes, but the Trainer "
-                f"trains with {self.accelerator.num_processes}: each would train a model of its "
-                "own. Way out: on machines without a GPU, TrainingArguments(use_cpu=True)"
-            )
+        way_out = "on machines without a GPU, TrainingArguments(use_cpu=True)"
+        require_all_processes("the Trainer", self.accelerator.num_processes, way_out)
         if isinstance(self.lr_scheduler, SamplesScheduler):
             counted = self.lr_scheduler.samples.samples_seen
             if counted != self.controller.samples_seen:
@@ -188,7 +192,13 @@ class AdaptiveMixin(_Methods):
                     f"the SamplesLR has counted {counted} samples, and the controller "
                     f"{self.controller.samples_seen}; make a new one for a new run"
                 )
-        self._steps = MeasuredSteps(self.model_wrapped, self.controller, self._source)
+        self._steps = MeasuredSteps(
+            self.model_wrapped,
+            self.controller,
+            self._source,
+            on_nonfinite=self._on_nonfinite,
+            skips=self.accelerator.scaler is not None,
+        )
         self._contexts.enter_context(self._steps)
 
     # What the Trainer asks for.

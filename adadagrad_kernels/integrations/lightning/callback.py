@@ -21,7 +21,12 @@ from adadagrad_kernels.integrations.identity import optimizer_identity, require_
 from adadagrad_kernels.integrations.lightning import checks
 from adadagrad_kernels.integrations.lightning.progress import show_total
 from adadagrad_kernels.integrations.lightning.step import Step
-from adadagrad_kernels.integrations.measured_steps import MeasuredSteps, require_source
+from adadagrad_kernels.integrations.measured_steps import (
+    MeasuredSteps,
+    require_on_nonfinite,
+    require_source,
+)
+from adadagrad_kernels.integrations.processes import require_all_processes
 from adadagrad_kernels.integrations.random_states import random_states, set_random_states
 from adadagrad_kernels.integrations.samples_scheduler import SamplesScheduler
 from adadagrad_kernels.integrations.unsized import UnsizedLoader
@@ -59,6 +64,9 @@ class AdaptiveBatch(Callback):
         statistics: ``"layers"`` for ``layer_statistics``, of every sample; ``"micro_batches"`` for
             ``MicroBatchGradients``, of the parts of a batch on all ranks, two at least, for any
             model (BatchNorm) at almost no cost.
+        on_nonfinite: gradients that are not finite are an error on all ranks, ``"raise"``, but
+            under the scaler of float16, which leaves such a step out; with ``"record"`` the size
+            stays, and the Trainer goes on.
         lr_rule: what another size does to the learning rate, as for ``BatchSizeLR``; None: nothing.
         losses: from the module and this rank's batch, the losses of its samples, ``[samples]``, for
             criteria that read inner products, over several ranks or micro-batches.
@@ -84,6 +92,7 @@ class AdaptiveBatch(Callback):
         total_samples: int | None = None,
         seed: int = 0,
         statistics: str = "layers",
+        on_nonfinite: str = "raise",
         lr_rule: str | LearningRateRule | None = None,
         losses: Callable[[LightningModule, Any], Tensor] | None = None,
     ) -> None:
@@ -94,6 +103,8 @@ class AdaptiveBatch(Callback):
             self.total_samples = require_int("total_samples", total_samples, at_least=1)
         self.seed: int = require_int("seed", seed, at_least=0)
         require_source(statistics, controller)
+        require_on_nonfinite(on_nonfinite)
+        self._on_nonfinite = on_nonfinite
         self._source, self._lr_rule, self._losses = statistics, lr_rule, losses
         self._lr_gain: BatchSizeLR | None = None
         self._loader: UnsizedLoader | None = None
@@ -181,6 +192,8 @@ class AdaptiveBatch(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure from here on."""
+        way_out = "Trainer(strategy='ddp', devices=...), which starts them"
+        require_all_processes("the Trainer", trainer.world_size, way_out)
         checks.require_loader(trainer.train_dataloader, self._loader)
         checks.require_one_optimizer(trainer)
         self._require_saved_optimizer(trainer)
@@ -194,7 +207,13 @@ class AdaptiveBatch(Callback):
                 self._lr_gain.load_state_dict(self._lr_state)
         model = trainer.strategy.model  # in its wrapper, where there is one
         model = pl_module if model is None else model
-        self._steps = MeasuredSteps(model, self.controller, self._source)
+        self._steps = MeasuredSteps(
+            model,
+            self.controller,
+            self._source,
+            on_nonfinite=self._on_nonfinite,
+            skips=getattr(trainer.precision_plugin, "scaler", None) is not None,
+        )
         self._contexts.enter_context(self._steps)
 
     def on_train_batch_start(
