@@ -256,15 +256,14 @@ def _add_probe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     probe.add_argument(
         "--latency",
         type=quantities.non_negative,
-        default=0.0,
         metavar="S",
-        help="seconds of a message between two workers, which is not measured (default: 0)",
+        help="seconds of a message between two workers (default: measured where several run; 0)",
     )
     probe.add_argument(
         "--bandwidth",
         type=quantities.positive,
         metavar="BYTES",
-        help="bytes per second between two workers, which is not measured (default: no limit)",
+        help="bytes per second between two workers (default: measured where several run; no limit)",
     )
     probe.add_argument("--data-dir", type=Path, metavar="DIR", help="as train has it")
     probe.add_argument("--json", action="store_true", help="print the table as JSON")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import os
 import platform
+from typing import Any
 
 import torch
+import torch.distributed as dist
 
-from adadagrad_kernels.cli.progress import Progress
 from adadagrad_kernels.cli.saved_run import SavedRun
 from adadagrad_kernels.cli.table import format_table
 from adadagrad_kernels.files import replace_file
-from adadagrad_kernels.training.probe import gradient_bytes, powers, seconds_of_step
+from adadagrad_kernels.training.probe import gradient_bytes, powers, steps_alone, steps_together
 
 #: The largest batch, where --sizes does not say.
 LARGEST = 1024
@@ -26,33 +29,54 @@ def run(arguments: argparse.Namespace) -> int:
     """
     saved = SavedRun(arguments.run, arguments.data_dir)
     torch.set_num_threads(torch.get_num_threads())
-    steps = []
-    for size in arguments.sizes or powers(min(LARGEST, len(saved.data.train))):
-        progress = Progress(f"batch {size:,}", 0, quiet=True)
-        seconds = seconds_of_step(saved.config, saved.data, size, progress)
-        steps.append({"batch": size, "seconds": seconds})
+    sizes = arguments.sizes or powers(min(LARGEST, len(saved.data.train)))
+    is_launched = dist.is_available() and dist.is_torchelastic_launched()
+    workers = int(os.environ["WORLD_SIZE"]) if is_launched else 1
+    is_first = workers == 1 or os.environ["RANK"] == "0"
     processor = platform.processor() or platform.machine()
-    table = {
-        "machine": f"{processor}, {torch.get_num_threads()} threads",
-        "steps": steps,
-        "latency": arguments.latency,
-        "bandwidth": arguments.bandwidth,
-        "gradient_bytes": gradient_bytes(saved.config, saved.data),
-    }
+    table: dict[str, Any] = {"machine": f"{processor}, {torch.get_num_threads()} threads"}
+    if is_first:
+        # A rank of a group has a share of its batches, so none is one yet: the others wait.
+        table["steps"] = steps_alone(saved.config, saved.data, sizes)
+        table["gradient_bytes"] = gradient_bytes(saved.config, saved.data)
+    if workers > 1:
+        dist.init_process_group("gloo")
+        try:
+            table |= steps_together(saved.config, saved.data, sizes)
+        finally:
+            # What still holds a wrapper holds gloo's threads, which may abort a process at its end.
+            gc.collect()
+            dist.destroy_process_group()
+    if not is_first:
+        return 0
+    given = {"latency": arguments.latency, "bandwidth": arguments.bandwidth}
+    table = {"latency": 0.0, "bandwidth": None} | table
+    table |= {name: value for name, value in given.items() if value is not None}
     text = json.dumps(table, indent=2) + "\n"
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(arguments.out, [text.encode()])
-    if arguments.json:
-        print(text)
-        return 0
-    rows = [
-        [
-            f"{row['batch']:,}",
-            f"{row['seconds'] * 1e3:.3f}",
-            f"{row['batch'] / row['seconds']:,.0f}",
-        ]
-        for row in steps
-    ]
-    print(format_table(["batch", "ms per step", "samples per second"], rows))
-    print(f"\n{arguments.out}")
+    print(text if arguments.json else f"{_text(table)}\n\n{arguments.out}")
     return 0
+
+
+def _text(table: dict[str, Any]) -> str:
+    """Steps by size, those of several workers beside those of one."""
+    header = ["samples of a worker", "ms per step", "samples per second"]
+    rows = [
+        [f"{b:,}", f"{s * 1e3:.3f}", f"{b / s:,.0f}"]
+        for b, s in ((row["batch"], row["seconds"]) for row in table["steps"])
+    ]
+    if "workers" not in table:
+        return format_table(header, rows)
+    count = table["workers"]["count"]
+    header += [f"ms, {count} workers", "samples per second"]
+    for row, measured in zip(rows, table["workers"]["steps"], strict=True):
+        s = measured["seconds"]
+        row += [f"{s * 1e3:.3f}", f"{count * measured['share'] / s:,.0f}"]
+    return "\n\n".join(
+        [
+            format_table(header, rows),
+            f"an all-reduce: {table['latency'] * 1e6:,.0f} µs for a message, "
+            f"{table['bandwidth'] / 1e9:,.3g} GB/s between two workers",
+        ]
+    )

@@ -64,16 +64,20 @@ files in --out: critical_batch.json, critical_batch.png, branches.jsonl
 
 PROBE = """\
 Times training steps of a run's model and optimizer at several batch sizes, without statistics,
-and writes the table that plan reads. The network between workers is not measured: state it, or edit
-the file. On a busy machine the table is of that; plan refuses one whose larger batches are faster.
+and writes the table that plan reads. On a busy machine the table is of that; plan refuses one whose
+larger batches are faster. By itself it measures one worker: state the network between several, or
+start it on several, whose steps in DistributedDataParallel (gloo) and all-reduces it then measures:
+
+  torchrun --nproc-per-node 2 -m adadagrad_kernels probe runs/fixed --out hardware.json
 """
 
 PLAN = """\
 From the metrics of runs and a table of hardware, the seconds and device hours that each way to
 train takes to a loss, for several numbers of workers, and whether adapting pays. Every run keeps
-its steps and batches; each step takes what the table says for a worker's share, and an all-reduce
-that nothing hides. Beside one worker, the seconds that the run itself took are shown; everything
-else, and what lies beyond the largest batch of the table, is a simulation.
+its steps and batches; each step takes what the table says for a worker's share. Where the table has
+steps of several workers, other numbers of them differ by an all-reduce; where it has none, an
+all-reduce that nothing hides is added. Beside one worker, the seconds that the run itself took are
+shown; everything else, and what lies beyond the largest batch of the table, is a simulation.
 """
 
 DOCTOR = """\

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,17 +18,45 @@ NOISE = 0.1
 
 
 @dataclass(frozen=True)
+class Curve:
+    """Seconds against samples.
+
+    Between two places a straight line, beyond the last one as between the last two, and below the
+    first as there.
+
+    Attributes:
+        samples: rising, two or more.
+        seconds: for each.
+    """
+
+    samples: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+    def at(self, samples: float) -> float:
+        """Seconds for so many."""
+        x, y = self.samples, self.seconds
+        if samples <= x[0]:
+            return y[0]
+        place = min(bisect_left(x, samples), len(x) - 1)
+        slope = (y[place] - y[place - 1]) / (x[place] - x[place - 1])
+        return y[place - 1] + slope * (samples - x[place - 1])
+
+
+@dataclass(frozen=True)
 class Hardware:
     r"""Seconds of a step of B samples shared out to W workers.
 
     .. math::
-        t(B, W) = t(\lceil B / W \rceil) + 2 \lceil \log_2 W \rceil \alpha
-        + 2 \frac{W - 1}{W} \frac{n}{\beta},
+        t(B, W) = t(\lceil B / W \rceil) + r(W), \qquad
+        r(W) = 2 \lceil \log_2 W \rceil \alpha + 2 \frac{W - 1}{W} \frac{n}{\beta},
 
-    the last two an all-reduce of n bytes by recursive halving and doubling (Thakur, Rabenseifner,
-    Gropp 2005), none of it hidden behind the backward pass. Between two batches of the table t is
-    a straight line, beyond the last it goes on as between the last two, and below the first it
-    stays.
+    the last an all-reduce of n bytes by recursive halving and doubling (Thakur, Rabenseifner,
+    Gropp 2005), none of it hidden behind the backward pass. Where steps of V workers were measured,
+    :math:`t_V` against a worker's share, all that comes with several workers is in these, what is
+    hidden and what waits, and other numbers of workers differ by the all-reduce alone:
+
+    .. math::
+        t(B, W) = t_V(\lceil B / W \rceil) + r(W) - r(V), \qquad W > 1.
 
     Attributes:
         batches: of the table, rising.
@@ -35,6 +64,8 @@ class Hardware:
         latency: :math:`\alpha`, seconds of one message.
         bandwidth: :math:`\beta`, bytes per second between two workers; infinite for none.
         gradient_bytes: n.
+        measured_workers: V, or 0.
+        together: :math:`t_V`, of the samples of each worker, or None.
     """
 
     batches: tuple[float, ...]
@@ -42,22 +73,31 @@ class Hardware:
     latency: float = 0.0
     bandwidth: float = math.inf
     gradient_bytes: float = 0.0
+    measured_workers: int = 0
+    together: Curve | None = None
 
-    def step(self, batch: float, workers: int = 1) -> float:
-        """Seconds of a step."""
-        own = self._own(math.ceil(batch / workers) if workers > 1 else batch)
+    def step(self, batch: float, workers: int = 1, statistics: float = 0.0) -> float:
+        """Seconds of a step.
+
+        Args:
+            batch: B, of all workers.
+            workers: W.
+            statistics: their share of the step of one worker; they add nothing to what workers
+                exchange that is worth counting.
+        """
+        share = math.ceil(batch / workers) if workers > 1 else batch
+        alone = Curve(self.batches, self.seconds).at(share)
+        measuring = alone * statistics / (1.0 - statistics)
         if workers == 1:
-            return own
-        messages = 2 * math.ceil(math.log2(workers)) * self.latency
-        return own + messages + 2 * (workers - 1) / workers * self.gradient_bytes / self.bandwidth
+            return alone + measuring
+        if self.together is None:
+            return alone + measuring + self._reduction(workers)
+        further = self._reduction(workers) - self._reduction(self.measured_workers)
+        return max(alone, self.together.at(share) + further) + measuring
 
-    def _own(self, batch: float) -> float:
-        x, y = self.batches, self.seconds
-        if batch <= x[0]:
-            return y[0]
-        place = min(bisect_left(x, batch), len(x) - 1)
-        slope = (y[place] - y[place - 1]) / (x[place] - x[place - 1])
-        return y[place - 1] + slope * (batch - x[place - 1])
+    def _reduction(self, workers: int) -> float:
+        messages = 2 * math.ceil(math.log2(workers)) * self.latency
+        return messages + 2 * (workers - 1) / workers * self.gradient_bytes / self.bandwidth
 
 
 def read_hardware(path: Path) -> Hardware:
@@ -69,34 +109,51 @@ def read_hardware(path: Path) -> Hardware:
     example = '{"steps": [{"batch": 8, "seconds": 0.002}, {"batch": 64, "seconds": 0.01}]}'
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
-        steps = found["steps"]
-        rows = [(_number(row, "batch"), _number(row, "seconds")) for row in steps]
+        rows = [(_number(row, "batch"), _number(row, "seconds")) for row in found["steps"]]
         network = {
             name: _number(found, name)
             for name in ("latency", "bandwidth", "gradient_bytes")
             if found.get(name) is not None
         }
+        workers = found.get("workers")
+        count, shares = 0, []
+        if workers is not None:
+            count = _count(workers)
+            shares = [(_number(row, "share"), _number(row, "seconds")) for row in workers["steps"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataFormatError(
             f"{path}: no table of hardware ({type(error).__name__}: {error}); make one with "
             f"adadagrad-kernels probe, or write {example}"
         ) from error
+    alone = _curve(path, rows, "steps", "batch")
+    together = _curve(path, shares, "workers' steps", "share") if count else None
+    return Hardware(
+        alone.samples, alone.seconds, **network, measured_workers=count, together=together
+    )
+
+
+def _curve(path: Path, rows: Sequence[tuple[float, float]], what: str, name: str) -> Curve:
+    """Rows in order.
+
+    Raises:
+        DataFormatError: for too few, or out of order.
+    """
     if len(rows) < 2:
-        raise DataFormatError(f"{path}: has {len(rows)} rows of steps; accepted are 2 or more")
-    for (smaller, faster), (batch, seconds) in pairwise(rows):
-        if batch <= smaller:
+        raise DataFormatError(f"{path}: has {len(rows)} rows of {what}; accepted are 2 or more")
+    for (smaller, faster), (samples, seconds) in pairwise(rows):
+        if samples <= smaller:
             raise DataFormatError(
-                f"{path}: batch {batch:g} comes after {smaller:g}: put the rows in rising order, "
-                "each batch once"
+                f"{path}: {name} {samples:g} comes after {smaller:g}: put the rows in rising "
+                f"order, each {name} once"
             )
         if seconds < (1.0 - NOISE) * faster:
             raise DataFormatError(
-                f"{path}: a step of {batch:g} samples takes {seconds:g} s, less than the "
+                f"{path}: a step of {samples:g} samples takes {seconds:g} s, less than the "
                 f"{faster:g} s of one of {smaller:g}: measure again, on a machine that does "
                 "nothing else"
             )
-    batches, seconds_of = zip(*rows, strict=True)
-    return Hardware(batches, seconds_of, **network)
+    found, seconds_of = zip(*rows, strict=True)
+    return Curve(found, seconds_of)
 
 
 def _number(row: Any, name: str) -> float:
@@ -105,3 +162,10 @@ def _number(row: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value:
         raise ValueError(f"{name} is {value!r}, accepted is a number above 0")
     return float(value)
+
+
+def _count(workers: Any) -> int:
+    count = workers["count"]
+    if isinstance(count, bool) or not isinstance(count, int) or count < 2:
+        raise ValueError(f"the count of workers is {count!r}, accepted is a whole number above 1")
+    return count

@@ -77,7 +77,7 @@ def forecasts(
     """Every way to train with every number of workers.
 
     A run takes the same steps as it took, each as long as the hardware says for its batch. Steps
-    with statistics take longer by the share that the run measured.
+    with statistics take longer by the share that the run measured, of a worker's own passes.
 
     Raises:
         DataFormatError: for a run that does not reach the target, or lacks its steps.
@@ -97,8 +97,7 @@ def _forecast(
         # Steps and batch between two lines, up to the target.
         stretches = _stretches(run, name, target)
         share = 0.0 if is_untested(run) else _share(run)
-        plain = sum(n * hardware.step(batch, workers) for n, batch in stretches)
-        seconds.append(plain / (1.0 - share))
+        seconds.append(sum(n * hardware.step(batch, workers, share) for n, batch in stretches))
         steps.append(sum(n for n, _ in stretches))
         samples.append(sum(n * batch for n, batch in stretches))
         own = number(run.lines[_end(run, name, target)], "seconds")

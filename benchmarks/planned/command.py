@@ -16,36 +16,34 @@ from adadagrad_kernels.training.quantities import count
 from benchmarks.measuring import processor
 from benchmarks.measuring.interleaved import Spread, spread
 from benchmarks.planned.processes import Processes
-from benchmarks.planned.tasks import LONG, SHORT
-from benchmarks.planned.ways import SIZES, WAYS
+from benchmarks.planned.ways import MODELS, SIZES, WAYS
 
 DESCRIPTION = """\
 Sets the forecasts of `adadagrad-kernels plan` beside the seconds that runs then take, on one
 process and on two (gloo, DistributedDataParallel), each with one thread.
 
-The CNN trains on scikit-learn's digits in four ways, once, in one process. Then come rounds. In
-each the hardware is probed for one process and for two, and every run is made again to the target
-with one and with two. A ratio is formed within a round: what slows the machine down for a while
-slows both of its sides. Reported are the medians, and the quartiles in brackets. The machine
-should do nothing else.
+A CNN trains on scikit-learn's digits in four ways, once, in one process. Then come rounds. In each
+the hardware is probed for one process and for two, as `probe` does, and every run is made again to
+the target with one and with two. A ratio is formed within a round: what slows the machine down for
+a while slows both of its sides. Reported are the medians, and the quartiles in brackets. The
+machine should do nothing else.
 """
 #: By how much a forecast may miss.
 WITHIN = 0.10
 
 
 class Parties(NamedTuple):
-    """One process; two that are probed at the same time and are no group; two ranks of one."""
+    """One process, and two ranks of a group."""
 
     one: Processes
-    pair: Processes
     ranks: Processes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the runs, forecast them, time them, print the table."""
     options = _parser().parse_args(arguments)
-    found = Parties(Processes(1), Processes(2), Processes(2, group=True))
-    groups = _runs(found.one, options.samples, options.out)
+    found = Parties(Processes(1), Processes(2, group=True))
+    groups = _runs(found.one, options)
     loss = loss_of(groups)
     target = common_loss(groups, loss)
     rounds = [_round(found, groups, loss, target, options) for _ in range(options.rounds)]
@@ -54,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "machine": processor.name(),
         "loss": loss,
         "target": target,
-        "samples": options.samples,
+        **_common(options),
         "rows": rows,
         "rounds": rounds,
     }
@@ -76,12 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--rounds", type=_rounds, default=9, metavar="N", help="default: %(default)s; 2 at least")
+    add("--model", choices=tuple(MODELS), default="wide", help="default: %(default)s")
     add("--samples", type=count, default=60_000, metavar="N",
         help="of each run (default: %(default)s)")  # fmt: skip
     add("--sizes", type=_sizes, default=SIZES, metavar="B,B,...",
         help=f"batches of the probe, rising (default: {','.join(map(str, SIZES))})")  # fmt: skip
     add("--out", type=Path, default=Path("runs/planned"), metavar="DIR",
-        help="metrics of the runs, the last hardware tables, planned.json (default: %(default)s)"
+        help="metrics of the runs, the last hardware table, planned.json (default: %(default)s)"
     )  # fmt: skip
     return parser
 
@@ -97,13 +96,17 @@ def _rounds(text: str) -> int:
     return rounds
 
 
-def _runs(one: Processes, samples: int, folder: Path) -> dict[str, list[Run]]:
+def _common(options: argparse.Namespace) -> dict[str, Any]:
+    return {"model": options.model, "samples": options.samples}
+
+
+def _runs(one: Processes, options: argparse.Namespace) -> dict[str, list[Run]]:
     """Every way's run, written and read as those of ``train`` are."""
     paths = []
     for way in WAYS:
-        path = folder / way.replace(" ", "-") / "metrics.jsonl"
+        path = options.out / way.replace(" ", "-") / "metrics.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        (lines,) = one.do("run", way=way, samples=samples)
+        (lines,) = one.do("run", **_common(options), way=way)
         path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         paths.append(f"{way}={path}")
     return group(collect(paths))
@@ -122,9 +125,9 @@ def _round(
     for way in WAYS:
         for workers, processes, task in ((1, parties.one, "alone"), (2, parties.ranks, "together")):
             told: Forecast
-            (told,) = forecasts({way: groups[way]}, hardware[workers], [workers], loss, target)
+            (told,) = forecasts({way: groups[way]}, hardware, [workers], loss, target)
             steps = round(told.steps)
-            real = processes.do(task, way=way, samples=options.samples, steps=steps)
+            real = processes.do(task, **_common(options), way=way, steps=steps)
             found.append(
                 {
                     "way": way,
@@ -139,26 +142,14 @@ def _round(
     return found
 
 
-def _probed(parties: Parties, options: argparse.Namespace) -> dict[int, Hardware]:
-    """The tables of one process, and of two: a step of one is slowed down by the other's."""
-    settings = {"way": "batch 32", "samples": options.samples, "sizes": options.sizes}
-    (alone,) = parties.one.do("probe", **settings)
-    ranks = parties.pair.do("probe", **settings)
-    rows = zip(*(rank["steps"] for rank in ranks), strict=True)
-    short, long = (max(parties.ranks.do("reduction", size=size)) for size in (SHORT, LONG))
-    # Of two workers: two messages, and every byte once.
-    both = {
-        "steps": [max(row, key=lambda of_rank: of_rank["seconds"]) for row in rows],
-        "latency": short / 2,
-        "bandwidth": LONG / max(long - short, 1e-9),
-        "gradient_bytes": alone["gradient_bytes"],
-    }
-    tables = {}
-    for workers, table in ((1, alone), (2, both)):
-        path = options.out / f"hardware-{workers}.json"
-        path.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-        tables[workers] = read_hardware(path)
-    return tables
+def _probed(parties: Parties, options: argparse.Namespace) -> Hardware:
+    """The table of one process and of two, as `torchrun ... probe` makes it."""
+    settings = {**_common(options), "way": "batch 32", "sizes": options.sizes}
+    (alone,) = parties.one.do("probe_alone", **settings)
+    together = parties.ranks.do("probe_together", **settings)
+    path = options.out / "hardware.json"
+    path.write_text(json.dumps(alone | together[0], indent=2) + "\n", encoding="utf-8")
+    return read_hardware(path)
 
 
 def _row(rounds: list[dict[str, Any]]) -> dict[str, Any]:
