@@ -184,7 +184,7 @@ class GroupBatches:
             found.append((seen, means))
         for controller, (seen, means) in zip(self.controllers, found, strict=True):
             if means is not None:
-                _decide(controller, seen, means)
+                _decide(controller, seen, means, statistics)
         due = []
         for place, (name, members) in enumerate(self.groups.items()):
             seen, means = found[place]
@@ -285,8 +285,13 @@ def _added(parameter: Tensor, before: Tensor | None, samples: int) -> Tensor | N
     return own if before is None else before + own
 
 
-def _decide(controller: BatchController, seen: _Pending, means: list[Tensor | None]) -> None:
-    """Count a group's step, and decide where all of its passes were measured."""
+def _decide(
+    controller: BatchController,
+    seen: _Pending,
+    means: list[Tensor | None],
+    statistics: GradientStatistics | None,
+) -> None:
+    """Count a group's step, and decide where all of its passes were measured, the last as this."""
     loss = None if math.isnan(seen.loss) else seen.loss / seen.samples
     if math.isnan(seen.sq_norms):
         controller.step(seen.samples, loss=loss)
@@ -299,5 +304,6 @@ def _decide(controller: BatchController, seen: _Pending, means: list[Tensor | No
             sum_sq_norms=seen.sq_norms,
             mean_gradient=mean,
             loss=loss,
+            agreement=None if statistics is None else statistics.agreement,
         )
     )

@@ -89,7 +89,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
             all. The record is of the parameters of these modules alone, and has no others; all
             gradients are as ever. Not for sharded models and pipelines.
         groups: parameters by the name of their group, all that train once, such as
-            ``GroupBatches.groups``; the record then has ``by_group``. In one process alone.
+            ``GroupBatches.groups``, the same on every rank; the record then has ``by_group``. Not
+            for sharded models and pipelines.
         ranks: whose samples the record covers if several processes train. ``"auto"``: those of
             all ranks of the wrapper. A process group or ``Ranks``: those of all its ranks, for a
             model whose gradients something else reduces in the backward pass, or a stage of a
@@ -105,8 +106,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
 
     Raises:
         UnsupportedModelError: for layers whose samples have no gradient of their own, such as
-            BatchNorm in training; where asked, for modules without a kernel; for ``groups`` of
-            several ranks.
+            BatchNorm in training; where asked, for modules without a kernel; for ``only`` and
+            ``groups`` of sharded models and pipelines.
         ValueError: for a model without parameters that require grad, or settings out of range; in
             several processes for a model without a wrapper, where ``ranks`` does not say what is
             meant.
@@ -190,13 +191,11 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         in_pass = inner_products and (self._ranks is None or self._ranks.size == alike)
         in_pass &= self._ranks is None or self._ranks.stages is None
         if only is not None:
-            _require_selection(only, groups, self._sharded or pipeline)
+            _require_selection(only, groups)
+        for asked, value in (("only", only), ("groups", groups)):
+            if value is not None:
+                _require_whole_layers(asked, self._sharded or pipeline)
         self._groups = None if groups is None else require_groups(model, groups)
-        if groups is not None and self._ranks is not None:
-            raise UnsupportedModelError(
-                "groups= needs the norms of single samples, which records over several ranks do "
-                "not have. Ways out: leave groups out; one batch for all parameters"
-            )
         self._step = step = Step(model, variance=variance, inner_products=in_pass)
         step.pooled = self._ranks is not None
         step.reduced = step.pooled or wrapper is not None
@@ -215,6 +214,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                 variance=variance,
                 inner_products=inner_products,
                 keeps_nonfinite=self._keep_nonfinite,
+                groups=self._groups,
             )
         self._attachment = Attachment(recorder, on_other, only)
         self._steps = 0
@@ -355,7 +355,7 @@ def _require_choice(name: str, given: str, accepted: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, accepted))}, got {given!r}")
 
 
-def _require_selection(only: object, groups: object, shared_out: object) -> None:
+def _require_selection(only: object, groups: object) -> None:
     if not callable(only):
         raise ValueError(
             f"only must be a function that takes a module and says whether it is measured, such as "
@@ -363,8 +363,11 @@ def _require_selection(only: object, groups: object, shared_out: object) -> None
         )
     if groups is not None:
         raise ValueError("only= leaves parameters out, and groups= needs all of them; pass one")
+
+
+def _require_whole_layers(name: str, shared_out: object) -> None:
     if shared_out:
         raise UnsupportedModelError(
-            "only= does not work for sharded models and stages of a pipeline, whose ranks measure "
-            "their layers together. Ways out: only=None; DistributedDataParallel"
+            f"{name}= does not work for sharded models and stages of a pipeline, whose ranks "
+            f"measure their layers together. Ways out: {name}=None; DistributedDataParallel"
         )

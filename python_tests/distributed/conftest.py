@@ -10,6 +10,7 @@ from support.ranks import Cases
 MODULES = (
     "refused_cases",
     "pooled_cases",
+    "selected_cases",
     "estimated_cases",
     "trained_cases",
     "local_cases",

@@ -31,7 +31,7 @@ def weighted(model: nn.Module, inputs: Tensor, targets: Tensor, of: int = SAMPLE
     return summed * dist.get_world_size() / of
 
 
-def _told(record: adk.GradientStatistics, expected: Expected | None = None) -> dict[str, Any]:
+def told_of(record: adk.GradientStatistics, expected: Expected | None = None) -> dict[str, Any]:
     """Errors, and what must be the same bits on every rank."""
     expected = expected or Expected.of(network(), *data())
     scalars = (record.mean_sq_norm, record.sum_sq_norms, record.sum_sq_inner_products)
@@ -59,7 +59,7 @@ def _measured(
             model.zero_grad()
             (weighted(model, inputs, targets) * scale).backward()
             record = recorder.statistics(_own_losses(inside, inputs, targets), grad_scale=scale)
-    return _told(record, expected)
+    return told_of(record, expected)
 
 
 def plain() -> Any:
@@ -122,7 +122,7 @@ def the_module_with_its_ranks() -> Any:
     inputs, targets = share()
     with adk.layer_statistics(model.module, ranks=Ranks()) as recorder:
         weighted(model, inputs, targets).backward()
-        return _told(recorder.statistics(_own_losses(model.module, inputs, targets)))
+        return told_of(recorder.statistics(_own_losses(model.module, inputs, targets)))
 
 
 def a_scaled_loss() -> Any:
@@ -159,7 +159,7 @@ def _accumulated(sizes: Sequence[int], *, sync: bool) -> Any:
                 start += size
             record = recorder.statistics(_own_losses(model.module, inputs, targets))
             assert record.batch_size == SAMPLES, step
-    return _told(record)
+    return told_of(record)
 
 
 def micro_batches_without_sync() -> Any:
@@ -188,7 +188,7 @@ def activation_checkpointing() -> Any:
             weighted(model, inputs, targets).backward()
             record = recorder.statistics(_own_losses(model.module.inside, inputs, targets))
     expected = Expected.of(_Checkpointed(), *data())
-    return _told(record, expected)
+    return told_of(record, expected)
 
 
 def compiled_inside_of_the_wrapper() -> Any:
@@ -220,7 +220,7 @@ def half_precision_with_a_scaler_in_a_wrapper() -> Any:
             scaler.step(optimizer)
             scaler.update()
     assert scaler.get_scale() == 256.0
-    return _told(record)
+    return told_of(record)
 
 
 def gradients_that_are_added_up() -> Any:
@@ -235,7 +235,7 @@ def gradients_that_are_added_up() -> Any:
     inputs, targets = share()
     with adk.layer_statistics(model, ranks=Ranks(gradient_divisor=1.0), variance=True) as recorder:
         (F.cross_entropy(model(inputs), targets, reduction="sum") / SAMPLES).backward()
-        return _told(recorder.statistics(_own_losses(model.module, inputs, targets)))
+        return told_of(recorder.statistics(_own_losses(model.module, inputs, targets)))
 
 
 def workers_seen_beside_the_layers() -> Any:
@@ -247,7 +247,7 @@ def workers_seen_beside_the_layers() -> Any:
         value = weighted(model, inputs, targets)
         with workers.backward(len(inputs)):
             value.backward()
-        told = _told(recorder.statistics())
+        told = told_of(recorder.statistics())
     told["errors"]["N of workers"] = abs(workers.result().mean_sq_norm / _norm() - 1.0)
     return told
 
@@ -265,7 +265,7 @@ def gradients_cleared_after_the_forward_pass() -> Any:
             model.zero_grad()
             value.backward()
             record = recorder.statistics()
-    return _told(record)
+    return told_of(record)
 
 
 def per_sample_gradients() -> Any:
@@ -276,7 +276,7 @@ def per_sample_gradients() -> Any:
     loss(alone(data()[0]), data()[1]).backward()
     pairs = zip(model.module.parameters(), alone.parameters(), strict=True)
     far = max(float((p.grad - q.grad).abs().max()) for p, q in pairs)
-    told = _told(record)
+    told = told_of(record)
     told["errors"][".grad"] = far
     return told
 
@@ -284,12 +284,12 @@ def per_sample_gradients() -> Any:
 def per_sample_gradients_of_a_bare_model() -> Any:
     source = adk.PerSampleGradients(network(), loss, inner_products=True, ranks=Ranks())
     source.chunk_size = 2
-    return _told(source.backward(*share()))
+    return told_of(source.backward(*share()))
 
 
 def records_that_are_pooled() -> Any:
     own = adk.PerSampleGradients(network(), loss, variance=True, ranks="local").backward(*share())
-    return _told(pool(own, Ranks()))
+    return told_of(pool(own, Ranks()))
 
 
 def _unequal() -> tuple[Tensor, Tensor]:
@@ -317,7 +317,7 @@ def unequal_records_that_are_pooled_with_products() -> Any:
     def products(source: adk.PerSampleGradients, mean: dict[str, Tensor]) -> Tensor:
         return source.directional_derivatives(*own, mean)
 
-    return _told(_pooled(own, products))
+    return told_of(_pooled(own, products))
 
 
 def records_that_are_pooled_have_no_error_bars() -> Any:

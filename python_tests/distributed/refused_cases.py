@@ -222,6 +222,43 @@ def a_module_without_a_kernel_that_is_sharded() -> Any:
     adk.layer_statistics(fully_shard(nn.Sequential(nn.Linear(6, 6), nn.PReLU(6))))
 
 
+def some_layers_of_shards() -> Any:
+    adk.layer_statistics(_sharded(), only=adk.is_normalization)
+
+
+def groups_of_shards() -> Any:
+    model = _sharded()
+    adk.layer_statistics(model, groups={"all": model.parameters()})
+
+
+def products_with_the_covariance_over_ranks() -> Any:
+    model = DistributedDataParallel(network())
+    inputs, targets = share()
+
+    def losses() -> torch.Tensor:
+        return nn.functional.cross_entropy(model.module(inputs), targets, reduction="none")
+
+    with adk.layer_statistics(model, inner_products=True) as recorder:
+        loss(model(inputs), targets).backward()
+        recorder.statistics(losses, covariance_products=True)
+
+
+def single_products_with_the_covariance_over_ranks() -> Any:
+    model = DistributedDataParallel(network())
+    adk.PerSampleGradients(model, loss, inner_products=True, covariance_products=True)
+
+
+def norms_of_groups_of_one_rank_decide() -> Any:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    controller = adk.BatchController(adk.NormTest(eta=0.5), batch_size=4, max_batch_size=64)
+    batches = adk.GroupBatches(optimizer, [controller])
+    inputs, targets = share()
+    with adk.layer_statistics(model, groups=batches.groups, ranks="local") as recorder:
+        loss(model(inputs), targets).backward()
+        batches.collect(recorder.statistics())
+
+
 def _planned(plan: Any) -> Any:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor.parallel import parallelize_module
@@ -311,6 +348,11 @@ CASES = (
     shards_of_other_ranks,
     a_parameter_that_is_not_sharded,
     a_module_without_a_kernel_that_is_sharded,
+    some_layers_of_shards,
+    groups_of_shards,
+    products_with_the_covariance_over_ranks,
+    single_products_with_the_covariance_over_ranks,
+    norms_of_groups_of_one_rank_decide,
     forward_mode_of_a_plan,
     a_norm_of_some_features_outside_of_a_plan,
     samples_that_a_plan_shares_out,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -82,10 +83,58 @@ def records_of_groups(
     return found
 
 
+def own_numbers(
+    micro_batches: Sequence[MicroBatch], groups: Groups, mean: Mapping[int, Tensor]
+) -> list[float]:
+    """What a rank tells the others of its groups: of each sum |h_i|^2, and N.
+
+    Args:
+        micro_batches: of the rank's step.
+        groups: that hold every parameter in training.
+        mean: the gradient that all ranks have, by the identity of parameters.
+
+    Raises:
+        ValueError: for a layer whose parameters are measured together and are in several groups.
+    """
+    owner = {id(p): name for name, members in groups.items() for p in members}
+    rows = [_own_norms(micro_batch, owner) for micro_batch in micro_batches]
+    sums = []
+    for name, members in groups.items():
+        sums.append(torch.stack([own[name].sum() for own in rows]) if rows else _nothing(0))
+        sums.append(squared_norm([mean[id(p)] for p in members if id(p) in mean]))
+    return [math.fsum(values) for values in on_host(sums)]
+
+
+def records_of_ranks(
+    rows: Sequence[Sequence[float]], groups: Groups, scale: float, whole: GradientStatistics
+) -> dict[str, GradientStatistics]:
+    """The norms of each group over the samples of all ranks, the same on every rank.
+
+    Args:
+        rows: the numbers of every rank, as ``own_numbers`` gives them.
+        groups: of the parameters.
+        scale: D, times the factor by which the losses were multiplied.
+        whole: the record of all parameters.
+    """
+    factor = (whole.batch_size / scale) ** 2
+    return {
+        name: GradientStatistics(
+            whole.batch_size,
+            rows[0][2 * place + 1],
+            factor * math.fsum(row[2 * place] for row in rows),
+            agreement=whole.agreement,
+        )
+        for place, name in enumerate(groups)
+    }
+
+
+def _nothing(samples: int) -> Tensor:
+    return torch.zeros(samples, dtype=torch.float64, device="cpu")
+
+
 def _own_norms(micro_batch: MicroBatch, owner: Mapping[int, str]) -> dict[str, Tensor]:
     """|h_i|^2 of a micro-batch's samples over the parameters of each group."""
-    nothing = torch.zeros(micro_batch.samples or 0, dtype=torch.float64, device="cpu")
-    totals = dict.fromkeys(owner.values(), nothing)
+    totals = dict.fromkeys(owner.values(), _nothing(micro_batch.samples or 0))
     for each in micro_batch.norms:
         names = {owner.get(id(part.parameter)) for part in each.parts}
         if len(names) > 1:

@@ -15,7 +15,12 @@ from torch import Tensor
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.ranks import Ranks
 from adadagrad_kernels.shards import ShardedParameters
-from adadagrad_kernels.statistics.measuring import over_shards, over_stages, stand_ins
+from adadagrad_kernels.statistics.measuring import (
+    group_records,
+    over_shards,
+    over_stages,
+    stand_ins,
+)
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
 from adadagrad_kernels.statistics.measuring.over_ranks import (
     SPREAD,
@@ -75,6 +80,7 @@ class PooledStep:
         variance: whether the variance of every coordinate is measured.
         inner_products: whether inner products are wanted.
         keeps_nonfinite: whether NaN and infinity are recorded.
+        groups: of parameters, whose norms are recorded too; not with shards or stages.
 
     Raises:
         UnsupportedModelError: for inner products of a plan in a pipeline's stage.
@@ -89,10 +95,11 @@ class PooledStep:
         variance: bool,
         inner_products: bool,
         keeps_nonfinite: bool,
+        groups: group_records.Groups | None = None,
     ) -> None:
         self._step, self._ranks, self._parameters = step, ranks, parameters
         self._variance, self._inner_products = variance, inner_products
-        self._keeps_nonfinite = keeps_nonfinite
+        self._keeps_nonfinite, self._groups = keeps_nonfinite, groups or {}
         self._tied = TiedParameters()
         if ranks.stages is not None and inner_products:
             if parameters is not None and parameters.is_planned:
@@ -124,7 +131,8 @@ class PooledStep:
         device = next(iter(parameters.values())).device if parameters else ranks.device
         micro_batches: list[MicroBatch] = []
         mean: dict[str, Tensor] = {}
-        numbers, error = [0.0] * (4 + SPREAD), None
+        count = 4 + SPREAD
+        numbers, error = [0.0] * (count + 2 * len(self._groups)), None
         try:
             micro_batches = self._finished(losses)
             mean = mean_gradient(parameters, grad_scale)
@@ -136,13 +144,22 @@ class PooledStep:
             elif self._inner_products and losses is None and ranks.stages is None:
                 step.problems.fail(ValueError(_NEEDS_LOSSES))
             with torch.no_grad():
-                numbers = own_numbers(micro_batches, mean, products, step.problems)
+                by_id = {id(p): mean[name] for name, p in parameters.items()}
+                numbers = [
+                    *own_numbers(micro_batches, mean, products, step.problems),
+                    *group_records.own_numbers(micro_batches, self._groups, by_id),
+                ]
         except Exception as problem:  # the others wait: it goes to them with the numbers
             error = problem
         scale = ranks.divisor * grad_scale
 
         def build(rows: Rows, divided_by: float) -> GradientStatistics:
-            return record_of_ranks(rows, ranks, scale * divided_by, mean)
+            record = record_of_ranks([r[:count] for r in rows], ranks, scale * divided_by, mean)
+            if not self._groups:
+                return record
+            of_groups = [row[count:] for row in rows]
+            found = group_records.records_of_ranks(of_groups, self._groups, scale, record)
+            return replace(record, by_group=found)
 
         record, divided_by = self._gathered(number, numbers, device, error, build)
         scale *= divided_by
