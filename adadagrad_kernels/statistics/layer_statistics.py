@@ -273,7 +273,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
             losses: runs the model on all samples of the step, in their order, and returns their own
                 losses, ``[samples]``. Inner products are then the derivatives of these along the
                 mean gradient. Over several ranks: the module inside of the wrapper, on this rank's
-                samples.
+                samples. It may run several times: with the same random numbers each time, those
+                that follow the step's own, and none of them stay drawn.
             exact: by forward mode, exact at about two forward passes; else by a central
                 difference, two forward passes and right to some tenths of a percent, for layers
                 without a forward-mode derivative.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
+
+Result = TypeVar("Result")
 
 
 class RandomState:
@@ -48,6 +51,20 @@ class RandomState:
             bool((one == their).all()) if hasattr(one, "all") else one == their
             for one, their in pairs
         )
+
+
+def with_same_draws(function: Callable[[], Result], device: torch.device) -> Callable[[], Result]:
+    """The function as it runs now: with the same draws in every call, none of which stay drawn."""
+    state = RandomState(device)
+
+    def repeated() -> Result:
+        state.restore()
+        try:
+            return function()
+        finally:
+            state.restore()
+
+    return repeated
 
 
 def _numpy_random() -> Any:

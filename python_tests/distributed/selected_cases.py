@@ -160,7 +160,35 @@ def a_batch_for_every_group() -> Any:
     return {"found": found, "expected": expected, "far": far}
 
 
+def dropout_of_shards_by_a_difference() -> Any:
+    """Passes of the difference and forward mode draw the same, and generators are put back."""
+    from torch.distributed.fsdp import fully_shard
+
+    found = {}
+    for exact in (True, False):
+        torch.manual_seed(5 + dist.get_rank())
+        layers = nn.Linear(6, 16), nn.Dropout(0.5), nn.Linear(16, 3)
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            for layer in (layers[0], layers[2]):
+                layer.reset_parameters()
+        model = fully_shard(nn.Sequential(*layers).double())
+        inputs, targets = share()
+
+        def losses(model: Any = model, inputs: Any = inputs, targets: Any = targets) -> Tensor:
+            return F.cross_entropy(model(inputs), targets, reduction="none")
+
+        with adk.layer_statistics(model) as recorder:
+            weighted(model, inputs, targets).backward()
+            before = torch.get_rng_state()
+            record = recorder.statistics(losses, exact=exact)
+        found[exact] = record.sum_sq_inner_products
+        assert torch.equal(torch.get_rng_state(), before)
+    return found[False] / found[True]
+
+
 CASES = (
+    dropout_of_shards_by_a_difference,
     the_normalizations_alone,
     groups_of_parameters,
     groups_of_parameters_with_a_scaled_loss,

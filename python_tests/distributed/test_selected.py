@@ -45,3 +45,8 @@ def test_groups_step_at_the_sizes_of_one_process(told: dict[str, list[Told]]) ->
         assert ["first"] in due or ["last"] in due, "not always both"
         assert run["found"][-1][1][0] != run["found"][-1][1][1]
         assert run["far"] < 1e-12
+
+
+def test_a_difference_of_shards_has_the_same_draws_twice(told: dict[str, list[Told]]) -> None:
+    for ratio in values(told["dropout_of_shards_by_a_difference"]):
+        assert ratio == pytest.approx(1.0, rel=1e-5)

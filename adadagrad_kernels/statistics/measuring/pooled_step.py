@@ -43,6 +43,7 @@ from adadagrad_kernels.statistics.measuring.record_of_step import (
 from adadagrad_kernels.statistics.measuring.step import Step
 from adadagrad_kernels.statistics.measuring.tied_stages import TiedParameters
 from adadagrad_kernels.statistics.noise_estimate import SampleSpread, moments_of
+from adadagrad_kernels.statistics.randomness import with_same_draws
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sums import on_host
 
@@ -265,6 +266,7 @@ class PooledStep:
         """
         seen, ranks = self._step.stand_ins, self._ranks
         assert seen is not None
+        losses = with_same_draws(losses, ranks.device)
         with self._step.gate.paused():
             if exact:
                 products = stand_ins.derivatives(seen, losses, mean)

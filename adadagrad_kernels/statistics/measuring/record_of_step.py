@@ -17,6 +17,7 @@ from adadagrad_kernels.statistics.measuring.problems import Problems
 from adadagrad_kernels.statistics.measuring.step import Step
 from adadagrad_kernels.statistics.measuring.uses import Norms
 from adadagrad_kernels.statistics.measuring.verify import NamedParameters, require_present
+from adadagrad_kernels.statistics.randomness import with_same_draws
 from adadagrad_kernels.statistics.ratio_estimate import covariance_weights
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sums import squared_norm
@@ -54,8 +55,10 @@ def products_by_losses(
 ) -> Tensor:
     """The inner products with the mean gradient: derivatives of the samples' losses along it."""
     derive = forward_derivatives if exact else difference_derivatives
+    # A difference of two passes with other draws would be that of the draws.
+    repeated = with_same_draws(losses, next(step.model.parameters()).device)
     with step.gate.paused():
-        return derive(step.model, losses, mean)
+        return derive(step.model, repeated, mean)
 
 
 def covariance_products_by_losses(
@@ -65,8 +68,9 @@ def covariance_products_by_losses(
     assert record.inner_products is not None
     weights = covariance_weights(record.inner_products)
     parameters = in_training(step.named_parameters())
+    repeated = with_same_draws(losses, record.inner_products.device)
     with step.gate.paused(), torch.enable_grad():
-        values = losses()
+        values = repeated()
         weighed = (values * weights.to(values)).sum()
         found = torch.autograd.grad(weighed, list(parameters.values()), allow_unused=True)
     direction = {
