@@ -11,6 +11,7 @@ MODULES = (
     "refused_cases",
     "pooled_cases",
     "selected_cases",
+    "probe_cases",
     "estimated_cases",
     "trained_cases",
     "local_cases",

@@ -53,6 +53,35 @@ def test_a_step_is_a_share_and_an_all_reduce(tmp_path: Path) -> None:
     assert read_hardware(path).step(64, 4) == 0.003
 
 
+WORKERS: dict[str, Any] = {
+    "count": 2,
+    "steps": [{"share": 4, "seconds": 0.003}, {"share": 8, "seconds": 0.005}],
+}
+
+
+def test_measured_steps_of_workers_take_the_place_of_the_all_reduce(tmp_path: Path) -> None:
+    path = tmp_path / "hardware.json"
+    path.write_text(json.dumps({**TABLE, "workers": WORKERS}))
+    hardware = read_hardware(path)
+    assert hardware.step(12) == pytest.approx(0.0025), "one worker as before"
+    assert hardware.step(12, 2) == pytest.approx(0.004), "a share of 6"
+    assert hardware.step(20, 2) == pytest.approx(0.006), "a share of 10, on the last line"
+    # Of four workers: two messages more, and three quarters of the bytes twice for one half.
+    further = 2 * 0.0001 + 2 * (0.75 - 0.5) * 4e6 / 1e9
+    assert hardware.step(24, 4) == pytest.approx(0.004 + further)
+    # Of statistics, a fifth of a worker's own step, nothing waits for the others.
+    assert hardware.step(12, 1, statistics=0.2) == pytest.approx(0.0025 / 0.8)
+    assert hardware.step(24, 2, statistics=0.2) == pytest.approx(0.007 + 0.0025 * 0.25)
+    slow = Hardware((8, 16), (0.002, 0.003), measured_workers=4, latency=0.1, together=None)
+    assert slow.step(16, 2, statistics=0.5) == pytest.approx(2 * 0.002 + 2 * 0.1)
+
+
+def test_fewer_workers_than_were_measured_are_no_faster_than_one_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "hardware.json"
+    path.write_text(json.dumps({**TABLE, "workers": {**WORKERS, "count": 16}}))
+    assert read_hardware(path).step(16, 2) == 0.002
+
+
 def test_forecasts_are_sums_over_the_runs_own_steps() -> None:
     fixed = run_of("fixed", *lines(16, [1.0, 0.5, 0.3]))
     growing = run_of(
@@ -90,6 +119,13 @@ def test_forecasts_are_sums_over_the_runs_own_steps() -> None:
         ({"steps": [{"batch": 8}]}, "no table of hardware .KeyError: 'seconds'.; make one with"),
         ({"bandwidth": 0}, "bandwidth is 0, accepted is a number above 0"),
         ({"steps": [{"batch": 8, "seconds": -1.0}]}, "seconds is -1.0, accepted is a number"),
+        ({"workers": {**WORKERS, "count": 1}}, "count of workers is 1, accepted is a whole number"),
+        ({"workers": {"count": 2}}, "no table of hardware .KeyError: 'steps'"),
+        (
+            {"workers": {**WORKERS, "steps": WORKERS["steps"][::-1]}},
+            "share 4 comes after 8: put the rows in rising order, each share once",
+        ),
+        ({"workers": {**WORKERS, "steps": []}}, "has 0 rows of workers' steps; accepted are 2"),
     ],
 )
 def test_tables_that_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
