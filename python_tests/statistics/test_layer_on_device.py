@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -86,6 +87,40 @@ class Own(nn.Module):
         return torch.einsum("...i,ij->...j", x, self.weight).tanh() * self.power
 
 
+class UnequalBags(nn.Module):
+    """Bags of different lengths, by their offsets; a text's first word says how long its bag is.
+
+    What is cut off lies behind the bags, and counts for nothing in the last one.
+    """
+
+    def __init__(self, mode: str, **settings: Any) -> None:
+        super().__init__()
+        self.bags = nn.EmbeddingBag(7, 6, mode=mode, padding_idx=2, **settings)
+
+    def forward(self, text: Tensor) -> Tensor:
+        samples, width = text.shape
+        lengths, places = text[:, 0] % width, torch.arange(width, device=text.device)
+        cut_off = (places >= lengths.unsqueeze(1)).flatten()
+        order = cut_off.int().argsort(stable=True)
+        words = torch.where(cut_off[order], 2, text.flatten()[order])
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])[:samples]
+        weights = None
+        if self.bags.mode == "sum":
+            own = torch.linspace(-1, 2, width).to(self.bags.weight)
+            weights = own.repeat(samples)[order]
+        if self.bags.include_last_offset:
+            offsets = torch.cat([offsets, offsets.new_full((1,), len(words))])
+        bags: Tensor = self.bags(words, offsets, weights)
+        return bags
+
+
+def _conv1d() -> nn.Module:
+    """GPT-2's linear layer, whose weight is transposed."""
+    reason = "Transformers is not installed"
+    utils = pytest.importorskip("transformers.pytorch_utils", reason=reason)
+    return utils.Conv1D(3, 6)
+
+
 def _numbers(*shape: int) -> Callable[[], Tensor]:
     return lambda: torch.randn(B, *shape)
 
@@ -99,6 +134,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "linear of sequences": (lambda: nn.Linear(6, 3), _numbers(5, 6)),
     "linear of long sequences": (lambda: nn.Linear(6, 3), _numbers(70, 6)),
     "linear without bias": (lambda: nn.Linear(6, 3, bias=False), _numbers(2, 3, 6)),
+    "transposed linear": (_conv1d, _numbers(5, 6)),
     "conv1d": (lambda: nn.Conv1d(4, 6, 3, stride=2), _numbers(4, 9)),
     "conv2d": (lambda: nn.Conv2d(4, 6, 3, padding=1), _numbers(4, 6, 6)),
     "conv2d in groups": (lambda: nn.Conv2d(4, 6, 3, groups=2, dilation=2), _numbers(4, 8, 8)),
@@ -115,6 +151,9 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "embedding with padding": (lambda: nn.Embedding(7, 6, padding_idx=2), _text),
     "sparse embedding": (lambda: nn.Embedding(7, 6, padding_idx=2, sparse=True), _text),
     "embedding bag": (lambda: nn.EmbeddingBag(7, 6, mode="mean"), _text),
+    "bags with offsets": (lambda: UnequalBags("mean"), _text),
+    "weighted bags with offsets": (lambda: UnequalBags("sum", include_last_offset=True), _text),
+    "sparse bags with offsets": (lambda: UnequalBags("mean", sparse=True), _text),
     "attention": (Attention, _numbers(5, 6)),
     "lstm": (lambda: Recurrent(nn.LSTM), _numbers(5, 6)),
     "gru": (lambda: Recurrent(nn.GRU), _numbers(5, 6)),
@@ -196,7 +235,10 @@ def test_every_kind_of_layer(device: str, kind: str, dtype: torch.dtype, shadow:
         _assert_close(record.variance[name], expected.variance[name], rtol)
 
 
-@pytest.mark.parametrize("kind", ["linear of sequences", "conv2d", "group norm", "tied modules"])
+AUTOCAST = ["linear of sequences", "transposed linear", "conv2d", "group norm", "tied modules"]
+
+
+@pytest.mark.parametrize("kind", AUTOCAST)
 @pytest.mark.parametrize("device", DEVICES)
 def test_under_autocast(device: str, kind: str) -> None:
     build, make = KINDS[kind]

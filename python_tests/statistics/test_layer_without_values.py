@@ -23,7 +23,7 @@ from adadagrad_kernels.statistics import layer_statistics
 from adadagrad_kernels.statistics.measuring import arrivals, model_call, problems
 
 #: How many rows a sparse gradient has, is a number of the device's; torch waits for it too.
-WAITS = ("sparse embedding",)
+WAITS = ("sparse embedding", "sparse bags with offsets")
 
 
 class Heard:
