@@ -111,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         limit = part.share * max(0.0, deadline - time.monotonic())
         print(f"{part.name}: at most {limit:.0f} s", flush=True)
         outcome = parts.run(part, folder, limit, environment, command)
+        outcome = parts.by_results(outcome, folder.results(part.name))
         folder.keep("parts", name=part.name, what=part.what, **vars(outcome))
         print(f"{part.name}: {outcome.status} after {outcome.seconds:.0f} s {outcome.details}",
               flush=True)  # fmt: skip

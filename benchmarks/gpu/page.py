@@ -50,7 +50,12 @@ def write(folder: Folder) -> None:
     facts = [("date", about["date"]), *about["facts"].items()]
     pieces += ["## Where\n", table(["what", "value"], facts)]
     rows = [
-        (r["what"], r["status"], f"{r['seconds']:.0f}", r["details"] or _counts(results[name]))
+        (
+            r["what"],
+            r["status"],
+            f"{r['seconds']:.0f}",
+            "; ".join(filter(None, (r["details"], _counts(results[name])))),
+        )
         for name, r in parts.items()
     ]
     pieces += ["## Parts\n", table(["part", "outcome", "seconds", "details"], rows)]
@@ -80,8 +85,7 @@ def _counts(records: Sequence[Record]) -> str:
         "measured": sum("spread" in r or "contenders" in r for r in records),
         "left out": sum("left_out" in r for r in records),
     }
-    missing = [str(r["missing"]) for r in records if r.get("missing")]
-    return ", ".join([f"{n} {kind}" for kind, n in found.items() if n] + missing)
+    return ", ".join(f"{n} {kind}" for kind, n in found.items() if n)
 
 
 def _section(kind: str, title: str, records: Sequence[Record]) -> Iterator[str]:

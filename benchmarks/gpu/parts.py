@@ -12,14 +12,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.gpu.folder import Folder
+from benchmarks.gpu.folder import Folder, Record
 
 #: What a process is given beyond its limit to end by itself, and what it has to go.
 GRACE_SECONDS = 2.0
+#: So many reasons are named for what was not done.
+MOST_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class Outcome:
     """How a part went.
 
     Attributes:
-        status: ``done``, ``failed``, or ``time limit``.
+        status: ``done``, ``in part``, ``skipped``, ``failed``, or ``time limit``.
         seconds: it took.
-        details: the last line of what failed, or the limit.
+        details: the last line of what failed, the limit, or why something was not done.
     """
 
     status: str
@@ -95,6 +97,31 @@ def run(
     if any(process.returncode for process in processes):
         return Outcome("failed", taken, last_line(folder.log(part.name)))
     return Outcome("done", taken)
+
+
+def by_results(outcome: Outcome, records: Iterable[Record]) -> Outcome:
+    """The outcome of processes that have all ended well, by what they have kept.
+
+    What could not be done on this machine has its reason in ``missing``, or is a skipped test.
+    """
+    kept = list(records)
+    skipped = [r for r in kept if r.get("missing") or r.get("outcome") == "skipped"]
+    missing = [r for r in skipped if r.get("missing")]
+    if outcome.status != "done" or not (missing or (skipped and len(skipped) == len(kept))):
+        return outcome
+    status = "skipped" if len(skipped) == len(kept) else "in part"
+    reasons = list(dict.fromkeys(_reason(record) for record in missing or skipped))
+    more = f" (and {len(reasons) - MOST_REASONS} more)" if len(reasons) > MOST_REASONS else ""
+    return Outcome(status, outcome.seconds, "; ".join(reasons[:MOST_REASONS]) + more)
+
+
+def _reason(record: Record) -> str:
+    """Why a module, a backend or a test is not there, and which it is."""
+    if not record.get("missing"):
+        return str(record["details"])
+    return ": ".join(
+        str(record[key]) for key in ("module", "backend", "missing") if record.get(key)
+    )
 
 
 def _all_end(processes: Sequence[subprocess.Popen[bytes]], until: float) -> bool:

@@ -181,6 +181,68 @@ def test_the_page_is_written_after_every_part(
     assert "smoke: failed" in capsys.readouterr().out
 
 
+def test_what_was_not_done_is_not_called_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A part has its reason where a backend, a tool or a device is missing."""
+    folder = Folder(tmp_path)
+    code = {
+        "device": "folder.keep('device', facts={'GPU': 'Fake 9000'}, capability='9.0')",
+        "smoke": """
+            if sys.argv[1] == "cuda":
+                folder.keep("smoke", backend="cuda", missing="no compiled module")
+            else:
+                folder.keep("smoke", call="an_op_", backend="triton", dtype="float32", right=True)
+        """,
+        "build": """
+            for module in ("_C_cuda", "_C"):
+                folder.keep("build", module=module, missing=f"no {module} here")
+        """,
+        "tests": """
+            for name in "ab":
+                folder.keep("tests", test=name, outcome="skipped", details="Skipped: no device")
+        """,
+        "memcheck-cuda": "folder.keep('memcheck-cuda', backend='cuda', missing='no sanitizer')",
+        "ops": """
+            folder.keep("ops", test="a", outcome="skipped", details="Skipped: another")
+            folder.keep("ops", test="b", outcome="passed", details="")
+        """,
+    }
+    every = [
+        Part(name, f"part {name}", 0.5, (("cuda",), ("triton",)) if name == "smoke" else ((),))
+        for name in code
+        if name != "device"
+    ]
+    monkeypatch.setattr(command, "planned", lambda *, rehearsed: every)
+    monkeypatch.setattr(command, "_Command", lambda *_: _command(folder, code))
+    assert command.main(["--out", str(tmp_path), "--minutes", "5"]) == 0
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    rows = {}
+    for line in lines:
+        if line.startswith("| part "):
+            name, outcome, _, details = (cell.strip() for cell in line.strip("|").split("|"))
+            rows[name.removeprefix("part ")] = (outcome, details)
+    assert rows == {
+        "part": ("outcome", "details"),
+        "smoke": ("in part", "cuda: no compiled module; 1 right"),
+        "build": ("skipped", "_C_cuda: no _C_cuda here; _C: no _C here"),
+        "tests": ("skipped", "Skipped: no device; 2 skipped"),
+        "memcheck-cuda": ("skipped", "cuda: no sanitizer"),
+        "ops": ("done", "1 passed, 1 skipped"),
+    }
+    assert "smoke: in part after" in capsys.readouterr().out
+
+
+def test_many_reasons_are_counted_and_a_failure_stays_one() -> None:
+    records = [{"backend": f"b{n}", "missing": "why"} for n in (1, 2, 2, 3, 4, 5)]
+    outcome = parts.by_results(parts.Outcome("done", 1.0), records)
+    assert outcome == parts.Outcome("skipped", 1.0, "b1: why; b2: why; b3: why (and 2 more)")
+    for status in ("failed", "time limit"):
+        ended = parts.Outcome(status, 1.0, "said")
+        assert parts.by_results(ended, records) == ended
+    assert parts.by_results(parts.Outcome("done", 1.0), []).status == "done"
+
+
 def test_without_a_gpu_the_status_is_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from adadagrad_kernels import ops as all_ops
 from adadagrad_kernels.backends import cpu
-from benchmarks.gpu import once, ops, page, sanitizers, smoke, training, training_models
+from benchmarks.gpu import once, ops, page, parts, sanitizers, smoke, training, training_models
 from benchmarks.gpu.command import planned
 from benchmarks.gpu.folder import Folder
 from benchmarks.gpu.job import Job
@@ -66,6 +66,20 @@ def test_an_op_that_is_wrong_and_one_that_raises(
     assert found["norm_layer_moments"]["failed"] == "RuntimeError: no kernel image is available"
     assert found["adagrad_step_"]["right"]
     assert "WRONG: batch_moments, cpu, float32: off by" in page._smoke(list(found.values()))
+
+
+def test_a_backend_that_is_not_there_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "unavailable", lambda: "the compiled module is missing")
+    done = parts.Outcome("done", 1.0)
+    outcomes = []
+    for way in ("cpu", "reference"):
+        job = _job(tmp_path, "smoke", way=way, dtype="float32")
+        smoke.run(job)
+        outcomes.append(parts.by_results(done, job.folder.results("smoke")))
+    reason = "cpu: the compiled module is missing"
+    assert outcomes == [parts.Outcome(status, 1.0, reason) for status in ("skipped", "in part")]
 
 
 def test_training_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
