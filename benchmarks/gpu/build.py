@@ -2,11 +2,13 @@
 
 No environment is made and nothing is downloaded: CMake builds into the report's folder, for the GPU
 at hand alone, and the compiled modules are put beside a copy of the Python sources. Each module
-is built for itself, so that one that does not compile leaves the other.
+is built for itself, so that one that does not compile leaves the other. A build that was cut off
+goes on the next time.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -60,11 +62,18 @@ def _module(module: str, objects: Path, package: Path, capability: str) -> str |
     if module == "_C_cuda":
         architecture = capability.replace(".", "")
         options = ["-DADAK_CUDA=ON", f"-DCMAKE_CUDA_ARCHITECTURES={architecture}-real"]
-    failed = _run(
-        str(program("cmake")), "--fresh", "-S", str(ROOT), "-B", str(objects), "-G", "Ninja",
+    configure = [
+        str(program("cmake")), "-S", str(ROOT), "-G", "Ninja",
         "-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_MAKE_PROGRAM={program('ninja')}",
         f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
         *options,
+    ]  # fmt: skip
+    objects = objects / _key(configure)
+    # What a build that was cut off has compiled is kept; what a failure has left in CMake's cache
+    # is not.
+    failed = (
+        _run(*configure, "-B", str(objects))
+        and _run(*configure, "--fresh", "-B", str(objects))
     ) or _run(str(program("cmake")), "--build", str(objects), "--target", module)  # fmt: skip
     if failed is not None:
         return failed
@@ -72,6 +81,12 @@ def _module(module: str, objects: Path, package: Path, capability: str) -> str |
         shutil.copy(file, package)
         return None
     return f"CMake made no {module}"
+
+
+def _key(configure: Sequence[str]) -> str:
+    """A folder's name for objects of one Python, its packages, and one choice of compilers."""
+    compilers = (os.environ.get(name, "") for name in ("CXX", "CUDACXX", "CXXFLAGS", "CUDAFLAGS"))
+    return hashlib.sha256("\n".join((*configure, *compilers)).encode()).hexdigest()[:12]
 
 
 def _run(*command: str) -> str | None:
