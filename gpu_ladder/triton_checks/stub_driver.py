@@ -177,6 +177,11 @@ def _load() -> ctypes.CDLL:
             command += ["-fvisibility=hidden", f"-Wl,-soname,{library.name}", f"-I{include}"]
             subprocess.run([*command, str(_SOURCE), "-o", str(made)], check=True)
             made.rename(library)
+    # Triton up to 3.5 links what it compiles by this name.
+    by_name = library.with_name("libcuda.so")
+    if not by_name.is_symlink():
+        with contextlib.suppress(FileExistsError):  # another process has made it meanwhile
+            by_name.symlink_to(library.name)
     # For all: who opens a library of this name from now on is given this one.
     return ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
 

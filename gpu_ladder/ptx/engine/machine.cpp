@@ -135,11 +135,14 @@ std::uint32_t Machine::resolve(Warp& warp, const Instruction& instruction, std::
     const auto begin = constant ? reinterpret_cast<std::uint64_t>(launch_.variables)
                                 : reinterpret_cast<std::uint64_t>(launch_.parameters);
     const std::uint64_t size = constant ? launch_.variable_bytes : launch_.parameter_bytes;
+    // In a 32-bit register is an address's lower half: these spaces are smaller than that.
+    const std::uint64_t known =
+        (instruction.attributes & kAddress32) != 0 ? 0xffffffffu : ~std::uint64_t{0};
     std::uint32_t allowed = 0;
     for (std::uint32_t lane = 0; lane < kLanes; ++lane) {
       if (((mask >> lane) & 1u) == 0) continue;
-      pointers[lane] = reinterpret_cast<std::uint8_t*>(addresses[lane]);
-      const std::uint64_t offset = addresses[lane] - begin;
+      const std::uint64_t offset = (addresses[lane] - begin) & known;
+      pointers[lane] = reinterpret_cast<std::uint8_t*>(begin + offset);
       if (offset <= size && request.bytes <= size - offset) allowed |= 1u << lane;
     }
     if ((mask & ~allowed) != 0)

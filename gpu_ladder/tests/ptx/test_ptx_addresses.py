@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ptx_blocks import execute, forms, keep, texts, words
+from ptx_support import aligned, entry, ptx_module
 
 from gpu_ladder.ptx.table import Form
 
@@ -149,3 +150,42 @@ def test_hints_change_nothing(name: str) -> None:
     data = words(32)
     out, _ = execute([*lines, keep("%r0", 0)], data, 1)
     assert out[0].tolist() == data
+
+
+def _read(lines: list[str]) -> tuple[list[int], list[str]]:
+    """What the lines leave in %r2 of every lane, behind a constant's and a parameter's address."""
+    setup = [
+        ".reg .b32 %r<4>; .reg .b64 %w<2>; .reg .pred %odd;",
+        "mov.u32 %r3, %tid.x; and.b32 %r2, %r3, 1; setp.ne.u32 %odd, %r2, 0;",
+    ]
+    keep = ["mul.wide.u32 %w1, %r3, 4; add.u64 %w1, %w1, %p0; st.global.u32 [%w1], %r2;"]
+    text = entry([*setup, *lines, *keep], params=1)
+    text = text.replace(") {", ", .param .u32 first, .param .u32 second) {", 1)
+    constants = ".const .align 4 .b32 constants[2] = {70, 80};\n"
+    out = aligned(np.zeros(32, np.uint32))
+    report = ptx_module(constants + text).kernels["kernel"].launch((1,), (32,), [out, 50, 60])
+    return out.tolist(), [finding.kind for finding in report.findings]
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize(
+    ("space", "names", "values"),
+    [("param", ("first", "second"), (50, 60)), ("const", ("constants", "constants + 4"), (70, 80))],
+)
+def test_parameters_and_constants_have_addresses_of_either_width(
+    bits: int, space: str, names: tuple[str, str], values: tuple[int, int]
+) -> None:
+    """LLVM chooses among parameters by addresses of 32 bits."""
+    register = "%r" if bits == 32 else "%w"
+    lines = [
+        f"mov.b{bits} {register}0, {names[0]}; mov.b{bits} {register}1, {names[1]};",
+        f"selp.b{bits} {register}0, {register}1, {register}0, %odd;",
+        f"ld.{space}.u32 %r2, [{register}0];",
+    ]
+    found, findings = _read(lines)
+    assert found == list(values) * 16
+    assert findings == []
+    lines[-1] = f"ld.{space}.u32 %r2, [{register}0+4];"
+    found, findings = _read(lines)
+    assert found[::2] == [values[1]] * 16
+    assert findings == ["out_of_bounds"], "the odd ones lie behind the last"
