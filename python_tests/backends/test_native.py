@@ -186,8 +186,15 @@ print(len(_native.openmp_runtimes()), len(os.listdir("/proc/self/task")) - befor
 OTHER = "sklearn.cluster"
 
 
-@pytest.mark.parametrize(("first", "second"), [("torch", OTHER), (OTHER, "torch")])
-@pytest.mark.parametrize("preloaded", [False, True], ids=["", "preloaded"])
+@pytest.mark.parametrize(
+    ("preloaded", "first", "second"),
+    [
+        (False, "torch", OTHER),
+        (True, OTHER, "torch"),
+        pytest.param(False, OTHER, "torch", marks=pytest.mark.nightly),
+        pytest.param(True, "torch", OTHER, marks=pytest.mark.nightly),
+    ],
+)
 def test_the_threads_are_those_of_torch_whoever_else_brings_some(
     first: str, second: str, preloaded: bool
 ) -> None:

@@ -26,7 +26,16 @@ def test_digits_by_default_grow_the_batch_and_learn(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("test", ["coordinate", "noise-scale", "metric", "sign", "augmented"])
+@pytest.mark.parametrize(
+    "test",
+    [
+        "noise-scale",
+        *(
+            pytest.param(test, marks=pytest.mark.nightly)
+            for test in ("coordinate", "metric", "sign", "augmented")
+        ),
+    ],
+)
 def test_other_tests_on_digits_learn_too(test: str, tmp_path: Path) -> None:
     """Those that ask for the whole set at once had ten steps and 19 to 57 %."""
     assert main(["train", "--quiet", "--test", test, "--out", str(tmp_path)]) == 0

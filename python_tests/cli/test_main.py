@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.programs import Programs
 
 from adadagrad_kernels import backends
 from adadagrad_kernels.cli import main
@@ -210,15 +210,10 @@ def test_missing_data_exits_with_1(capsys: pytest.CaptureFixture[str], tmp_path:
 )
 @pytest.mark.parametrize("command", [["info"], ["train", "--samples", "8"]], ids=lambda all: all[0])
 def test_an_environment_that_asks_for_what_is_not_there_exits_with_1(
-    tmp_path: Path, command: list[str], variable: str, value: str, said: str
+    programs: Programs, tmp_path: Path, command: list[str], variable: str, value: str, said: str
 ) -> None:
-    child = subprocess.run(
-        [sys.executable, "-m", "adadagrad_kernels", *command],
-        cwd=tmp_path,
-        env={**os.environ, f"ADADAGRAD_KERNELS_{variable}": value},
-        capture_output=True,
-        text=True,
-    )
+    asked = {f"ADADAGRAD_KERNELS_{variable}": value}
+    child = programs.run("-m", "adadagrad_kernels", *command, cwd=tmp_path, env=asked)
     assert child.returncode == 1
     assert child.stdout == ""
     assert child.stderr.startswith(f"adadagrad-kernels: error: {said}")

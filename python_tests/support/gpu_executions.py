@@ -61,7 +61,7 @@ NIGHTLY_FOR_TRITON = (
     *("test_norm_layer_moments.py", "test_embedding_moments.py", "test_sparse_mean_step.py"),
 )
 #: Of the same code on the host model, where its machine code runs by day in random orders too.
-NIGHTLY_ON_THE_HOST = ("test_determinism.py",)
+NIGHTLY_ON_THE_HOST = ("test_determinism.py", "test_sums_over_rows.py")
 #: Types that only the night has for Triton: a variant of a kernel takes half a second to compile,
 #: and in Triton's source float16 and bfloat16 differ by a name.
 NIGHTLY_TYPES_FOR_TRITON = (torch.float16,)
