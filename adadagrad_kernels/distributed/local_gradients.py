@@ -83,7 +83,8 @@ class LocalGradients:
             grad_scale: factor by which the loss was multiplied.
 
         Raises:
-            ValueError: on every rank, where one has no gradient, or there are fewer than two.
+            ValueError: on every rank, where one has no gradient, or trains other parameters, or
+                there are fewer than two.
         """
         samples = require_int("samples", samples, at_least=1)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -95,14 +96,20 @@ class LocalGradients:
             )
         device = parameters[0].device if parameters else self._ranks.device
         own = squared_norm([p.grad for p in parameters if p.grad is not None]).item()
-        rows = self._ranks.gather([float(samples), own], device, error)
+        elements = float(sum(p.numel() for p in parameters))
+        rows = self._ranks.gather([float(samples), own, elements], device, error)
         total, scale = int(sum(row[0] for row in rows)), grad_scale * grad_scale
         if len(rows) < 2:
             raise ValueError(
                 "the variance between the ranks' gradients needs at least two ranks, got one; "
                 "measure with layer_statistics, or between micro-batches with MicroBatchGradients"
             )
-        between = math.fsum(count * sq_norm for count, sq_norm in rows) / scale
+        if len({row[2] for row in rows}) > 1:
+            raise ValueError(
+                f"the ranks train {', '.join(f'{row[2]:.0f}' for row in rows)} elements of "
+                "parameters; accepted are the same on all: freeze the same ones on every rank"
+            )
+        between = math.fsum(count * sq_norm for count, sq_norm, _ in rows) / scale
         signal = squared_norm(self._mean(parameters, samples / total)).item() / scale
         return record_between(len(rows), total, between, signal, self._ranks.agreement)
 

@@ -166,6 +166,15 @@ def no_gradient_on_the_first_rank() -> Any:
     LocalGradients(model).statistics(len(inputs))
 
 
+def a_layer_frozen_on_the_first_rank() -> Any:
+    model = network()
+    if dist.get_rank() == 0:
+        model[0].requires_grad_(False)
+    inputs, targets = share()
+    loss(model(inputs), targets).backward()
+    LocalGradients(model).statistics(len(inputs))
+
+
 def a_wrapper_around_the_model() -> Any:
     LocalGradients(DistributedDataParallel(network()))
 
@@ -176,5 +185,6 @@ CASES = (
     a_parameter_that_one_rank_does_not_use,
     rounds_of_local_steps,
     no_gradient_on_the_first_rank,
+    a_layer_frozen_on_the_first_rank,
     a_wrapper_around_the_model,
 )

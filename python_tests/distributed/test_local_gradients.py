@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from support.ranks import Told, values
 
@@ -41,6 +43,15 @@ def test_a_rank_without_a_gradient_is_an_error_on_all(told: dict[str, list[Told]
         assert of_rank.error == "ValueError"
         assert "no parameter has a gradient" in of_rank.message
         assert of_rank.message.startswith("rank 0: ") == (rank > 0)
+
+
+def test_ranks_that_train_other_parameters_are_an_error_on_all(
+    told: dict[str, list[Told]],
+) -> None:
+    """Before their gradients are added up, which would abort the process."""
+    for of_rank in told["a_layer_frozen_on_the_first_rank"]:
+        assert of_rank.error == "ValueError"
+        assert re.search(r"ranks train (\d+), (?!\1)\d+", of_rank.message)
 
 
 def test_a_wrapper_that_averages_gradients_is_refused(told: dict[str, list[Told]]) -> None:
