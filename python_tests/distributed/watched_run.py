@@ -3,7 +3,7 @@
     watched_run.py PLAN.json EXAMPLE ARGUMENTS...
 
 The plan has ``trace``, the file that gets a line for each step, beside one for each rank with the
-sum of every sample that it has drawn; ``failures``, each with ``step``,
+number of ranks and the sum of every sample that it has drawn; ``failures``, each with ``step``,
 ``rank`` and ``what`` happens there, once; and ``patience``, the seconds for which ranks wait.
 """
 
@@ -41,7 +41,7 @@ def main() -> None:
     def watched(self: adk.BatchController, statistics: Any, samples: int, **more: Any) -> int:
         size = update(self, statistics, samples, **more)
         with trace.with_suffix(f".drawn-{dist.get_rank()}").open("a") as file:
-            file.write(json.dumps([self.steps, drawn]) + "\n")
+            file.write(json.dumps([self.steps, dist.get_world_size(), drawn]) + "\n")
         drawn.clear()
         if dist.get_rank() == 0:
             signal_ = None if statistics is None else statistics.mean_sq_norm.hex()
@@ -71,7 +71,8 @@ def _fail(what: str, mark: Path) -> None:
         time.sleep(3600.0)
     if what == "all die":
         os.kill(os.getppid(), signal.SIGKILL)  # torchrun, which would start them again
-        others = [int(path.read_text()) for path in mark.parent.glob("*.pid-*")]
+        ranks = range(dist.get_world_size())
+        others = [int(mark.with_suffix(f".pid-{rank}").read_text()) for rank in ranks]
         for process in sorted(others, key=os.getpid().__eq__):  # this one last
             os.kill(process, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
