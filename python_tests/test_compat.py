@@ -69,6 +69,24 @@ def test_an_emulator_that_is_not_installed_is_said(compat: ModuleType, tmp_path:
     assert result == "left out: no-such-qemu is not installed"
 
 
+def test_the_report_of_a_gpu_is_rehearsed_by_its_own_python(
+    compat: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Told(compat.Log):  # type: ignore[name-defined, misc]
+        def run(self, what: str, *command: str | Path, **options: object) -> str:
+            asked.append((what, *map(str, command)))
+            return "build: at most 240 s\nrehearsed: build done 9 s\n"
+
+    asked: list[tuple[str, ...]] = []
+    (row,) = [c for c in compat.COMBINATIONS if c.rehearsal]
+    monkeypatch.setattr(compat, "interpreter", lambda version: f"python of {version}")
+    said = compat.check(row, tmp_path, tmp_path, Told(None, tmp_path / "log"))
+    assert said == "rehearsed: build done 9 s"
+    script = ROOT / ".ci" / "gpu_rehearsal"
+    assert asked == [("rehearsal", "python of 3.12", str(script))]
+    assert script.exists()
+
+
 def test_ci_reads_the_sources_with_the_oldest_clang(compat: ModuleType) -> None:
     clangs = [c.compiler for c in compat.COMBINATIONS if c.compiler.startswith("clang")]
     oldest = min(clangs, key=lambda name: int(name.rpartition("-")[2]))

@@ -69,7 +69,8 @@ def planned(*, rehearsed: bool) -> list[Part]:
                   for dtype in DTYPES)  # fmt: skip
     shares = {"cuda": 0.4, "triton": 0.35, "cpu": 0.4, "reference": 0.2}
     return [
-        Part("build", "the package, built from this clone", 0.5),
+        # Without it most of what follows has nothing to measure; on two busy cores it is minutes.
+        Part("build", "the package, built from this clone", 0.8),
         Part("smoke", "every op once, against float64", 0.25, smoke),
         Part("tests", "tests marked gpu", 0.35),
         *(

@@ -74,12 +74,17 @@ def test_a_backend_that_is_not_there_is_skipped(
     monkeypatch.setattr(cpu, "unavailable", lambda: "the compiled module is missing")
     done = parts.Outcome("done", 1.0)
     outcomes = []
-    for way in ("cpu", "reference"):
-        job = _job(tmp_path, "smoke", way=way, dtype="float32")
-        smoke.run(job)
-        outcomes.append(parts.by_results(done, job.folder.results("smoke")))
-    reason = "cpu: the compiled module is missing"
-    assert outcomes == [parts.Outcome(status, 1.0, reason) for status in ("skipped", "in part")]
+    for part, way in (
+        ("smoke", "cpu"),
+        ("smoke", "reference"),
+        ("training-cpu", "cpu"),
+        ("ops", ""),
+    ):
+        job = _job(tmp_path, part, way=way, dtype="float32")
+        {"smoke": smoke, "training-cpu": training, "ops": ops}[part].run(job)
+        outcomes.append(parts.by_results(done, job.folder.results(part)))
+    assert [outcome.status for outcome in outcomes] == ["skipped", "in part", "skipped", "skipped"]
+    assert {outcome.details for outcome in outcomes} == {"cpu: the compiled module is missing"}
 
 
 def test_training_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
