@@ -106,6 +106,11 @@ gpu-nightly: develop ## Check and run every GPU kernel in every case, on every r
 gpu-report: ## On a machine with a GPU: build with what is there, test, measure, report [ARGS="--out DIR"]
 	$(PYTHON) benchmarks/gpu_report.py $(ARGS)
 
+# Several gigabytes of releases, one after the other.
+.PHONY: triton-versions
+triton-versions: develop ## Compile and run the Triton kernels with every released Triton (an hour) [ARGS="3.5 3.6"]
+	$(BIN)/python .ci/triton_versions $(ARGS)
+
 .PHONY: wheel
 wheel: environment ## Build a wheel in isolation, into dist/
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .

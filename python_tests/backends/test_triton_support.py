@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 import torch
 
-from adadagrad_kernels import ops, use_backend
+from adadagrad_kernels import backends, ops, use_backend
+from adadagrad_kernels.backends import cuda, reference
 from adadagrad_kernels.backends import triton as backend
 from adadagrad_kernels.errors import BackendUnavailableError
 
@@ -33,13 +35,24 @@ def test_a_release_that_cannot_is_refused(version: str, monkeypatch: pytest.Monk
     assert "need 3.5 or newer" in reason
     with use_backend("triton"), pytest.raises(BackendUnavailableError, match=r"3\.5 or newer"):
         ops.batch_moments(torch.ones(2, 3))
+    assert _taken_by_auto(monkeypatch) is reference, "auto goes on"
 
 
 @pytest.mark.parametrize("version", ["3.5.0", "3.6.0", "3.10.1", "4.0.0"])
 def test_a_release_that_can(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "__version__", version)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert _taken_by_auto(monkeypatch) is backend
     assert backend.unavailable() is None
+
+
+def _taken_by_auto(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """What runs on a GPU that can do all, where the CUDA kernels were not built."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(cuda, "unavailable", lambda: "it was not built")
+    monkeypatch.setattr(backends, "_best", {})
+    with use_backend("auto"):
+        return backends.select(torch.device("cuda", 0))
 
 
 def test_one_that_cannot_be_imported_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
