@@ -25,3 +25,9 @@ class CheckpointError(RuntimeError):
 
 class MissingDependencyError(RuntimeError):
     """A module of an optional extra is not installed."""
+
+
+def class_named(name: str) -> type[Exception]:
+    """The class of another process's error: one of these, ValueError, or RuntimeError."""
+    known = globals().get(name) or {"ValueError": ValueError}.get(name)
+    return known if isinstance(known, type) and issubclass(known, Exception) else RuntimeError

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from adadagrad_kernels import errors
+from adadagrad_kernels.errors import class_named
 from adadagrad_kernels.stages import Stages, device_of
 
 if TYPE_CHECKING:
@@ -241,13 +241,7 @@ class Ranks:
             raise error
         said = bytes(rows[failed[0]].cpu().tolist()).rstrip(b"\0").decode(errors="replace")
         kind, _, reason = said.partition("\n")
-        raise _kind_of(kind)(f"{self.name_of(failed[0])}: {reason}")
-
-
-def _kind_of(name: str) -> type[Exception]:
-    """The class of an error by its name: one of this package's, ValueError, or RuntimeError."""
-    known: Any = getattr(errors, name, None) or {"ValueError": ValueError}.get(name)
-    return known if isinstance(known, type) else RuntimeError
+        raise class_named(kind)(f"{self.name_of(failed[0])}: {reason}")
 
 
 def own_agreement(ranks: Ranks | None) -> Agreement | None:

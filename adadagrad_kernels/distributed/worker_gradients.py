@@ -132,12 +132,10 @@ class WorkerGradients:
                 "no gradient reached the model's parameters; run loss.backward() inside backward()"
             )
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        grads = [p.grad for p in parameters if p.grad is not None]
         own = Chunks(0, 0, 0.0)
         if samples and sq_norms:
             own = Chunks.of([samples], [torch.stack(sq_norms).sum()])
-        device = parameters[0].device
-        return chunks_over_ranks(self._ranks, own, grads, device, grad_scale, error)
+        return chunks_over_ranks(self._ranks, own, parameters, grad_scale, error)
 
     def _see(self, parameter: Tensor) -> None:
         if parameter.grad is not None:

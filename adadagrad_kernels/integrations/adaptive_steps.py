@@ -26,6 +26,7 @@ from adadagrad_kernels.integrations.measured_steps import (
 from adadagrad_kernels.integrations.micro_batch_sampler import MicroBatchSampler
 from adadagrad_kernels.ranks import Ranks
 from adadagrad_kernels.settings import require_keys
+from adadagrad_kernels.shared_errors import shared_errors
 from adadagrad_kernels.wrappers import unwrapped
 
 #: From the micro-batches of a step, in order, to the losses of their samples, ``[samples]``.
@@ -90,7 +91,8 @@ class AdaptiveStep:
                 yield part
                 if self._open is not None:
                     raise ValueError(_missing(place, len(self._sizes)))
-        self._end()
+        with shared_errors():
+            self._end()
 
     def backward(self, loss: Tensor) -> None:
         """The backward pass of the latest micro-batch.
@@ -114,7 +116,8 @@ class AdaptiveStep:
         weight = self._open * self._steps.batches.world_size / self.samples
         self._open = None
         weighed = loss * weight
-        self._steps.framework.backward(weighed)
+        with shared_errors():
+            self._steps.framework.backward(weighed)
         self.loss = self.loss.to(loss.device) + weighed.detach()
 
     def metrics(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.batching import BatchController
 from adadagrad_kernels.ranks import Ranks
+from adadagrad_kernels.shared_errors import shared_errors
 from adadagrad_kernels.statistics import (
     GradientStatistics,
     MicroBatchGradients,
@@ -55,6 +56,7 @@ class MeasuredSteps:
         self._layers: layer_statistics | None = None
         self._parts: MicroBatchGradients | None = None
         self._raises = on_nonfinite == "raise"
+        self._context: layer_statistics | shared_errors = shared_errors()
         if not controller.reads_statistics:
             return
         if source == "layers":
@@ -67,12 +69,12 @@ class MeasuredSteps:
                 on_nonfinite=on_nonfinite,
                 ranks=ranks,
             )
+            self._context = self._layers
         else:
             self._parts = MicroBatchGradients(model, ranks=ranks)
 
     def __enter__(self) -> MeasuredSteps:
-        if self._layers is not None:
-            self._layers.__enter__()
+        self._context.__enter__()
         return self
 
     def __exit__(
@@ -81,8 +83,7 @@ class MeasuredSteps:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._layers is not None:
-            self._layers.__exit__(kind, error, traceback)
+        self._context.__exit__(kind, error, traceback)
 
     @property
     def needs_losses(self) -> bool:

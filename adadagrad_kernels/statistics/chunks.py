@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from adadagrad_kernels.ranks import Agreement, Ranks
-from adadagrad_kernels.statistics.measuring.over_ranks import require_reduced
+from adadagrad_kernels.statistics.measuring.over_ranks import (
+    mark_of,
+    require_reduced,
+    require_same_parameters,
+)
 from adadagrad_kernels.statistics.record import GradientStatistics
-from adadagrad_kernels.statistics.sums import cosine_of_parts, squared_norm
+from adadagrad_kernels.statistics.sums import cosine_of_parts, on_host, squared_norm
 
 
 class Chunks(NamedTuple):
@@ -39,8 +43,7 @@ class Chunks(NamedTuple):
 def chunks_over_ranks(
     ranks: Ranks,
     own: Chunks,
-    grads: Iterable[Tensor],
-    device: torch.device,
+    parameters: Sequence[Tensor],
     grad_scale: float,
     error: Exception | None = None,
 ) -> GradientStatistics:
@@ -53,17 +56,18 @@ def chunks_over_ranks(
     Args:
         ranks: the ranks that share the batch.
         own: the chunks of this rank.
-        grads: of all parameters, reduced.
-        device: for the numbers.
+        parameters: in training, whose gradients are reduced.
         grad_scale: factor by which the losses were multiplied.
         error: why this rank has no chunks, or None.
 
     Raises:
-        ValueError: for gradients that differ between ranks, or fewer than two chunks.
+        ValueError: for gradients or parameters that differ between ranks, or fewer than two chunks.
     """
-    numbers = [*map(float, own), squared_norm(grads).item()]
-    rows = ranks.gather(numbers, device, error)
+    grads = squared_norm(p.grad for p in parameters if p.grad is not None)
+    (signal,), (mark,) = on_host([grads, mark_of(parameters)])
+    rows = ranks.gather([*map(float, own), signal, mark], parameters[0].device, error)
     signal = require_reduced([row[3] for row in rows]) / (grad_scale * grad_scale)
+    require_same_parameters([row[4] for row in rows])
     count, samples = (int(sum(row[place] for row in rows)) for place in (0, 1))
     if count < 2:
         raise ValueError(

@@ -14,6 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 from adadagrad_kernels.errors import UnsupportedModelError
 from adadagrad_kernels.ranks import Ranks
 from adadagrad_kernels.shards import ShardedParameters, fully_sharded_modules, is_sharded
+from adadagrad_kernels.shared_errors import shared_errors
 from adadagrad_kernels.statistics.layers.attachment import Attachment
 from adadagrad_kernels.statistics.measuring.group_records import (
     records_of_groups,
@@ -217,6 +218,7 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                 groups=self._groups,
             )
         self._attachment = Attachment(recorder, on_other, only)
+        self._errors = shared_errors()
         self._steps = 0
         step.gate.wanted = self._wants
 
@@ -227,6 +229,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
                 "see the samples of one rank alone; make it after init_process_group()"
             )
         self._attachment.attach()
+        if self._ranks is not None:
+            self._errors.__enter__()
         return self
 
     def __exit__(
@@ -236,6 +240,8 @@ class layer_statistics:  # noqa: N801 (a context manager, named as torch names i
         traceback: TracebackType | None,
     ) -> None:
         self._attachment.detach()
+        if self._ranks is not None:
+            self._errors.__exit__(kind, error, traceback)
 
     @property
     def measures(self) -> bool:

@@ -205,13 +205,12 @@ class MicroBatchGradients:
         grad_scale: float,
     ) -> GradientStatistics:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        grads = [p.grad for p in parameters if p.grad is not None]
         own = Chunks.of(samples, sq_norms)
-        device = parameters[0].device
-        record = chunks_over_ranks(ranks, own, grads, device, grad_scale)
+        record = chunks_over_ranks(ranks, own, parameters, grad_scale)
         if not self._matrices:
             return record
-        count = int(sum(row[0] for row in ranks.gather([float(len(samples))], device)))
+        counts = ranks.gather([float(len(samples))], parameters[0].device)
+        count = int(sum(row[0] for row in counts))
         mine = [
             shorter_product(torch.zeros_like(matrix)) if product is None else product
             for name, matrix in self._matrices.items()

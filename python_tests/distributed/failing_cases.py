@@ -145,6 +145,42 @@ def a_hook_changes_a_gradient_before_it_is_reduced() -> Any:
         _step(model, recorder)
 
 
+def _part(model: nn.Module) -> None:
+    """As a checkpoint that one rank alone has loaded."""
+    if _is_last():
+        with torch.no_grad():
+            model.module[0].weight.mul_(1.001)
+
+
+def parameters_of_their_own_on_one_rank() -> Any:
+    model = DistributedDataParallel(network())
+    _part(model)
+    with adk.layer_statistics(model) as recorder:
+        _step(model, recorder)
+
+
+def parameters_of_their_own_under_micro_batches() -> Any:
+    model = DistributedDataParallel(network())
+    _part(model)
+    source = adk.MicroBatchGradients(model)
+    inputs, targets = share()
+    for rows, context in ((slice(0, 2), model.no_sync()), (slice(2, None), None)):
+        with context or contextlib.nullcontext(), source.micro_batch(len(inputs[rows])):
+            loss(model(inputs[rows]), targets[rows]).backward()
+    source.result()
+
+
+def a_learning_rate_of_its_own_on_one_rank() -> Any:
+    """Shows in the second step, whose parameters are no longer the same."""
+    model = DistributedDataParallel(network())
+    optimizer = adk.Adagrad(model.parameters(), lr=0.11 if _is_last() else 0.1)
+    with adk.layer_statistics(model) as recorder:
+        _step(model, recorder)
+        optimizer.step()
+        optimizer.zero_grad()
+        _step(model, recorder)
+
+
 def losses_of_too_few_samples_on_one_rank() -> Any:
     model = DistributedDataParallel(network())
     inputs, targets = share()
@@ -270,6 +306,9 @@ CASES = (
     no_sync_is_left_on,
     inner_products_without_losses,
     a_hook_changes_a_gradient_before_it_is_reduced,
+    parameters_of_their_own_on_one_rank,
+    parameters_of_their_own_under_micro_batches,
+    a_learning_rate_of_its_own_on_one_rank,
     losses_of_too_few_samples_on_one_rank,
     no_samples_on_any_rank,
     controllers_that_part,

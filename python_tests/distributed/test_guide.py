@@ -74,7 +74,8 @@ def test_ranks_decide_on_the_sizes_of_one_process(
 def test_rounds_of_local_steps_grow_their_batch_alike(programs: Programs, tmp_path: Path) -> None:
     text = GUIDE.read_text()
     code, _ = _programs()
-    (rounds,) = re.findall(r"^```py\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    parts = re.findall(r"^```py\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    (rounds,) = (part for part in parts if "LocalGradients" in part)
     wrapped = "DistributedDataParallel(torch.nn.Sequential(*layers))"
     before, last_lines = code.partition("controller =")[0], code.partition("print(")[2]
     last_lines = last_lines.replace("recorder, summed", "source, statistics, averager")

@@ -48,9 +48,12 @@ class Told:
 
 Cases = dict[str, list[Told]]
 
+#: Of a rank that ended before it could tell.
+ENDED = Told(error="ended", message="nothing was told")
+
 
 def run(
-    modules: Sequence[str], worlds: Sequence[int], *, seconds: float = 600.0
+    modules: Sequence[str], worlds: Sequence[int], *, seconds: float = 600.0, apart: bool = False
 ) -> dict[int, Cases]:
     """What each of the ``CASES`` of some modules gave, by world, by its name, on every rank.
 
@@ -58,9 +61,10 @@ def run(
         modules: their names, importable as this process imports them.
         worlds: numbers of processes; one world runs after another.
         seconds: after which all of them are ended.
+        apart: whether each case has processes of its own, which may end as they like.
     """
     with tempfile.TemporaryDirectory() as folder:
-        asked = f"{tuple(modules)!r}, {tuple(worlds)!r}, {folder!r}"
+        asked = f"{tuple(modules)!r}, {tuple(worlds)!r}, {folder!r}, {apart}"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         process = subprocess.Popen(
@@ -78,14 +82,16 @@ def run(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         assert process.returncode == 0, said
-        told = {
-            world: [pickle.loads(_found(folder, world, rank).read_bytes()) for rank in range(world)]
-            for world in worlds
-        }
-    return {
-        world: {name: [of_rank[name] for of_rank in ranks] for name in ranks[0]}
-        for world, ranks in told.items()
-    }
+        return {world: _told(folder, world) for world in worlds}
+
+
+def _told(folder: str, world: int) -> Cases:
+    found: Cases = {}
+    for path in Path(folder).glob(f"told-*-of-{world}"):
+        rank = int(path.name.split("-")[1])
+        for name, told in pickle.loads(path.read_bytes()).items():
+            found.setdefault(name, [ENDED] * world)[rank] = told
+    return found
 
 
 def run_once(
@@ -94,20 +100,21 @@ def run_once(
     factory: pytest.TempPathFactory,
     *,
     seconds: float = 600.0,
+    apart: bool = False,
 ) -> dict[int, Cases]:
     """As ``run``, once for all workers of pytest-xdist: the others wait, and read what came out."""
     folder = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # of all workers
-    kept = folder / "-".join(modules)
+    kept = folder / "-".join([*modules, *map(str, worlds)])
     with FileLock(f"{kept}.lock"):
         if not kept.exists():
-            kept.write_bytes(pickle.dumps(run(modules, worlds, seconds=seconds)))
+            kept.write_bytes(pickle.dumps(run(modules, worlds, seconds=seconds, apart=apart)))
     told: dict[int, Cases] = pickle.loads(kept.read_bytes())
     return told
 
 
-def main(modules: Sequence[str], worlds: Sequence[int], folder: str) -> None:
+def main(modules: Sequence[str], worlds: Sequence[int], folder: str, apart: bool) -> None:
     """The process that the ranks are forks of."""
     found = [importlib.import_module(name) for name in modules]
     # What the cases would import when they run, the first of them by any optimizer.
@@ -117,25 +124,28 @@ def main(modules: Sequence[str], worlds: Sequence[int], folder: str) -> None:
     assert len({case.__name__ for case in cases}) == len(cases), "two cases have one name"
     context = multiprocessing.get_context("fork")
     for world in worlds:
-        ranks = [
-            context.Process(target=_run_cases, args=(cases, rank, world, folder))
-            for rank in range(world)
-        ]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join()
-        ended = [process.exitcode for process in ranks]
-        assert not any(ended), f"the {world} ranks ended with {ended}"
+        for together in [[case] for case in cases] if apart else [cases]:
+            ranks = [
+                context.Process(target=_run_cases, args=(together, rank, world, folder, apart))
+                for rank in range(world)
+            ]
+            for process in ranks:
+                process.start()
+            for process in ranks:
+                process.join()
+            ended = [process.exitcode for process in ranks]
+            assert apart or not any(ended), f"the {world} ranks ended with {ended}"
 
 
-def _run_cases(cases: Sequence[Callable[[], Any]], rank: int, world: int, folder: str) -> None:
+def _run_cases(
+    cases: Sequence[Callable[[], Any]], rank: int, world: int, folder: str, apart: bool
+) -> None:
     """One rank: run the cases and leave what they gave."""
     torch.set_num_threads(1)
     os.environ["RANK"] = str(rank)
     dist.init_process_group(
         "gloo",
-        store=dist.FileStore(f"{folder}/meeting-of-{world}", world),
+        store=dist.FileStore(f"{folder}/{cases[0].__name__}-of-{world}", world),
         rank=rank,
         world_size=world,
         timeout=datetime.timedelta(seconds=PATIENCE),
@@ -147,13 +157,13 @@ def _run_cases(cases: Sequence[Callable[[], Any]], rank: int, world: int, folder
         except Exception as error:
             trace = traceback.format_exc()
             told[case.__name__] = Told(None, type(error).__name__, str(error), trace)
-        dist.barrier()
-    _found(folder, world, rank).write_bytes(pickle.dumps(told))
+        if not apart:
+            dist.barrier()
+    name = f"told-{rank}-{cases[0].__name__}-of-{world}"
+    Path(folder, name).write_bytes(pickle.dumps(told))
+    if apart:
+        os._exit(0)  # the group may be broken
     dist.destroy_process_group()
-
-
-def _found(folder: str, world: int, rank: int) -> Path:
-    return Path(folder, f"{rank}-of-{world}")
 
 
 def values(told: list[Told]) -> list[Any]:

@@ -293,9 +293,10 @@ class AdaptiveBatch(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Measure no more; say so where another optimizer's state has failed to load."""
-        self._backward.__exit__(type(exception), exception, exception.__traceback__)
-        self._contexts.close()
+        how = type(exception), exception, exception.__traceback__
         self._step = None
+        self._backward.__exit__(*how)
+        self._contexts.__exit__(*how)
         if trainer.optimizers:
             self._require_saved_optimizer(trainer)
 

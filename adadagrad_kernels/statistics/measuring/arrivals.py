@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,16 +11,13 @@ from torch import Tensor, nn
 
 from adadagrad_kernels.shards import is_sharded, local
 from adadagrad_kernels.statistics.measuring.problems import Problems
+from adadagrad_kernels.statistics.measuring.sampled_elements import kind_of, sampled_elements
 from adadagrad_kernels.statistics.measuring.verify import (
     NamedParameters,
     changed_gradient_message,
     dropped_gradient_message,
     storage_pointer,
 )
-
-#: Elements kept of every gradient: writes through ``.data`` leave no version, and usually scale it
-#: as a whole.
-_FEW = 16
 
 
 class Arrivals:
@@ -86,7 +82,7 @@ class Arrivals:
             if not reduced:
                 self._after |= self._marked
             self._marked = {}
-            self._seen = _sampled_elements(grads)
+            self._seen = _sampled(grads.values())
 
         engine: Any = torch.autograd.Variable._execution_engine
         # What a callback queues comes after all that the pass has queued, as a wrapper's is.
@@ -105,7 +101,7 @@ class Arrivals:
     def note_reduced(self, parameter: Tensor) -> None:
         """Note a gradient that was reduced after all backward passes, as in a pipeline's stage."""
         if parameter.grad is not None:
-            self._reduced[id(parameter)] = _sampled_elements({id(parameter): parameter.grad})
+            self._reduced[id(parameter)] = _sampled([parameter.grad])
 
     def may_be_gone(self, parameters: NamedParameters, reached: Container[int]) -> bool:
         """Whether gradients were dropped or written to since the backward pass.
@@ -146,7 +142,7 @@ class Arrivals:
             noted, grad = self._after.get(id(parameter)), parameter.grad
             reduced = self._reduced.get(id(parameter))
             if reduced is not None and grad is not None:
-                now = _sampled_elements({id(parameter): grad})
+                now = _sampled([grad])
                 if not _same(_divided(reduced, divided_by), now):
                     raise ValueError(changed_gradient_message(name))
             if kept and noted is not None and grad is None:
@@ -158,12 +154,12 @@ class Arrivals:
                 raise ValueError(changed_gradient_message(name))
             grads[id(parameter)], names[id(parameter)] = grad, name
         # In the order in which they were seen.
-        now = _sampled_elements({key: grads[key] for key in self._after if key in grads})
+        now = _sampled(grads[key] for key in self._after if key in grads)
         for kind, values in _divided(self._seen, divided_by).items():
             others = now.get(kind)
             if others is None or len(others) != len(values):
                 continue  # one is gone, which others notice
-            changed = [names[k] for k in self._after if k in grads and _kind(grads[k]) == kind]
+            changed = [names[k] for k in self._after if k in grads and kind_of(grads[k]) == kind]
             flags = (values != others).any(1)
             problems.ask_each(flags, partial(_changed, changed), first=True)
 
@@ -182,24 +178,9 @@ def _version(tensor: Tensor) -> int:
     return (tensor._values() if tensor.is_sparse else tensor)._version
 
 
-def _kind(grad: Tensor) -> tuple[torch.device, torch.dtype]:
-    return (grad.device, grad.dtype)
-
-
-@torch.no_grad()
-def _sampled_elements(grads: Mapping[int, Tensor]) -> dict[Any, Tensor]:
-    """Some elements of each, ``[gradients, bytes]`` of every kind, so that NaN equals itself."""
-    found = defaultdict(list)
-    for grad in map(local, grads.values()):
-        values = grad._values() if grad.is_sparse else grad
-        if not values.is_contiguous():
-            values = values.reshape(-1)
-        count = values.numel()
-        step = (count - 1) // (_FEW - 1)
-        if count < _FEW:
-            values, step = torch.nn.functional.pad(values.view(-1), (0, _FEW - count)), 1
-        found[_kind(grad)].append(values.as_strided((_FEW,), (step,)))
-    return {kind: torch.stack(few).view(torch.uint8) for kind, few in found.items()}
+def _sampled(grads: Iterable[Tensor]) -> dict[Any, Tensor]:
+    """As bytes, so that NaN equals itself: writes through ``.data`` leave no version."""
+    return {kind: few.view(torch.uint8) for kind, few in sampled_elements(grads).items()}
 
 
 def _divided(sampled: Mapping[Any, Tensor], by: int) -> Mapping[Any, Tensor]:

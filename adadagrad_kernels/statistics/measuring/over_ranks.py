@@ -7,7 +7,7 @@ by D. So g_i = n h_i / D, where n counts the samples of all ranks, however they 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,18 @@ from adadagrad_kernels.statistics.measuring.record_of_step import (
     no_variance,
     total_sq_norms,
 )
+from adadagrad_kernels.statistics.measuring.sampled_elements import sampled_elements
 from adadagrad_kernels.statistics.noise_estimate import SampleSpread, moments_of
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sums import squared_norm
 
-#: Allowed relative difference between ranks' norms of one gradient (different processors round
-#: differently).
+#: Allowed relative difference between ranks' squared norms of what is one and the same (different
+#: processors round differently).
 SAME = 1e-6
 #: Numbers of ``moments_of``.
 SPREAD = 5
+#: Those of ``own_numbers``.
+NUMBERS = 5 + SPREAD
 
 
 def own_numbers(
@@ -36,20 +39,21 @@ def own_numbers(
     mean: Mapping[str, Tensor],
     products: Tensor | None,
     problems: Problems,
+    parameters: Iterable[Tensor],
 ) -> list[float]:
     """What a rank tells the others: n_r, sum |h_i|^2, N, sum p_i^2 (-1 where not measured).
 
-    And how |h_i|^2 and p_i vary, zeros where they were not measured. The step's problems are read
-    with the numbers, and the first is raised.
+    And how |h_i|^2 and p_i vary, zeros where they were not measured; last, what tells the
+    parameters from others. The step's problems are read with the numbers, and the first is raised.
     """
-    numbers = [own_sq_norms(micro_batches), squared_norm(mean.values())]
+    numbers = [own_sq_norms(micro_batches), squared_norm(mean.values()), mark_of(parameters)]
     if products is not None:
         numbers.append(products.double().square().sum())
         numbers.append(own_spread(micro_batches, products))
-    squares, (signal,), *along = problems.require_none(numbers)
+    squares, (signal,), (mark,), *along = problems.require_none(numbers)
     samples = sum(m.samples or 0 for m in micro_batches)
     (squared_products,), spread = along or ([-1.0], [0.0] * SPREAD)
-    return [float(samples), sum(squares), signal, squared_products, *spread]
+    return [float(samples), sum(squares), signal, squared_products, *spread, mark]
 
 
 def sample_sq_norms(micro_batches: Sequence[MicroBatch]) -> Tensor:
@@ -104,7 +108,7 @@ def require_reduced(sq_norms: Sequence[float]) -> float:
     Raises:
         ValueError: with the squared norms.
     """
-    if max(sq_norms) - min(sq_norms) > SAME * max(sq_norms):
+    if _differ(sq_norms):
         raise ValueError(
             f"the gradients of the ranks differ (their squared norms are {list(sq_norms)}): "
             "nothing has reduced them. Ways out: call the wrapper in the forward pass, not its "
@@ -112,6 +116,34 @@ def require_reduced(sq_norms: Sequence[float]) -> float:
             "every rank"
         )
     return sq_norms[0]
+
+
+def mark_of(parameters: Iterable[Tensor]) -> Tensor:
+    """What tells these parameters from others: the sum of squares of some elements of each."""
+    sampled = sampled_elements(parameters).values()
+    return squared_norm(few.abs() for few in sampled)
+
+
+def require_same_parameters(marks: Sequence[float]) -> None:
+    """Refuse ranks that hold other parameters than each other.
+
+    Args:
+        marks: of every rank, as ``mark_of`` gives them.
+
+    Raises:
+        ValueError: with the ways out.
+    """
+    if _differ(marks):
+        raise ValueError(
+            f"the parameters of the ranks differ (the squared norms of some of their elements are "
+            f"{list(marks)}), so that each trains another model: DistributedDataParallel makes "
+            "them equal once, when it wraps. Ways out: load checkpoints on every rank, or before "
+            "wrapping; the same optimizer, state and learning rates on all of them"
+        )
+
+
+def _differ(sq_norms: Sequence[float]) -> bool:
+    return max(sq_norms) - min(sq_norms) > SAME * max(sq_norms)
 
 
 def record_of_ranks(
@@ -126,7 +158,7 @@ def record_of_ranks(
         mean: the gradient, the same on all ranks.
 
     Raises:
-        ValueError: if no rank has samples, or the gradients differ between ranks.
+        ValueError: if no rank has samples, or gradients or parameters differ between ranks.
     """
     samples = int(sum(row[0] for row in rows))
     if not samples:
@@ -135,10 +167,11 @@ def record_of_ranks(
             "statistics()"
         )
     signal = require_reduced([row[2] for row in rows])
+    require_same_parameters([row[-1] for row in rows])
     factor = samples / scale
     along = [row[3] for row in rows if row[0]]
     measured = min(along) != -1.0
-    spread = SampleSpread.of_ranks(((row[0], *row[4:]) for row in rows), factor * factor)
+    spread = SampleSpread.of_ranks(((row[0], *row[4:-1]) for row in rows), factor * factor)
     return GradientStatistics(
         batch_size=samples,
         mean_sq_norm=signal,

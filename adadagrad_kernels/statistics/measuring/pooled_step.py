@@ -23,6 +23,7 @@ from adadagrad_kernels.statistics.measuring import (
 )
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
 from adadagrad_kernels.statistics.measuring.over_ranks import (
+    NUMBERS,
     SPREAD,
     own_numbers,
     own_spread,
@@ -132,8 +133,7 @@ class PooledStep:
         device = next(iter(parameters.values())).device if parameters else ranks.device
         micro_batches: list[MicroBatch] = []
         mean: dict[str, Tensor] = {}
-        count = 4 + SPREAD
-        numbers, error = [0.0] * (count + 2 * len(self._groups)), None
+        numbers, error = [0.0] * (NUMBERS + 2 * len(self._groups)), None
         try:
             micro_batches = self._finished(losses)
             mean = mean_gradient(parameters, grad_scale)
@@ -147,7 +147,7 @@ class PooledStep:
             with torch.no_grad():
                 by_id = {id(p): mean[name] for name, p in parameters.items()}
                 numbers = [
-                    *own_numbers(micro_batches, mean, products, step.problems),
+                    *own_numbers(micro_batches, mean, products, step.problems, parameters.values()),
                     *group_records.own_numbers(micro_batches, self._groups, by_id),
                 ]
         except Exception as problem:  # the others wait: it goes to them with the numbers
@@ -155,10 +155,12 @@ class PooledStep:
         scale = ranks.divisor * grad_scale
 
         def build(rows: Rows, divided_by: float) -> GradientStatistics:
-            record = record_of_ranks([r[:count] for r in rows], ranks, scale * divided_by, mean)
+            record = record_of_ranks(
+                [row[:NUMBERS] for row in rows], ranks, scale * divided_by, mean
+            )
             if not self._groups:
                 return record
-            of_groups = [row[count:] for row in rows]
+            of_groups = [row[NUMBERS:] for row in rows]
             found = group_records.records_of_ranks(of_groups, self._groups, scale, record)
             return replace(record, by_group=found)
 
