@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import platform
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -61,18 +62,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _text(table: dict[str, Any]) -> str:
     """Steps by size, those of several workers beside those of one."""
-    header = ["samples of a worker", "ms per step", "samples per second"]
+    times = {"seconds": "ms per step", "tested_seconds": "with its test"}
+    times = {name: words for name, words in times.items() if name in table["steps"][0]}
+    header = ["samples of a worker", *times.values(), "samples per second"]
     rows = [
-        [f"{b:,}", f"{s * 1e3:.3f}", f"{b / s:,.0f}"]
-        for b, s in ((row["batch"], row["seconds"]) for row in table["steps"])
+        [f"{row['batch']:,}", *_times(row, times), f"{row['batch'] / row['seconds']:,.0f}"]
+        for row in table["steps"]
     ]
     if "workers" not in table:
         return format_table(header, rows)
     count = table["workers"]["count"]
-    header += [f"ms, {count} workers", "samples per second"]
+    header += [f"ms, {count} workers", *header[2:]]
     for row, measured in zip(rows, table["workers"]["steps"], strict=True):
-        s = measured["seconds"]
-        row += [f"{s * 1e3:.3f}", f"{count * measured['share'] / s:,.0f}"]
+        row += _times(measured, times)
+        row.append(f"{count * measured['share'] / measured['seconds']:,.0f}")
     return "\n\n".join(
         [
             format_table(header, rows),
@@ -80,3 +83,7 @@ def _text(table: dict[str, Any]) -> str:
             f"{table['bandwidth'] / 1e9:,.3g} GB/s between two workers",
         ]
     )
+
+
+def _times(row: dict[str, float], names: Iterable[str]) -> list[str]:
+    return [f"{row[name] * 1e3:.3f}" for name in names]

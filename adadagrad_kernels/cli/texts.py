@@ -63,10 +63,11 @@ files in --out: critical_batch.json, critical_batch.png, branches.jsonl
 """
 
 PROBE = """\
-Times training steps of a run's model and optimizer at several batch sizes, without statistics,
-and writes the table that plan reads. On a busy machine the table is of that; plan refuses one whose
-larger batches are faster. By itself it measures one worker: state the network between several, or
-start it on several, whose steps in DistributedDataParallel (gloo) and all-reduces it then measures:
+Times training steps of a run's model and optimizer at several batch sizes, without statistics, and
+with the run's test where it has one, and writes the table that plan reads. On a busy machine the
+table is of that; plan refuses one whose larger batches are faster. By itself it measures one
+worker: state the network between several, or start it on several, whose steps in
+DistributedDataParallel (gloo) and all-reduces it then measures:
 
   torchrun --nproc-per-node 2 -m adadagrad_kernels probe runs/fixed --out hardware.json
 """

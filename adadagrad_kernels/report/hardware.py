@@ -13,6 +13,8 @@ from typing import Any
 
 from adadagrad_kernels.errors import DataFormatError
 
+_Rows = list[tuple[float, float]]
+
 #: A larger batch may be measured faster than a smaller one by this share, which is noise.
 NOISE = 0.1
 
@@ -58,6 +60,9 @@ class Hardware:
     .. math::
         t(B, W) = t_V(\lceil B / W \rceil) + r(W) - r(V), \qquad W > 1.
 
+    Steps with a test take longer by a share of a worker's own passes, or, where the table has them
+    measured, what those take.
+
     Attributes:
         batches: of the table, rising.
         seconds: of a step of each, on one worker.
@@ -66,6 +71,8 @@ class Hardware:
         gradient_bytes: n.
         measured_workers: V, or 0.
         together: :math:`t_V`, of the samples of each worker, or None.
+        tested: seconds of steps with a test, those between two tests among them; or None.
+        tested_together: the same of V workers.
     """
 
     batches: tuple[float, ...]
@@ -75,25 +82,31 @@ class Hardware:
     gradient_bytes: float = 0.0
     measured_workers: int = 0
     together: Curve | None = None
+    tested: Curve | None = None
+    tested_together: Curve | None = None
 
-    def step(self, batch: float, workers: int = 1, statistics: float = 0.0) -> float:
+    def step(self, batch: float, workers: int = 1, statistics: float | None = None) -> float:
         """Seconds of a step.
 
         Args:
             batch: B, of all workers.
             workers: W.
-            statistics: their share of the step of one worker; they add nothing to what workers
-                exchange that is worth counting.
+            statistics: their share of the step of one worker, None for a step without; they add
+                nothing to what workers exchange that is worth counting.
         """
         share = math.ceil(batch / workers) if workers > 1 else batch
-        alone = Curve(self.batches, self.seconds).at(share)
-        measuring = alone * statistics / (1.0 - statistics)
+        plain, together, measuring = Curve(self.batches, self.seconds), self.together, 0.0
+        if statistics is not None and self.tested is not None:
+            plain, together = self.tested, self.tested_together
+        elif statistics is not None:
+            measuring = plain.at(share) * statistics / (1.0 - statistics)
+        alone = plain.at(share)
         if workers == 1:
             return alone + measuring
-        if self.together is None:
+        if together is None:
             return alone + measuring + self._reduction(workers)
         further = self._reduction(workers) - self._reduction(self.measured_workers)
-        return max(alone, self.together.at(share) + further) + measuring
+        return max(alone, together.at(share) + further) + measuring
 
     def _reduction(self, workers: int) -> float:
         messages = 2 * math.ceil(math.log2(workers)) * self.latency
@@ -109,17 +122,19 @@ def read_hardware(path: Path) -> Hardware:
     example = '{"steps": [{"batch": 8, "seconds": 0.002}, {"batch": 64, "seconds": 0.01}]}'
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
-        rows = [(_number(row, "batch"), _number(row, "seconds")) for row in found["steps"]]
+        rows, tested = _rows(found["steps"], "batch")
         network = {
             name: _number(found, name)
             for name in ("latency", "bandwidth", "gradient_bytes")
             if found.get(name) is not None
         }
         workers = found.get("workers")
-        count, shares = 0, []
+        count = 0
+        shares: _Rows = []
+        tested_shares: _Rows | None = None
         if workers is not None:
             count = _count(workers)
-            shares = [(_number(row, "share"), _number(row, "seconds")) for row in workers["steps"]]
+            shares, tested_shares = _rows(workers["steps"], "share")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataFormatError(
             f"{path}: no table of hardware ({type(error).__name__}: {error}); make one with "
@@ -127,9 +142,30 @@ def read_hardware(path: Path) -> Hardware:
         ) from error
     alone = _curve(path, rows, "steps", "batch")
     together = _curve(path, shares, "workers' steps", "share") if count else None
+    if count and (tested is None) != (tested_shares is None):
+        raise DataFormatError(
+            f"{path}: has tested_seconds in steps or in the workers' steps alone; accepted are "
+            "both or neither"
+        )
     return Hardware(
-        alone.samples, alone.seconds, **network, measured_workers=count, together=together
+        alone.samples,
+        alone.seconds,
+        **network,
+        measured_workers=count,
+        together=together,
+        tested=_curve(path, tested, "steps", "batch") if tested else None,
+        tested_together=(
+            _curve(path, tested_shares, "workers' steps", "share") if tested_shares else None
+        ),
     )
+
+
+def _rows(rows: Any, name: str) -> tuple[_Rows, _Rows | None]:
+    """Samples and seconds, and the same with a test, where the first row has one."""
+    plain = [(_number(row, name), _number(row, "seconds")) for row in rows]
+    if not rows or "tested_seconds" not in rows[0]:
+        return plain, None
+    return plain, [(_number(row, name), _number(row, "tested_seconds")) for row in rows]
 
 
 def _curve(path: Path, rows: Sequence[tuple[float, float]], what: str, name: str) -> Curve:

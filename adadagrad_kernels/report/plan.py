@@ -76,8 +76,9 @@ def forecasts(
 ) -> list[Forecast]:
     """Every way to train with every number of workers.
 
-    A run takes the same steps as it took, each as long as the hardware says for its batch. Steps
-    with statistics take longer by the share that the run measured, of a worker's own passes.
+    A run takes the same steps as it took, each as long as the hardware says for its batch. Where a
+    test was made, they take what the hardware has of steps with a test, or longer by the share that
+    the run measured, of a worker's own passes.
 
     Raises:
         DataFormatError: for a run that does not reach the target, or lacks its steps.
@@ -94,12 +95,11 @@ def _forecast(
 ) -> Forecast:
     seconds, steps, samples, known = [], [], [], []
     for run in runs:
-        # Steps and batch between two lines, up to the target.
+        # Between two lines, up to the target.
         stretches = _stretches(run, name, target)
-        share = 0.0 if is_untested(run) else _share(run)
-        seconds.append(sum(n * hardware.step(batch, workers, share) for n, batch in stretches))
-        steps.append(sum(n for n, _ in stretches))
-        samples.append(sum(n * batch for n, batch in stretches))
+        seconds.append(sum(n * hardware.step(b, workers, share) for n, b, share in stretches))
+        steps.append(sum(n for n, _, _ in stretches))
+        samples.append(sum(n * batch for n, batch, _ in stretches))
         own = number(run.lines[_end(run, name, target)], "seconds")
         known += [] if own is None else [own]
     return Forecast(
@@ -134,22 +134,39 @@ def _end(run: Run, name: str, target: float) -> int:
     )
 
 
-def _stretches(run: Run, name: str, target: float) -> list[tuple[float, float]]:
-    steps = samples = 0.0
+def _stretches(run: Run, name: str, target: float) -> list[tuple[float, float, float | None]]:
+    """Steps, batch, and the share of statistics, None once no further test was made."""
+    lines = run.lines[: _end(run, name, target) + 1]
+    untested, in_all = is_untested(run), number(lines[-1], "statistics_seconds")
+    steps = samples = seconds = measuring = 0.0
     found = []
-    for line in run.lines[: _end(run, name, target) + 1]:
+    for line in lines:
         at, seen = number(line, "steps"), number(line, "samples_seen")
         if at is None or seen is None:
             raise DataFormatError(
                 f"{run.source}: a line lacks steps: give metrics of train or demo"
             )
+        now, so_far = number(line, "seconds"), number(line, "statistics_seconds")
         if at > steps:
-            found.append((at - steps, (seen - samples) / (at - steps)))
+            share = None
+            # Where nothing is added any more, the largest batch is reached, which is not tested.
+            if not untested and (measuring != in_all or in_all == 0.0):
+                share = _share(run)
+                if now is not None and so_far is not None and now > seconds:
+                    share = _between((so_far - measuring) / (now - seconds))
+            found.append((at - steps, (seen - samples) / (at - steps), share))
+            seconds, measuring = now or seconds, so_far or measuring
         steps, samples = at, seen
     return found
 
 
 def _share(run: Run) -> float:
+    """Of statistics, in the whole run."""
     shares = [number(line, "statistics_share") for line in run.lines]
     known = [share for share in shares if share is not None]
-    return min(0.95, max(0.0, known[-1])) if known else 0.0
+    return _between(known[-1]) if known else 0.0
+
+
+def _between(share: float) -> float:
+    """Differences of timings: their noise may put a share near 0 a little below it."""
+    return min(0.95, max(0.0, share))

@@ -17,7 +17,8 @@ _SEED = re.compile(r"(?:^|[-_.])seed[-_]?(\d+)$")
 # The metrics that the report reads as numbers, beside those of the tests, `test/...`.
 _NUMBERS = frozenset(
     (
-        *("steps", "seconds", "statistics_share", "loss", "train_loss", "test_loss"),
+        *("steps", "seconds", "statistics_share", "statistics_seconds"),
+        *("loss", "train_loss", "test_loss"),
         *("test_accuracy", "batch/used", "batch/average", "batch/suggested"),
         *("grad/norm_sq", "grad/var", "batch/suggested_low", "batch/suggested_high"),
         *("spread/noise", "spread/signal", "spread/both", "spread/level"),

@@ -54,6 +54,14 @@ def fixed(config: RunConfig, size: int, samples: int) -> RunConfig:
     )  # fmt: skip
 
 
+def tested(config: RunConfig, size: int, samples: int) -> RunConfig:
+    """The run with its test at one size, which no suggestion changes, and a budget of its own."""
+    return replace(
+        config, growth_cap=None, hysteresis=1e12, cooldown=0, batch_size=size, max_batch=2 * size,
+        samples=samples, evaluate_every=samples, log_every=samples,
+    )  # fmt: skip
+
+
 class Branches:
     """Goes on from a checkpoint in several ways.
 

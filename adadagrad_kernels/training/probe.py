@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice, pairwise
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from adadagrad_kernels.training.branches import fixed
+from adadagrad_kernels.training.branches import fixed, tested
 from adadagrad_kernels.training.config import RunConfig
 from adadagrad_kernels.training.data import Data
 from adadagrad_kernels.training.loop import Trainer
@@ -22,6 +22,8 @@ from adadagrad_kernels.training.worker_steps import steps_of_workers
 WARM_UP = 3
 #: Steps that count, at least, and the seconds after which no further one is needed.
 STEPS, SECONDS = 8, 1.0
+#: Batches of a run that is timed, more than are needed.
+BUDGET = 100_000
 #: Parts of these, by whose means the time of a step is told.
 PARTS = 4
 #: Bytes of the two all-reduces by which latency and bandwidth are told apart, and their number.
@@ -30,42 +32,50 @@ SHORT, LONG, REDUCTIONS = 64, 4 << 20, 40
 
 def steps_alone(config: RunConfig, data: Data, sizes: Sequence[int]) -> list[dict[str, float]]:
     """Rows of the table that `plan` reads, of one worker that is no rank of a process group."""
-    return [{"batch": b, "seconds": seconds_of_step(config, data, b)} for b in sizes]
+    return [{"batch": b, **_seconds(config, b, seconds_of_step, data)} for b in sizes]
 
 
 def steps_together(config: RunConfig, data: Data, shares: Sequence[int]) -> dict[str, Any]:
     """What the table has of several workers; every rank of the default process group calls it."""
-    rows = [{"share": s, "seconds": seconds_of_worker_step(config, data, s)} for s in shares]
+    world = dist.get_world_size()
+    rows = [
+        {"share": s, **_seconds(config, s * world, seconds_of_worker_step, data)} for s in shares
+    ]
     latency, bandwidth = network()
     return {
         "latency": latency,
         "bandwidth": bandwidth,
-        "workers": {"count": dist.get_world_size(), "steps": rows},
+        "workers": {"count": world, "steps": rows},
     }
 
 
-def seconds_of_step(config: RunConfig, data: Data, size: int) -> float:
-    """Of a run's model and optimizer at a fixed size, without statistics.
+def _seconds(
+    config: RunConfig, size: int, measure: Callable[[RunConfig, Data], float], data: Data
+) -> dict[str, float]:
+    """Of a step at a size without statistics, and with the test of the run if it has one."""
+    samples = BUDGET * size
+    found = {"seconds": measure(fixed(config, size, samples), data)}
+    if config.test != "none":
+        found["tested_seconds"] = measure(tested(config, size, samples), data)
+    return found
 
-    Args:
-        config: of the run.
-        data: of the run.
-        size: of the batch.
-    """
-    steps = WARM_UP + 10_000
-    trainer = Trainer(fixed(config, size, steps * size), data)
+
+def seconds_of_step(config: RunConfig, data: Data) -> float:
+    """Of a run whose size stays what it is."""
+    trainer = Trainer(config, data)
+    warm_up, least = _steps(config)
     times: list[float] = []
     before = 0.0
     started = time.perf_counter()
     for count, _ in enumerate(trainer.run(lambda line: None, _Unseen()), start=1):
-        if count == WARM_UP:
+        if count == warm_up:
             started = time.perf_counter()
-        elif count > WARM_UP:
+        elif count > warm_up:
             times.append(trainer.seconds - before)
-            if len(times) >= STEPS and time.perf_counter() - started > SECONDS:
+            if len(times) >= least and time.perf_counter() - started > SECONDS:
                 break
         before = trainer.seconds
-    return middle(times)
+    return middle(_between_tests(times, config))
 
 
 def middle(times: Sequence[float]) -> float:
@@ -79,29 +89,39 @@ def middle(times: Sequence[float]) -> float:
     return statistics.median(statistics.fmean(times[a:b]) for a, b in pairwise(cuts))
 
 
-def seconds_of_worker_step(config: RunConfig, data: Data, share: int) -> float:
-    """Of so many samples on every rank of the default process group, which all call this.
+def seconds_of_worker_step(config: RunConfig, data: Data) -> float:
+    """Of the same on every rank of the default process group, which all call this.
 
     From one step to the next: the share's own passes, the gradient's all-reduce behind and beside
     them, and the time that a rank waits for the slowest.
     """
-    world = dist.get_world_size()
-    size = share * world
-    every = steps_of_workers(fixed(config, size, 100_000 * size), data)
-    for _ in islice(every, WARM_UP):
+    every = steps_of_workers(config, data)
+    warm_up, least = _steps(config)
+    for _ in islice(every, warm_up):
         pass
     dist.barrier()
     started = time.perf_counter()
-    for _ in islice(every, STEPS // 2):
+    for _ in islice(every, least // 2):
         pass
-    pace = _slowest(time.perf_counter() - started) / (STEPS // 2)
+    pace = _slowest(time.perf_counter() - started) / (least // 2)
     times = []
     started = time.perf_counter()
-    for _ in islice(every, max(STEPS, math.ceil(SECONDS / pace))):
+    for _ in islice(every, max(least, math.ceil(SECONDS / pace))):
         now = time.perf_counter()
         times.append(now - started)
         started = now
-    return _slowest(middle(times))
+    return _slowest(middle(_between_tests(times, config)))
+
+
+def _steps(config: RunConfig) -> tuple[int, int]:
+    """Before the first that counts, and those that count at least."""
+    return max(WARM_UP, config.test_interval), max(STEPS, PARTS * config.test_interval)
+
+
+def _between_tests(times: Sequence[float], config: RunConfig) -> list[float]:
+    """Means over steps of which one had a test."""
+    each = config.test_interval
+    return [statistics.fmean(times[k : k + each]) for k in range(0, len(times) - each + 1, each)]
 
 
 def network() -> tuple[float, float]:

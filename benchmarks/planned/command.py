@@ -16,7 +16,7 @@ from adadagrad_kernels.training.quantities import count
 from benchmarks.measuring import processor
 from benchmarks.measuring.interleaved import Spread, spread
 from benchmarks.planned.processes import Processes
-from benchmarks.planned.ways import MODELS, SIZES, WAYS
+from benchmarks.planned.ways import MODELS, SIZES, TESTED, WAYS
 
 DESCRIPTION = """\
 Sets the forecasts of `adadagrad-kernels plan` beside the seconds that runs then take, on one
@@ -144,7 +144,7 @@ def _round(
 
 def _probed(parties: Parties, options: argparse.Namespace) -> Hardware:
     """The table of one process and of two, as `torchrun ... probe` makes it."""
-    settings = {**_common(options), "way": "batch 32", "sizes": options.sizes}
+    settings = {**_common(options), "way": TESTED, "sizes": options.sizes}
     (alone,) = parties.one.do("probe_alone", **settings)
     together = parties.ranks.do("probe_together", **settings)
     path = options.out / "hardware.json"

@@ -17,6 +17,8 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 16, "max_batch": 256,
     },
 }  # fmt: skip
+#: The one that is probed, for steps with its test.
+TESTED = "norm test"
 #: Sizes of the probe: a rank's share of the smallest batch, to the largest batch.
 SIZES = (8, 16, 32, 64, 128, 256)
 

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from adadagrad_kernels.training import probe
+from adadagrad_kernels.training.branches import tested
 from adadagrad_kernels.training.config import RunConfig
 from adadagrad_kernels.training.data import Data, Samples
 from adadagrad_kernels.training.data_sets import load_data
@@ -38,6 +39,16 @@ def sizes_of_a_run() -> Any:
     return [(controller.samples_seen, controller.batch_size) for controller in every]
 
 
+def tests_at_one_size() -> Any:
+    """Steps, and the sizes that their tests suggest, of a run whose size stays what it is."""
+    every = steps_of_workers(tested(config(**GROWING), 32, 20 * 32), load_data("digits", None))
+    found = []
+    for controller in every:
+        decision = controller.last_decision
+        found.append((controller.batch_size, decision and decision.batch_size))
+    return found
+
+
 class _Late(Samples):
     """Those of a loader that the others wait for."""
 
@@ -47,14 +58,14 @@ class _Late(Samples):
 
 
 def rows_of_a_table() -> Any:
-    """A table without and with a rank that is late."""
+    """A table of a run without a test, and one of a run with a test and a rank that is late."""
     data = load_data("digits", None)
     late = Data(_Late(data.train.inputs, data.train.targets), data.test, data.checksum)
     is_last = dist.get_rank() == dist.get_world_size() - 1
     with mock.patch.object(probe, "SECONDS", 0.01):
         return [
-            probe.steps_together(config(), each, [4, 16])
-            for each in (data, late if is_last else data)
+            probe.steps_together(config(**settings), each, [4, 16])
+            for each, settings in ((data, {}), (late if is_last else data, GROWING))
         ]
 
 
@@ -65,4 +76,4 @@ def a_network() -> Any:
         return probe.network()
 
 
-CASES = (sizes_of_a_run, rows_of_a_table, a_network)
+CASES = (sizes_of_a_run, tests_at_one_size, rows_of_a_table, a_network)

@@ -35,6 +35,14 @@ def test_workers_take_the_steps_of_one_process(told: dict[str, list[Told]]) -> N
             assert abs(size - other) <= 1
 
 
+def test_steps_with_a_test_keep_their_size(told: dict[str, list[Told]]) -> None:
+    for found in values(told["tests_at_one_size"]):
+        assert [size for size, _ in found] == [32] * 20
+        suggested = [decided for _, decided in found[1::2]]
+        assert len({*suggested}) == 10, "every second step was measured, and decided anew"
+        assert max(suggested) > 32
+
+
 def test_seconds_are_those_of_the_slowest_rank(told: dict[str, list[Told]]) -> None:
     of_ranks = values(told["rows_of_a_table"])
     for plain, late in of_ranks:
@@ -44,7 +52,9 @@ def test_seconds_are_those_of_the_slowest_rank(told: dict[str, list[Told]]) -> N
             assert found["latency"] > 0
             assert found["bandwidth"] > 0
         assert all(row["seconds"] > probe_cases.LATE for row in late["workers"]["steps"])
+        assert all(row["tested_seconds"] > probe_cases.LATE for row in late["workers"]["steps"])
         assert all(row["seconds"] > 0 for row in plain["workers"]["steps"])
+        assert all("tested_seconds" not in row for row in plain["workers"]["steps"])
         assert [plain, late] == of_ranks[0], "alike on all ranks"
 
 

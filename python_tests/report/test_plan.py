@@ -82,6 +82,37 @@ def test_fewer_workers_than_were_measured_are_no_faster_than_one_by_itself(tmp_p
     assert read_hardware(path).step(16, 2) == 0.002
 
 
+def test_measured_steps_with_a_test_take_the_place_of_their_share(tmp_path: Path) -> None:
+    path = tmp_path / "hardware.json"
+    rows = [
+        {"batch": b, "seconds": s, "tested_seconds": 3 * s} for b, s in ((8, 0.002), (16, 0.003))
+    ]
+    workers = {**WORKERS, "steps": [{**row, "tested_seconds": 0.01} for row in WORKERS["steps"]]}
+    path.write_text(json.dumps({"steps": rows, "workers": workers}))
+    hardware = read_hardware(path)
+    assert hardware.step(12) == pytest.approx(0.0025)
+    assert hardware.step(12, statistics=0.2) == pytest.approx(0.0075)
+    assert hardware.step(12, 2) == pytest.approx(0.004)
+    assert hardware.step(12, 2, statistics=0.0) == pytest.approx(0.01)
+    path.write_text(json.dumps({"steps": rows}))
+    assert read_hardware(path).step(24, 2, statistics=0.2) == pytest.approx(0.0075)
+
+
+def test_steps_once_the_largest_batch_is_reached_have_no_test() -> None:
+    """Tests took a quarter of the first ten steps, half of the next, and none of the last."""
+    run = run_of(
+        "growing",
+        *(
+            {"samples_seen": 160 * k, "steps": 10 * k, "train_loss": 1.0 / k, "seconds": 0.4 * k,
+             "statistics_seconds": measuring, "statistics_share": 0.25, "batch/suggested": 20.0}
+            for k, measuring in ((1, 0.1), (2, 0.3), (3, 0.3))
+        ),
+    )  # fmt: skip
+    plain = Hardware((8, 16), (0.002, 0.003))
+    (found,) = forecasts({"growing": [run]}, plain, [1], "train_loss", 1.0 / 3)
+    assert found.seconds == pytest.approx(10 * 0.003 * (1 / 0.75 + 1 / 0.5 + 1))
+
+
 def test_forecasts_are_sums_over_the_runs_own_steps() -> None:
     fixed = run_of("fixed", *lines(16, [1.0, 0.5, 0.3]))
     growing = run_of(
@@ -126,6 +157,17 @@ def test_forecasts_are_sums_over_the_runs_own_steps() -> None:
             "share 4 comes after 8: put the rows in rising order, each share once",
         ),
         ({"workers": {**WORKERS, "steps": []}}, "has 0 rows of workers' steps; accepted are 2"),
+        (
+            {"steps": [{**TABLE["steps"][0], "tested_seconds": 1.0}, *TABLE["steps"][1:]]},
+            "no table of hardware .KeyError: 'tested_seconds'",
+        ),
+        (
+            {
+                "steps": [{**row, "tested_seconds": 1.0} for row in TABLE["steps"]],
+                "workers": WORKERS,
+            },
+            "tested_seconds in steps or in the workers' steps alone; accepted are both or neither",
+        ),
     ],
 )
 def test_tables_that_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
