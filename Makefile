@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # A folder with real data (mnist/*.gz) for the tests that need it; they skip without.
 DATA_DIR ?=
+# Instruction sets to build beside scalar, separated by semicolons; none: all of the processor's.
+SETS ?=
 # More arguments for the command behind a target: make test ARGS="python_tests/ops -x"
 ARGS ?=
 # Processes that share the tests; 0: none beside this one, for a debugger.
@@ -34,7 +36,10 @@ REQUIREMENTS := $(DEMO) $(addprefix requirements/,development.txt cuda.txt model
 # Asks for torchvision and another torch, and needs neither: installed without what it asks for.
 PEERS := requirements/peers.txt
 SOURCES := $(NATIVE) $(shell find adadagrad_kernels -name __pycache__ -prune -o -print)
-HAS_AVX512 := $(shell grep -qw avx512vl /proc/cpuinfo && echo yes)
+HAS_AVX512 := $(shell grep -qw avx512vl /proc/cpuinfo 2>/dev/null && echo yes)
+HAS_AVX2 := $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && echo yes)
+# The widest that this machine runs, or nothing, which stands for all.
+WIDEST := $(if $(HAS_AVX512),avx512,$(if $(HAS_AVX2),avx2))
 CXX_FILES := $(shell find csrc gpu_ladder -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
@@ -57,6 +62,7 @@ test: develop ## Run the whole test suite [DATA_DIR=folder with mnist/] [ARGS=..
 nightly: develop ## Run every test, also those that are left to the night (hours) [DATA_DIR=...] [ARGS=...]
 	$(BIN)/pytest $(SHARED) $(if $(DATA_DIR),--data-dir="$(DATA_DIR)") -m '' --gpu-cases all $(ARGS)
 	ADADAGRAD_KERNELS_ISA=avx2 $(BIN)/pytest $(SHARED) python_tests/optim python_tests/statistics
+	$(MAKE) sanitize ARGS="python_tests/ops $(SHARED) --ways cpu,cuda-sanitized -m 'not large'"
 
 .PHONY: docs
 docs: develop ## Make build/docs, every public name with its docstring; write the tables of docs/ from the code
@@ -120,7 +126,7 @@ compat: environment ## Build and test the wheel with every torch, Python and com
 	$(BIN)/python .ci/compat $(ARGS)
 
 .PHONY: sanitize
-sanitize: build/sanitize/.built ## Run the op tests on kernels built with ASan and UBSan, every instruction set
+sanitize: build/sanitize/.built ## Run the op tests on kernels built with ASan and UBSan, every instruction set [SETS=avx512]
 	.ci/sanitize $(ARGS)
 
 .PHONY: avx512-emulated
@@ -169,7 +175,8 @@ $(VENV)/.requirements: $(VENV)/.build-requirements $(REQUIREMENTS) $(PEERS)
 # The kernels for CPUs, which need nothing of torch: compiled while pip, which takes one core, brings
 # the rest. What installs the package finds them in build/. ninja has jobs of its own.
 build/.compiled: $(NATIVE) $(VENV)/.build-requirements
-	MAKEFLAGS= CMAKE_ARGS="$(CMAKE_ARGS) -DADAK_CUDA=OFF" $(BIN)/python setup.py --quiet build_ext
+	MAKEFLAGS= CMAKE_ARGS="-DADAK_INSTRUCTION_SETS='$(SETS)' $(CMAKE_ARGS) -DADAK_CUDA=OFF" \
+	  $(BIN)/python setup.py --quiet build_ext
 	touch $@
 
 # build/ keeps the compiled objects; the folder that a wheel is packed from starts empty, or a
@@ -179,18 +186,21 @@ $(VENV)/.installed: $(SOURCES) $(VENV)/.build-requirements $(REQUIREMENTS) $(PEE
 # Said each time, since build/ remembers it; what the environment says comes last and counts.
 $(VENV)/.demo: CUDA := OFF
 $(VENV)/.installed: CUDA := AUTO
+# A demonstration runs here and nowhere else.
+$(VENV)/.demo: SETS := $(WIDEST)
 $(VENV)/.demo: NEEDED := $(VENV)/.demo-requirements
 $(VENV)/.installed: NEEDED := $(VENV)/.requirements
 $(VENV)/.demo $(VENV)/.installed:
-	@$(MAKE) --no-print-directory --jobs 2 $(NEEDED) build/.compiled
+	@$(MAKE) --no-print-directory --jobs 2 $(NEEDED) build/.compiled SETS="$(SETS)"
 	rm -rf build/lib*
-	CMAKE_ARGS="-DADAK_CUDA=$(CUDA) $(CMAKE_ARGS)" $(PIP_INSTALL) --no-build-isolation --no-deps .
+	CMAKE_ARGS="-DADAK_CUDA=$(CUDA) -DADAK_INSTRUCTION_SETS='$(SETS)' $(CMAKE_ARGS)" \
+	  $(PIP_INSTALL) --no-build-isolation --no-deps .
 	touch $(VENV)/.demo $@
 
 # Builds beside the installed one, to be put on PYTHONPATH. Sanitizers see into the emulation, but
 # not into AVX-512's own masked loads. -O1 compiles three times as fast as -O3 with sanitizers.
 build/sanitize/.built: OPTIONS := -DADAK_SANITIZE=address,undefined -DADAK_EMULATE_AVX512=ON \
-  -DADAK_CUDA=OFF -DCMAKE_CXX_FLAGS_RELEASE=-O1
+  -DADAK_CUDA=OFF -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DADAK_INSTRUCTION_SETS='$(SETS)'
 build/emulated/.built: OPTIONS := -DADAK_EMULATE_AVX512=ON -DADAK_CUDA=OFF
 build/sanitize/.built build/emulated/.built: $(SOURCES) $(VENV)/.requirements
 	rm -rf $(@D)/lib

@@ -44,13 +44,23 @@ enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2, neon = 3 };
 inline constexpr int isa_count = 4;
 
 // with(isa, ...) for each that is compiled in; the namespace of its loops has its name.
-#if ADAK_X86
-#define ADAK_INSTRUCTION_SETS(with, ...) \
-  with(scalar, __VA_ARGS__) with(avx2, __VA_ARGS__) with(avx512, __VA_ARGS__)
-#elif ADAK_ARM64
-#define ADAK_INSTRUCTION_SETS(with, ...) with(scalar, __VA_ARGS__) with(neon, __VA_ARGS__)
+#define ADAK_INSTRUCTION_SETS(with, ...)                                                      \
+  with(scalar, __VA_ARGS__) ADAK_IF_AVX2(with, __VA_ARGS__) ADAK_IF_AVX512(with, __VA_ARGS__) \
+      ADAK_IF_NEON(with, __VA_ARGS__)
+#if ADAK_AVX2
+#define ADAK_IF_AVX2(with, ...) with(avx2, __VA_ARGS__)
 #else
-#define ADAK_INSTRUCTION_SETS(with, ...) with(scalar, __VA_ARGS__)
+#define ADAK_IF_AVX2(with, ...)
+#endif
+#if ADAK_AVX512
+#define ADAK_IF_AVX512(with, ...) with(avx512, __VA_ARGS__)
+#else
+#define ADAK_IF_AVX512(with, ...)
+#endif
+#if ADAK_NEON
+#define ADAK_IF_NEON(with, ...) with(neon, __VA_ARGS__)
+#else
+#define ADAK_IF_NEON(with, ...)
 #endif
 
 const char* isa_name(Isa isa);

@@ -4,7 +4,7 @@
 
 #include "kernels.h"
 
-#if ADAK_X86
+#if defined(__x86_64__)
 #include <cpuid.h>
 #endif
 
@@ -13,8 +13,9 @@ namespace adak::cpu {
 namespace {
 
 bool on_every_machine() { return true; }
+bool on_none() { return false; }
 
-#if ADAK_X86
+#if defined(__x86_64__)
 // `__builtin_cpu_supports("f16c")` compiles with neither clang 14 nor clang 16.
 bool has_f16c() {
   unsigned a, b, c, d;
@@ -34,29 +35,27 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 #endif
 }
+constexpr auto has_neon = on_none;
+#else
+constexpr auto has_avx2 = on_none;
+constexpr auto has_avx512 = on_none;
+constexpr auto has_neon = on_every_machine;  // where it is compiled in, it is always there
 #endif
 
 struct InstructionSet {
   const char* name;
-  bool (*runs_here)();  // null: not compiled in
+  bool (*runs_here)();
 };
 
 // In the order of Isa.
 constexpr InstructionSet sets[isa_count] = {
     {"scalar", on_every_machine},
-#if ADAK_X86
     {"avx2", has_avx2},
     {"avx512", has_avx512},
-#else
-    {"avx2", nullptr},
-    {"avx512", nullptr},
-#endif
-#if ADAK_ARM64
-    {"neon", on_every_machine},  // part of the 64-bit architecture
-#else
-    {"neon", nullptr},
-#endif
+    {"neon", has_neon},
 };
+
+#define ADAK_OR_IT_IS(isa, asked) || asked == Isa::isa
 
 const InstructionSet& row(Isa isa) { return sets[static_cast<int>(isa)]; }
 
@@ -77,7 +76,7 @@ std::atomic<Isa> active{widest()};
 
 const char* isa_name(Isa isa) { return row(isa).name; }
 
-bool isa_compiled(Isa isa) { return row(isa).runs_here != nullptr; }
+bool isa_compiled(Isa isa) { return false ADAK_INSTRUCTION_SETS(ADAK_OR_IT_IS, isa); }
 
 bool isa_supported(Isa isa) { return isa_compiled(isa) && row(isa).runs_here(); }
 
