@@ -60,6 +60,14 @@ NIGHTLY_FOR_TRITON = (
     # By day `gpu_ladder/tests/triton_checks/test_triton_ptx.py` has a few telling sizes of these.
     *("test_norm_layer_moments.py", "test_embedding_moments.py", "test_sparse_mean_step.py"),
 )
+#: Of other files the tests of large sizes, which machine code executed on a host takes seconds for,
+#: and what those of every size have in them too.
+NIGHTLY_TESTS_FOR_TRITON = (
+    "test_matches_the_definition_at_extreme_shapes",
+    "test_wide_rows_are_summed_in_float64",
+    "test_what_is_not_finite_stays_in_its_column_and_row",
+    "test_is_the_two_ops_one_after_the_other",
+)
 #: Of the same code on the host model, where its machine code runs by day in random orders too.
 NIGHTLY_ON_THE_HOST = ("test_determinism.py", "test_sums_over_rows.py")
 #: Types that only the night has for Triton: a variant of a kernel takes half a second to compile,
@@ -88,7 +96,8 @@ def is_left_out(way: object, file: str, test: str, nightly: bool) -> bool:
         return True
     if str(way).startswith("cuda-checked") and file in NIGHTLY_ON_THE_HOST:
         return True
-    return way in NIGHTLY or (str(way).startswith("triton-ptx") and file in NIGHTLY_FOR_TRITON)
+    for_triton = file in NIGHTLY_FOR_TRITON or test in NIGHTLY_TESTS_FOR_TRITON
+    return way in NIGHTLY or (str(way).startswith("triton-ptx") and for_triton)
 
 
 def is_of_the_night(way: object, file: str, types: Collection[torch.dtype]) -> bool:
