@@ -8,8 +8,9 @@ DATA_DIR ?=
 SETS ?=
 # More arguments for the command behind a target: make test ARGS="python_tests/ops -x"
 ARGS ?=
-# Processes that share the tests; 0: none beside this one, for a debugger.
-WORKERS ?= 2
+# Processes that share the tests, one more than a small machine has cores, since some tests wait for
+# others; 0: none beside this one, for a debugger.
+WORKERS ?= 3
 
 VENV := .venv
 # A worker has a part of the files, and takes some of another's when it is done: what is compiled or
@@ -162,9 +163,10 @@ $(VENV)/.build-requirements: $(BUILD)
 	touch $@
 
 # Of torch's and transformers' thousands of files few are imported: those are compiled by the first
-# who does.
+# who does. For the demo that is here, where the kernels are compiled beside it.
 $(VENV)/.demo-requirements: $(VENV)/.build-requirements $(BUILD) $(DEMO)
 	$(PIP_INSTALL) --no-compile -r $(DEMO)
+	$(BIN)/python -c "import matplotlib.figure, sklearn.datasets, torch._dynamo, tqdm"
 	touch $@
 
 $(VENV)/.requirements: $(VENV)/.build-requirements $(REQUIREMENTS) $(PEERS)
