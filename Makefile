@@ -41,6 +41,8 @@ HAS_AVX512 := $(shell grep -qw avx512vl /proc/cpuinfo 2>/dev/null && echo yes)
 HAS_AVX2 := $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && echo yes)
 # The widest that this machine runs, or nothing, which stands for all.
 WIDEST := $(if $(HAS_AVX512),avx512,$(if $(HAS_AVX2),avx2))
+# By its instruction sets: what was built with some of them is not up to date for all.
+SANITIZED := build/sanitize/.built-$(or $(subst ;,-,$(SETS)),all)
 CXX_FILES := $(shell find csrc gpu_ladder -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
@@ -127,7 +129,7 @@ compat: environment ## Build and test the wheel with every torch, Python and com
 	$(BIN)/python .ci/compat $(ARGS)
 
 .PHONY: sanitize
-sanitize: build/sanitize/.built ## Run the op tests on kernels built with ASan and UBSan, every instruction set [SETS=avx512]
+sanitize: $(SANITIZED) ## Run the op tests on kernels built with ASan and UBSan, every instruction set [SETS=avx512]
 	.ci/sanitize $(ARGS)
 
 .PHONY: avx512-emulated
@@ -201,10 +203,10 @@ $(VENV)/.demo $(VENV)/.installed:
 
 # Builds beside the installed one, to be put on PYTHONPATH. Sanitizers see into the emulation, but
 # not into AVX-512's own masked loads. -O1 compiles three times as fast as -O3 with sanitizers.
-build/sanitize/.built: OPTIONS := -DADAK_SANITIZE=address,undefined -DADAK_EMULATE_AVX512=ON \
+$(SANITIZED): OPTIONS := -DADAK_SANITIZE=address,undefined -DADAK_EMULATE_AVX512=ON \
   -DADAK_CUDA=OFF -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DADAK_INSTRUCTION_SETS='$(SETS)'
 build/emulated/.built: OPTIONS := -DADAK_EMULATE_AVX512=ON -DADAK_CUDA=OFF
-build/sanitize/.built build/emulated/.built: $(SOURCES) $(VENV)/.requirements
+$(SANITIZED) build/emulated/.built: $(SOURCES) $(VENV)/.requirements
 	rm -rf $(@D)/lib
 	CMAKE_ARGS="$(CMAKE_ARGS) $(OPTIONS)" $(BIN)/python setup.py --quiet build \
 	  --build-base $(@D) --build-lib $(@D)/lib

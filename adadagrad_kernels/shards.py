@@ -170,6 +170,15 @@ class ShardedParameters(Mapping[str, nn.Parameter]):
         beyond = self.mesh.size() // given.device_mesh.size()
         return copies(tensor) * int(beyond)
 
+    @property
+    def place(self) -> int:
+        """Which part of them this process holds, the same number on its replicas."""
+        at = self.mesh.get_coordinate()
+        number = 0
+        for dimension in range(1 if self._data == 2 else 0, self.mesh.ndim):
+            number = number * int(self.mesh.size(dimension)) + int(at[dimension])
+        return number
+
     def over_data(self, parameter: Tensor) -> tuple[list[Any], list[Any]]:
         """How ``fully_shard`` has shared out a parameter.
 

@@ -31,7 +31,7 @@ LAYERS = [
     ("checks",),
     ("_native",),
     ("averages",),
-    ("wrappers",),
+    ("shared_errors", "wrappers"),
     ("files", "memory", "optional", "ranks", "settings"),
     ("shards", "stages"),
     ("errors",),

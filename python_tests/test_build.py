@@ -1,14 +1,18 @@
-"""The build driver, setup.py, on a small project, with what earlier builds may leave behind."""
+"""The build driver, setup.py, on a small project; the options of the real one."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.instruction_sets import FOREIGN_ISA, ISAS
+
+pybind11 = pytest.importorskip("pybind11", reason="pybind11 is not installed")
 
 ROOT = Path(__file__).parent.parent
 if not (ROOT / "setup.py").exists():
@@ -119,3 +123,38 @@ def test_without_a_compiler_one_line_says_so(project: Path, tmp_path: Path, comm
     assert "error: no C++ compiler was found (c++, g++, clang++): install one" in child.stderr
     assert "Traceback" not in child.stderr
     assert child.stdout.split() == ["running", command]
+
+
+def configured(folder: Path, sets: str) -> subprocess.CompletedProcess[str]:
+    """The package's own build as CMake sets it up, where nothing is compiled."""
+    return subprocess.run(
+        [
+            *("cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"),
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            "-DADAK_CUDA=OFF",
+            f"-DADAK_INSTRUCTION_SETS={sets}",
+        ],
+        env={**os.environ, "PATH": PATH},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("sets", [ISAS[1], "scalar", ""])
+def test_instruction_sets_are_those_asked_for_and_scalar(tmp_path: Path, sets: str) -> None:
+    done = configured(tmp_path, sets)
+    assert done.returncode == 0, done.stderr
+    compiled = re.findall(
+        r"^build \S+isa/(\w+)\.cpp\.o", (tmp_path / "build.ninja").read_text(), re.M
+    )
+    assert sorted(compiled) == sorted({"scalar", sets} if sets else ISAS)
+
+
+def test_an_instruction_set_of_another_processor_is_refused(tmp_path: Path) -> None:
+    done = configured(tmp_path, FOREIGN_ISA)
+    assert done.returncode != 0
+    said = " ".join(done.stderr.split())
+    known = ", ".join(["scalar", *reversed(ISAS[1:])])
+    assert f"names {FOREIGN_ISA}; for this processor there are: {known}" in said

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _text(table: dict[str, Any]) -> str:
     """Steps by size, those of several workers beside those of one."""
     times = {"seconds": "ms per step", "tested_seconds": "with its test"}
-    times = {name: words for name, words in times.items() if name in table["steps"][0]}
+    times = {n: words for n, words in times.items() if any(n in row for row in table["steps"])}
     header = ["samples of a worker", *times.values(), "samples per second"]
     rows = [
         [f"{row['batch']:,}", *_times(row, times), f"{row['batch'] / row['seconds']:,.0f}"]
@@ -86,4 +86,4 @@ def _text(table: dict[str, Any]) -> str:
 
 
 def _times(row: dict[str, float], names: Iterable[str]) -> list[str]:
-    return [f"{row[name] * 1e3:.3f}" for name in names]
+    return [f"{row[name] * 1e3:.3f}" if name in row else "-" for name in names]

@@ -131,7 +131,7 @@ class WorkerGradients:
             error = ValueError(
                 "no gradient reached the model's parameters; run loss.backward() inside backward()"
             )
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parameters = list(self.model.parameters())
         own = Chunks(0, 0, 0.0)
         if samples and sq_norms:
             own = Chunks.of([samples], [torch.stack(sq_norms).sum()])

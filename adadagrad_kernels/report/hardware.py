@@ -17,6 +17,8 @@ _Rows = list[tuple[float, float]]
 
 #: A larger batch may be measured faster than a smaller one by this share, which is noise.
 NOISE = 0.1
+#: A test that takes less than this share of a step does not say how much more several workers need.
+LITTLE = 0.02
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,9 @@ class Hardware:
     .. math::
         t(B, W) = t_V(\lceil B / W \rceil) + r(W) - r(V), \qquad W > 1.
 
-    Steps with a test take longer by a share of a worker's own passes, or, where the table has them
-    measured, what those take.
+    Steps with a test take longer by the share of one worker's step that the run itself measured.
+    Where the table has such steps, :math:`m_V(b)` longer than those without, several workers take
+    :math:`m_V(\lceil B / W \rceil) / m_1(B)` times as much longer, for any test.
 
     Attributes:
         batches: of the table, rising.
@@ -91,22 +94,38 @@ class Hardware:
         Args:
             batch: B, of all workers.
             workers: W.
-            statistics: their share of the step of one worker, None for a step without; they add
-                nothing to what workers exchange that is worth counting.
+            statistics: their share of the step of one worker, None for a step without.
         """
         share = math.ceil(batch / workers) if workers > 1 else batch
-        plain, together, measuring = Curve(self.batches, self.seconds), self.together, 0.0
-        if statistics is not None and self.tested is not None:
-            plain, together = self.tested, self.tested_together
-        elif statistics is not None:
-            measuring = plain.at(share) * statistics / (1.0 - statistics)
-        alone = plain.at(share)
+        plain = Curve(self.batches, self.seconds)
+        alone, measuring = plain.at(share), 0.0
+        if statistics is not None:
+            of_step = statistics / (1.0 - statistics)
+            measuring = alone * of_step
+            ratio = self._measuring(batch, share) if workers > 1 else None
+            if ratio is not None:
+                measuring = plain.at(batch) * of_step * ratio
         if workers == 1:
             return alone + measuring
-        if together is None:
+        if self.together is None:
             return alone + measuring + self._reduction(workers)
         further = self._reduction(workers) - self._reduction(self.measured_workers)
-        return max(alone, together.at(share) + further) + measuring
+        return max(alone, self.together.at(share) + further) + measuring
+
+    def _measuring(self, batch: float, share: float) -> float | None:
+        """What a test takes of several workers, over what it takes of one with the whole batch.
+
+        None where it was not measured, or took too little to say.
+        """
+        if self.tested is None:
+            return None
+        plain = Curve(self.batches, self.seconds)
+        here = self.tested.at(batch) - plain.at(batch)
+        if here < LITTLE * plain.at(batch):
+            return None
+        if self.together is None or self.tested_together is None:
+            return max(0.0, self.tested.at(share) - plain.at(share)) / here
+        return max(0.0, self.tested_together.at(share) - self.together.at(share)) / here
 
     def _reduction(self, workers: int) -> float:
         messages = 2 * math.ceil(math.log2(workers)) * self.latency
@@ -153,19 +172,21 @@ def read_hardware(path: Path) -> Hardware:
         **network,
         measured_workers=count,
         together=together,
-        tested=_curve(path, tested, "steps", "batch") if tested else None,
+        tested=_curve(path, tested, "steps with a test", "batch") if tested else None,
         tested_together=(
-            _curve(path, tested_shares, "workers' steps", "share") if tested_shares else None
+            _curve(path, tested_shares, "workers' steps with a test", "share")
+            if tested_shares
+            else None
         ),
     )
 
 
 def _rows(rows: Any, name: str) -> tuple[_Rows, _Rows | None]:
-    """Samples and seconds, and the same with a test, where the first row has one."""
+    """Samples and seconds, and the same with a test, of the rows that have one."""
     plain = [(_number(row, name), _number(row, "seconds")) for row in rows]
-    if not rows or "tested_seconds" not in rows[0]:
-        return plain, None
-    return plain, [(_number(row, name), _number(row, "tested_seconds")) for row in rows]
+    tested = [row for row in rows if "tested_seconds" in row]
+    found = [(_number(row, name), _number(row, "tested_seconds")) for row in tested]
+    return plain, found or None
 
 
 def _curve(path: Path, rows: Sequence[tuple[float, float]], what: str, name: str) -> Curve:
@@ -184,9 +205,9 @@ def _curve(path: Path, rows: Sequence[tuple[float, float]], what: str, name: str
             )
         if seconds < (1.0 - NOISE) * faster:
             raise DataFormatError(
-                f"{path}: a step of {samples:g} samples takes {seconds:g} s, less than the "
-                f"{faster:g} s of one of {smaller:g}: measure again, on a machine that does "
-                "nothing else"
+                f"{path}: of the {what}, one of {samples:g} samples takes {seconds:g} s, less "
+                f"than the {faster:g} s of one of {smaller:g}: measure again, on a machine that "
+                "does nothing else"
             )
     found, seconds_of = zip(*rows, strict=True)
     return Curve(found, seconds_of)

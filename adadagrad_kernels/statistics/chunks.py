@@ -56,18 +56,22 @@ def chunks_over_ranks(
     Args:
         ranks: the ranks that share the batch.
         own: the chunks of this rank.
-        parameters: in training, whose gradients are reduced.
+        parameters: of the model; the gradients of those in training are reduced.
         grad_scale: factor by which the losses were multiplied.
         error: why this rank has no chunks, or None.
 
     Raises:
         ValueError: for gradients or parameters that differ between ranks, or fewer than two chunks.
     """
-    grads = squared_norm(p.grad for p in parameters if p.grad is not None)
-    (signal,), (mark,) = on_host([grads, mark_of(parameters)])
+    signal = mark = 0.0
+    try:
+        grads = [p.grad for p in parameters if p.requires_grad and p.grad is not None]
+        (signal,), (mark,) = on_host([squared_norm(grads), mark_of(parameters)])
+    except Exception as problem:  # the others wait: it goes to them with the numbers
+        error = error or problem
     rows = ranks.gather([*map(float, own), signal, mark], parameters[0].device, error)
     signal = require_reduced([row[3] for row in rows]) / (grad_scale * grad_scale)
-    require_same_parameters([row[4] for row in rows])
+    require_same_parameters([row[4] for row in rows], parameters)
     count, samples = (int(sum(row[place] for row in rows)) for place in (0, 1))
     if count < 2:
         raise ValueError(

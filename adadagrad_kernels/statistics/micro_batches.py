@@ -204,7 +204,7 @@ class MicroBatchGradients:
         products: dict[str, Tensor],
         grad_scale: float,
     ) -> GradientStatistics:
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parameters = list(self.model.parameters())
         own = Chunks.of(samples, sq_norms)
         record = chunks_over_ranks(ranks, own, parameters, grad_scale)
         if not self._matrices:

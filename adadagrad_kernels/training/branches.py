@@ -55,9 +55,9 @@ def fixed(config: RunConfig, size: int, samples: int) -> RunConfig:
 
 
 def tested(config: RunConfig, size: int, samples: int) -> RunConfig:
-    """The run with its test at one size, which no suggestion changes, and a budget of its own."""
+    """The run with its test, which suggestions hardly move from a size, and its own budget."""
     return replace(
-        config, growth_cap=None, hysteresis=1e12, cooldown=0, batch_size=size, max_batch=2 * size,
+        config, growth_cap=1.0001, hysteresis=1e12, cooldown=0, batch_size=size, max_batch=2 * size,
         samples=samples, evaluate_every=samples, log_every=samples,
     )  # fmt: skip
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, pairwise
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from adadagrad_kernels.batching import BatchController
 from adadagrad_kernels.training.branches import fixed, tested
 from adadagrad_kernels.training.config import RunConfig
 from adadagrad_kernels.training.data import Data
@@ -55,7 +56,7 @@ def _seconds(
     """Of a step at a size without statistics, and with the test of the run if it has one."""
     samples = BUDGET * size
     found = {"seconds": measure(fixed(config, size, samples), data)}
-    if config.test != "none":
+    if config.test != "none" and size > 1:  # one sample is never tested
         found["tested_seconds"] = measure(tested(config, size, samples), data)
     return found
 
@@ -68,6 +69,7 @@ def seconds_of_step(config: RunConfig, data: Data) -> float:
     before = 0.0
     started = time.perf_counter()
     for count, _ in enumerate(trainer.run(lambda line: None, _Unseen()), start=1):
+        trainer.controller.batch_size = config.batch_size
         if count == warm_up:
             started = time.perf_counter()
         elif count > warm_up:
@@ -95,7 +97,7 @@ def seconds_of_worker_step(config: RunConfig, data: Data) -> float:
     From one step to the next: the share's own passes, the gradient's all-reduce behind and beside
     them, and the time that a rank waits for the slowest.
     """
-    every = steps_of_workers(config, data)
+    every = _of_one_size(steps_of_workers(config, data), config.batch_size)
     warm_up, least = _steps(config)
     for _ in islice(every, warm_up):
         pass
@@ -111,6 +113,13 @@ def seconds_of_worker_step(config: RunConfig, data: Data) -> float:
         times.append(now - started)
         started = now
     return _slowest(middle(_between_tests(times, config)))
+
+
+def _of_one_size(steps: Iterator[BatchController], size: int) -> Iterator[BatchController]:
+    """Steps whose tests do not change the size of the next."""
+    for controller in steps:
+        controller.batch_size = size
+        yield controller
 
 
 def _steps(config: RunConfig) -> tuple[int, int]:

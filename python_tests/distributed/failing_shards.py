@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from failing_cases import _is_last
-from sharded_models import own_losses, sharded, weighted
+from sharded_models import own_losses, replicated, sharded, weighted
 from small_models import network, share
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
@@ -153,6 +153,17 @@ def sync_of_shards_is_left_off() -> Any:
         recorder.statistics()
 
 
+def parameters_of_one_replica_alone() -> Any:
+    """Of two, each of which half of the ranks share."""
+    model = sharded(network(), mesh=replicated(dist.get_world_size() // 2))
+    if _is_last():
+        with torch.no_grad():
+            model[0].weight.to_local().mul_(1.001)
+    with adk.layer_statistics(model) as recorder:
+        _backward(model, *share())
+        recorder.statistics()
+
+
 def losses_of_shards_on_some_ranks_alone() -> Any:
     model = sharded(network())
     losses = None if _is_last() else own_losses(model, *share())
@@ -189,6 +200,7 @@ CASES = (
     gradients_of_shards_dropped_between_micro_batches,
     gradients_of_shards_left_by_an_earlier_step,
     sync_of_shards_is_left_off,
+    parameters_of_one_replica_alone,
     losses_of_shards_on_some_ranks_alone,
     losses_of_shards_of_too_few_samples,
     products_of_shards_without_losses,

@@ -19,6 +19,7 @@ FAILS = {
     "gradients_of_shards_dropped_between_micro_batches": ("was set to zero after", False),
     "gradients_of_shards_left_by_an_earlier_step": ("an earlier step is left in .grad", False),
     "sync_of_shards_is_left_off": ("is not in .grad", False),
+    "parameters_of_one_replica_alone": ("trains another model", False),
     "losses_of_shards_on_some_ranks_alone": ("others do not", False),
     "losses_of_shards_of_too_few_samples": ("losses() gave losses", True),
     "products_of_shards_without_losses": ("statistics(losses=...)", False),

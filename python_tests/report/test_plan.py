@@ -82,20 +82,32 @@ def test_fewer_workers_than_were_measured_are_no_faster_than_one_by_itself(tmp_p
     assert read_hardware(path).step(16, 2) == 0.002
 
 
-def test_measured_steps_with_a_test_take_the_place_of_their_share(tmp_path: Path) -> None:
+def test_measured_tests_say_what_they_take_of_several_workers(tmp_path: Path) -> None:
+    """Of one worker the run's own share; of two as many times that as the table has."""
     path = tmp_path / "hardware.json"
-    rows = [
-        {"batch": b, "seconds": s, "tested_seconds": 3 * s} for b, s in ((8, 0.002), (16, 0.003))
-    ]
-    workers = {**WORKERS, "steps": [{**row, "tested_seconds": 0.01} for row in WORKERS["steps"]]}
-    path.write_text(json.dumps({"steps": rows, "workers": workers}))
+    times = {8: 0.002, 16: 0.003}
+    rows = [{"batch": b, "seconds": s, "tested_seconds": 1.5 * s} for b, s in times.items()]
+    slower = [{**row, "tested_seconds": row["seconds"] + 0.003} for row in WORKERS["steps"]]
+    path.write_text(json.dumps({"steps": rows, "workers": {**WORKERS, "steps": slower}}))
     hardware = read_hardware(path)
     assert hardware.step(12) == pytest.approx(0.0025)
-    assert hardware.step(12, statistics=0.2) == pytest.approx(0.0075)
+    assert hardware.step(12, statistics=0.2) == pytest.approx(0.0025 / 0.8)
     assert hardware.step(12, 2) == pytest.approx(0.004)
-    assert hardware.step(12, 2, statistics=0.0) == pytest.approx(0.01)
+    for share in (0.5 / 1.5, 0.01):  # of the probed test, and of another that takes less
+        own = 0.0025 * share / (1 - share)
+        ratio = 0.003 / (0.5 * 0.0025)
+        assert hardware.step(12, 2, statistics=share) == pytest.approx(0.004 + own * ratio)
+    # Without workers in the table: half of the batch, which takes less of a worker.
+    path.write_text(json.dumps({"steps": [{"batch": 1, "seconds": 0.001}, *rows]}))
+    own = 0.003 * 0.25
+    assert read_hardware(path).step(16, 2, statistics=0.2) == pytest.approx(0.002 + own * 2 / 3)
+
+
+def test_a_test_that_takes_too_little_is_a_share(tmp_path: Path) -> None:
+    path = tmp_path / "hardware.json"
+    rows = [{"batch": b, "seconds": 0.001 * b, "tested_seconds": 0.00101 * b} for b in (8, 16)]
     path.write_text(json.dumps({"steps": rows}))
-    assert read_hardware(path).step(24, 2, statistics=0.2) == pytest.approx(0.0075)
+    assert read_hardware(path).step(16, 2, statistics=0.2) == pytest.approx(0.008 / 0.8)
 
 
 def test_steps_once_the_largest_batch_is_reached_have_no_test() -> None:
@@ -145,7 +157,7 @@ def test_forecasts_are_sums_over_the_runs_own_steps() -> None:
         ({"steps": TABLE["steps"][:1]}, "has 1 rows of steps; accepted are 2 or more"),
         (
             {"steps": [{"batch": 8, "seconds": 1.0}, {"batch": 16, "seconds": 0.5}]},
-            "a step of 16 samples takes 0.5 s, less than the 1 s of one of 8: measure again",
+            "of the steps, one of 16 samples takes 0.5 s, less than the 1 s of one of 8: measure",
         ),
         ({"steps": [{"batch": 8}]}, "no table of hardware .KeyError: 'seconds'.; make one with"),
         ({"bandwidth": 0}, "bandwidth is 0, accepted is a number above 0"),
@@ -159,7 +171,11 @@ def test_forecasts_are_sums_over_the_runs_own_steps() -> None:
         ({"workers": {**WORKERS, "steps": []}}, "has 0 rows of workers' steps; accepted are 2"),
         (
             {"steps": [{**TABLE["steps"][0], "tested_seconds": 1.0}, *TABLE["steps"][1:]]},
-            "no table of hardware .KeyError: 'tested_seconds'",
+            "has 1 rows of steps with a test; accepted are 2 or more",
+        ),
+        (
+            {"steps": [{**row, "tested_seconds": 1 / row["batch"]} for row in TABLE["steps"]]},
+            "of the steps with a test, one of 16 samples takes 0.0625 s, less than the 0.125 s",
         ),
         (
             {

@@ -295,8 +295,14 @@ class AdaptiveBatch(Callback):
         """Measure no more; say so where another optimizer's state has failed to load."""
         how = type(exception), exception, exception.__traceback__
         self._step = None
-        self._backward.__exit__(*how)
-        self._contexts.__exit__(*how)
+        try:
+            with self._contexts:
+                self._backward.__exit__(*how)
+                raise exception
+        except BaseException as found:
+            # Another rank's, as which this one is raised: Lightning has yet to clean up.
+            if found is not exception:
+                exception.args = (f"{found} (here: {exception})",)
         if trainer.optimizers:
             self._require_saved_optimizer(trainer)
 

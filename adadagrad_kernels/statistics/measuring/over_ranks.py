@@ -28,6 +28,8 @@ from adadagrad_kernels.statistics.sums import squared_norm
 #: Allowed relative difference between ranks' squared norms of what is one and the same (different
 #: processors round differently).
 SAME = 1e-6
+#: Of tensors with elements that can be told.
+_LAYOUTS = (torch.strided, torch.sparse_coo)
 #: Numbers of ``moments_of``.
 SPREAD = 5
 #: Those of ``own_numbers``.
@@ -120,30 +122,38 @@ def require_reduced(sq_norms: Sequence[float]) -> float:
 
 def mark_of(parameters: Iterable[Tensor]) -> Tensor:
     """What tells these parameters from others: the sum of squares of some elements of each."""
-    sampled = sampled_elements(parameters).values()
-    return squared_norm(few.abs() for few in sampled)
+    known = [p for p in parameters if not p.is_meta and p.layout in _LAYOUTS]
+    return squared_norm(few.abs() for few in sampled_elements(known).values())
 
 
-def require_same_parameters(marks: Sequence[float]) -> None:
+def require_same_parameters(marks: Sequence[float], alike: Iterable[Tensor]) -> None:
     """Refuse ranks that hold other parameters than each other.
 
     Args:
         marks: of every rank, as ``mark_of`` gives them.
+        alike: tensors of the parameters' types, which say how differently ranks may round.
 
     Raises:
         ValueError: with the ways out.
     """
-    if _differ(marks):
+    if _differ(marks, max([SAME, *map(_rounding, alike)])):
         raise ValueError(
             f"the parameters of the ranks differ (the squared norms of some of their elements are "
             f"{list(marks)}), so that each trains another model: DistributedDataParallel makes "
-            "them equal once, when it wraps. Ways out: load checkpoints on every rank, or before "
-            "wrapping; the same optimizer, state and learning rates on all of them"
+            "them equal once, when it wraps, and fully_shard never. Ways out: load checkpoints on "
+            "every rank, or before wrapping; seed every rank alike before it builds the model; the "
+            "same optimizer, state and learning rates on all of them"
         )
 
 
-def _differ(sq_norms: Sequence[float]) -> bool:
-    return max(sq_norms) - min(sq_norms) > SAME * max(sq_norms)
+def _differ(sq_norms: Sequence[float], by: float = SAME) -> bool:
+    return max(sq_norms) - min(sq_norms) > by * max(sq_norms)
+
+
+def _rounding(tensor: Tensor) -> float:
+    """Of one of half precision, whose elements an optimizer rounds in every step; else 0."""
+    floats = tensor.dtype.is_floating_point and tensor.dtype.itemsize < 4
+    return torch.finfo(tensor.dtype).eps / 8 if floats else 0.0
 
 
 def record_of_ranks(
@@ -167,7 +177,7 @@ def record_of_ranks(
             "statistics()"
         )
     signal = require_reduced([row[2] for row in rows])
-    require_same_parameters([row[-1] for row in rows])
+    require_same_parameters([row[-1] for row in rows], mean.values())
     factor = samples / scale
     along = [row[3] for row in rows if row[0]]
     measured = min(along) != -1.0

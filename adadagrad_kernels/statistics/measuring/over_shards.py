@@ -19,12 +19,20 @@ from adadagrad_kernels.ranks import Ranks
 from adadagrad_kernels.shards import ShardedParameters, added_up, is_sharded, local, whole
 from adadagrad_kernels.statistics.measuring.directional import STEP
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
-from adadagrad_kernels.statistics.measuring.over_ranks import SAME, own_sq_norms, sample_sq_norms
+from adadagrad_kernels.statistics.measuring.over_ranks import (
+    SAME,
+    mark_of,
+    own_sq_norms,
+    require_same_parameters,
+    sample_sq_norms,
+)
 from adadagrad_kernels.statistics.measuring.problems import Problems
 from adadagrad_kernels.statistics.measuring.record_of_step import contribution_variance, no_variance
 from adadagrad_kernels.statistics.record import GradientStatistics
 from adadagrad_kernels.statistics.sums import on_host, squared_norm
 
+#: Those of ``own_numbers``.
+NUMBERS = 7
 #: Where losses are in float64, whose rounding allows a smaller step than ``STEP``.
 _WIDE_STEP = 1e-5
 
@@ -39,21 +47,25 @@ def own_numbers(
 ) -> list[float]:
     """What a rank tells the others.
 
-    Its parts of n, of sum |h_i|^2 and of N; whether it has losses; and the squared norm of what all
-    ranks with the same samples hold, in which they must agree. The step's problems are read with
-    the numbers, and the first is raised.
+    Its parts of n, of sum |h_i|^2 and of N; whether it has losses; the squared norm of what all
+    ranks with the same samples hold, in which they must agree; which part of the parameters it
+    holds, and what tells that part from others. The step's problems are read with the numbers, and
+    the first is raised.
     """
     samples = sum(m.samples or 0 for m in micro_batches)
     alike = [g for g in mean.values() if not is_sharded(g)]
     parts = [squared_norm([local(t)]) for t in mean.values()]
-    told = problems.require_none([own_sq_norms(micro_batches), squared_norm(alike), *parts])
-    squares, (same,), *norms = told
+    marks = [squared_norm(alike), mark_of(parameters.values())]
+    told = problems.require_none([own_sq_norms(micro_batches), *marks, *parts])
+    squares, (same,), (mark,), *norms = told
     return [
         samples / parameters.same_samples,
         sum(squares),
         _part_of_sq_norm(norms, mean.values(), parameters),
         float(has_losses),
         same,
+        float(parameters.place),
+        mark,
     ]
 
 
@@ -89,8 +101,8 @@ def record_of_shards(
         mean: the gradient, each rank's part.
 
     Raises:
-        ValueError: if no rank has samples, some have losses and others none, or parameters outside
-            of a plan have other gradients on other ranks.
+        ValueError: if no rank has samples, some have losses and others none, parameters outside of
+            a plan have other gradients on other ranks, or replicas other parameters.
     """
     samples = round(math.fsum(row[0] for row in rows))
     if not samples:
@@ -111,6 +123,11 @@ def record_of_shards(
             "positions or other features on each. Way out: a place in the plan, such as "
             "SequenceParallel(), for each of them"
         )
+    replicas: dict[float, list[float]] = {}
+    for row in rows:
+        replicas.setdefault(row[5], []).append(row[6])
+    for marks in replicas.values():
+        require_same_parameters(marks, mean.values())
     factor = samples / scale
     return GradientStatistics(
         batch_size=samples,

@@ -130,6 +130,7 @@ class PooledStep:
     ) -> GradientStatistics:
         step, ranks = self._step, self._ranks
         parameters = in_training(step.named_parameters())
+        every = step.model.parameters()
         device = next(iter(parameters.values())).device if parameters else ranks.device
         micro_batches: list[MicroBatch] = []
         mean: dict[str, Tensor] = {}
@@ -147,7 +148,7 @@ class PooledStep:
             with torch.no_grad():
                 by_id = {id(p): mean[name] for name, p in parameters.items()}
                 numbers = [
-                    *own_numbers(micro_batches, mean, products, step.problems, parameters.values()),
+                    *own_numbers(micro_batches, mean, products, step.problems, every),
                     *group_records.own_numbers(micro_batches, self._groups, by_id),
                 ]
         except Exception as problem:  # the others wait: it goes to them with the numbers
@@ -189,7 +190,7 @@ class PooledStep:
         device, planned = ranks.device, parameters.is_planned
         micro_batches: list[MicroBatch] = []
         mean: dict[str, Tensor] = {}
-        numbers, error = [0.0] * 5, None
+        numbers, error = [0.0] * over_shards.NUMBERS, None
         has_losses = losses is not None
         in_pass = self._inner_products and not step.keeps
         in_pass &= parameters.same_samples == ranks.size

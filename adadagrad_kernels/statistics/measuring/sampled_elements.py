@@ -18,7 +18,7 @@ Kind = tuple[torch.device, torch.dtype]
 
 @torch.no_grad()
 def sampled_elements(tensors: Iterable[Tensor]) -> dict[Kind, Tensor]:
-    """Some elements of each, from its first to its last, ``[tensors, elements]`` of every kind."""
+    """Some elements of each, evenly apart, ``[tensors, elements]`` of every kind."""
     found = defaultdict(list)
     for tensor in map(local, tensors):
         values = tensor._values() if tensor.is_sparse else tensor
@@ -26,6 +26,7 @@ def sampled_elements(tensors: Iterable[Tensor]) -> dict[Kind, Tensor]:
             values = values.reshape(-1)
         count = values.numel()
         step = (count - 1) // (_FEW - 1)
+        step -= step > 1 and step % 2 == 0  # so that not all are of one column
         if count < _FEW:
             values, step = torch.nn.functional.pad(values.view(-1), (0, _FEW - count)), 1
         found[kind_of(tensor)].append(values.as_strided((_FEW,), (step,)))
