@@ -8,9 +8,8 @@ DATA_DIR ?=
 SETS ?=
 # More arguments for the command behind a target: make test ARGS="python_tests/ops -x"
 ARGS ?=
-# Processes that share the tests, one more than a small machine has cores, since some tests wait for
-# others; 0: none beside this one, for a debugger.
-WORKERS ?= 3
+# Processes that share the tests; 0: none beside this one, for a debugger.
+WORKERS ?= 2
 
 VENV := .venv
 # A worker has a part of the files, and takes some of another's when it is done: what is compiled or
