@@ -76,9 +76,8 @@ def forecasts(
 ) -> list[Forecast]:
     """Every way to train with every number of workers.
 
-    A run takes the same steps as it took, each as long as the hardware says for its batch. Where a
-    test was made, they take what the hardware has of steps with a test, or longer by the share that
-    the run measured, of a worker's own passes.
+    A run takes the same steps as it took, each as long as the hardware says for its batch. Up to
+    its last test they take longer by what the hardware makes of the share that the run measured.
 
     Raises:
         DataFormatError: for a run that does not reach the target, or lacks its steps.

@@ -110,7 +110,7 @@ def require_reduced(sq_norms: Sequence[float]) -> float:
     Raises:
         ValueError: with the squared norms.
     """
-    if _differ(sq_norms):
+    if differ(sq_norms):
         raise ValueError(
             f"the gradients of the ranks differ (their squared norms are {list(sq_norms)}): "
             "nothing has reduced them. Ways out: call the wrapper in the forward pass, not its "
@@ -136,7 +136,7 @@ def require_same_parameters(marks: Sequence[float], alike: Iterable[Tensor]) -> 
     Raises:
         ValueError: with the ways out.
     """
-    if _differ(marks, max([SAME, *map(_rounding, alike)])):
+    if differ(marks) and differ(marks, max(map(_rounding, alike), default=0.0)):
         raise ValueError(
             f"the parameters of the ranks differ (the squared norms of some of their elements are "
             f"{list(marks)}), so that each trains another model: DistributedDataParallel makes "
@@ -146,7 +146,8 @@ def require_same_parameters(marks: Sequence[float], alike: Iterable[Tensor]) -> 
         )
 
 
-def _differ(sq_norms: Sequence[float], by: float = SAME) -> bool:
+def differ(sq_norms: Sequence[float], by: float = SAME) -> bool:
+    """Whether they are of different things, by more than this share of the largest."""
     return max(sq_norms) - min(sq_norms) > by * max(sq_norms)
 
 

@@ -20,7 +20,7 @@ from adadagrad_kernels.shards import ShardedParameters, added_up, is_sharded, lo
 from adadagrad_kernels.statistics.measuring.directional import STEP
 from adadagrad_kernels.statistics.measuring.micro_batch import MicroBatch
 from adadagrad_kernels.statistics.measuring.over_ranks import (
-    SAME,
+    differ,
     mark_of,
     own_sq_norms,
     require_same_parameters,
@@ -116,7 +116,7 @@ def record_of_shards(
             "together; pass it on every rank, also on one without samples"
         )
     alike = [row[4] for row in rows]
-    if max(alike) - min(alike) > SAME * max(alike):
+    if differ(alike):
         raise ValueError(
             "the gradients of parameters outside of the tensor-parallel plan differ between ranks "
             f"with the same samples (their squared norms are {alike}): their layers see other "
