@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from adadagrad_kernels import use_backend
 from benchmarks.planned import tasks
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +84,7 @@ def _end(ranks: list[subprocess.Popen[str]], folder: tempfile.TemporaryDirectory
 
 def serve(rank: int, world: int, store: str, *, group: bool) -> None:
     """One of them: does what it reads, until its input ends."""
+    use_backend("cpu")  # measures the kernels, or ends where they are missing
     torch.set_num_threads(1)
     if group:
         dist.init_process_group(

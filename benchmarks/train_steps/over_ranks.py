@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from adadagrad_kernels import use_backend
 from adadagrad_kernels.statistics import layer_statistics
 from benchmarks.measuring.experiment import Calls, Experiment, Goal, Settings
 from benchmarks.train_steps.models import Case, Training, cnn, gpt, mlp
@@ -91,6 +92,7 @@ class _Processes:
             subprocess.Popen(
                 [
                     sys.executable,
+                    "-P",  # the sources in the folder that this was started in have no kernels
                     "-c",
                     _CODE.format(root=str(_ROOT), name=name, rank=r, store=store),
                 ],
@@ -126,6 +128,7 @@ def _end(ranks: list[subprocess.Popen[str]], folder: tempfile.TemporaryDirectory
 
 def serve(name: str, rank: int, store: str) -> None:
     """One rank: takes the steps that it reads, until its input ends."""
+    use_backend("cpu")  # measures the kernels, or ends where they are missing
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.FileStore(store, RANKS), rank=rank, world_size=RANKS)
     # One rank's record: the same step, pooled over a group of its own.
