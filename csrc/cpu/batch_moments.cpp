@@ -39,20 +39,24 @@ Plan::Plan(const BatchMomentsArgs& args) {
   constexpr std::int64_t cache_bytes = 4 << 20;
   constexpr std::int64_t narrowest = 1024;
   constexpr std::int64_t line = 64;  // columns: tiles start on a cache line where rows do
+  // Few columns: cut the rows as well, so that there is work for every thread. Where rows are few
+  // too, so many tiles: narrower ones, which cost one thread a few percent.
+  constexpr std::int64_t shortest_band = 512;
+  constexpr std::int64_t fewest_tiles = 4;
   columns = widest;
+  if (args.samples < 2 * shortest_band)
+    columns = least(widest, most(narrowest, round_up(ceil_div(args.features, fewest_tiles), line)));
   products_in_cache = args.inner_products != nullptr;
   if (products_in_cache) {
     const std::int64_t fits = cache_bytes / 2 / (args.samples * element_bytes(args.type));
     if (fits < narrowest) {
       products_in_cache = false;
     } else {
-      columns = least(widest, fits / line * line);
+      columns = least(columns, fits / line * line);
     }
   }
   tiles = most(1, (args.features + columns - 1) / columns);
   groups = least(tiles, 64);
-  // Few columns: cut the rows as well, so that there is work for every thread.
-  constexpr std::int64_t shortest_band = 512;
   bands = most(1, least(64 / tiles, args.samples / shortest_band));
   if (bands > 1) products_in_cache = false;
   constexpr std::int64_t rows_together = 8;  // by the widest vectors; others are taken singly
