@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from importlib.machinery import SourceFileLoader
@@ -11,6 +12,8 @@ from types import ModuleType
 
 import pytest
 
+#: Of what an index takes, and of a wheel for one system.
+TAG, OF_THIS_MACHINE = "manylinux_2_28_x86_64", "linux_x86_64"
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / ".ci" / "compat"
 if not SCRIPT.exists():
@@ -120,7 +123,7 @@ def test_a_trainer_that_is_not_there_fails_its_row(
             asked.append((what, [str(word) for word in command]))
             if what == "build":
                 (tmp_path / "some.whl").touch()
-            return said if what == "tests" else 'platform tag: "manylinux_2_28_x86_64"'
+            return said if what == "tests" else json.dumps({"overall_tag": TAG})
 
     asked: list[tuple[str, list[str]]] = []
     source = tmp_path / "source"
@@ -166,24 +169,40 @@ def test_what_is_not_installed_is_left_out_and_said(compat: ModuleType, tmp_path
     assert compat.status([passed, ("failed: build", 1.0)]) == 1
 
 
-@pytest.mark.parametrize("tag", ["manylinux_2_28_x86_64", "linux_x86_64"])
+@pytest.mark.parametrize(
+    ("tag", "of_symbols", "libraries", "expected"),
+    [
+        (TAG, TAG, {}, TAG),
+        (OF_THIS_MACHINE, OF_THIS_MACHINE, {}, "this system alone, newer than auditwheel knows"),
+        (OF_THIS_MACHINE, TAG, {"libomp.so.5": None}, None),
+        (OF_THIS_MACHINE, OF_THIS_MACHINE, {"libomp.so.5": None}, None),
+        (OF_THIS_MACHINE, TAG, {}, None),
+    ],
+    ids=["manylinux", "newer", "a library", "newer, and a library", "its instructions"],
+)
 def test_a_wheel_that_not_every_linux_takes_fails(
-    compat: ModuleType, tmp_path: Path, tag: str
+    compat: ModuleType,
+    tmp_path: Path,
+    tag: str,
+    of_symbols: str,
+    libraries: dict[str, None],
+    expected: str | None,
 ) -> None:
     class Said(compat.Log):  # type: ignore[name-defined, misc]
         def run(self, what: str, *command: str | Path, **options: object) -> str:
             asked.append(" ".join(map(str, command[1:])))
-            return f'consistent with the following platform tag:\n"{tag}".'
+            found = {"overall_tag": tag, "sym_tag": of_symbols, "external_libs": libraries}
+            return f"a warning\n{json.dumps(found)}\n"
 
     asked: list[str] = []
     log = Said(None, tmp_path / "log")
     given = (tmp_path / "s.tar.gz", tmp_path / "w.whl", "python", tmp_path / "tools", log)
-    if tag.startswith("manylinux"):
-        assert compat.as_an_index_asks(*given) == tag
+    if expected is not None:
+        assert compat.as_an_index_asks(*given) == expected
     else:
         with pytest.raises(compat.FailedError, match="no manylinux tag"):
             compat.as_an_index_asks(*given)
-    assert asked[-2:] == [f"check --strict {given[0]} {given[1]}", f"show {given[1]}"]
+    assert asked[-2:] == [f"check --strict {given[0]} {given[1]}", f"show --json {given[1]}"]
 
 
 def test_a_step_that_fails_is_named_with_its_log(
