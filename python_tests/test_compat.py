@@ -123,7 +123,7 @@ def test_a_trainer_that_is_not_there_fails_its_row(
             asked.append((what, [str(word) for word in command]))
             if what == "build":
                 (tmp_path / "some.whl").touch()
-            return said if what == "tests" else json.dumps({"overall_tag": TAG})
+            return said if what == "tests" else json.dumps({"overall_tag": TAG}, indent=4)
 
     asked: list[tuple[str, list[str]]] = []
     source = tmp_path / "source"
@@ -192,7 +192,7 @@ def test_a_wheel_that_not_every_linux_takes_fails(
         def run(self, what: str, *command: str | Path, **options: object) -> str:
             asked.append(" ".join(map(str, command[1:])))
             found = {"overall_tag": tag, "sym_tag": of_symbols, "external_libs": libraries}
-            return f"a warning\n{json.dumps(found)}\n"
+            return f"a {{warning}}\n{json.dumps(found, indent=4)}\n"
 
     asked: list[str] = []
     log = Said(None, tmp_path / "log")
