@@ -40,7 +40,7 @@ Plan::Plan(const BatchMomentsArgs& args) {
   constexpr std::int64_t narrowest = 1024;
   constexpr std::int64_t line = 64;  // columns: tiles start on a cache line where rows do
   // Few columns: cut the rows as well, so that there is work for every thread. Where rows are few
-  // too, so many tiles: narrower ones, which cost one thread a few percent.
+  // too, tiles are narrower instead, which costs one thread about a tenth.
   constexpr std::int64_t shortest_band = 512;
   constexpr std::int64_t fewest_tiles = 4;
   columns = widest;
